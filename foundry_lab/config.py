@@ -1,0 +1,166 @@
+"""Settings: what the environment says, checked once and with a useful complaint."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from .errors import ConfigurationError
+
+DEFAULT_MODEL = "phi-4-mini"
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_RETRIES = 3
+DEFAULT_LOG_LEVEL = "INFO"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+CATALOGS = ("local", "public")
+
+
+def check_endpoint(value: str, name: str = "endpoint") -> str:
+    """Return the service's base address without a trailing slash or `/v1`.
+
+    Raises:
+        ConfigurationError: it isn't an http(s) URL with a host.
+    """
+    try:
+        url = urlsplit(value.strip())
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
+        valid = valid and (url.port is None or 0 < url.port < 65536)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a service address. "
+            "Give the base URL with its port, such as http://127.0.0.1:5273 (no path, no query)."
+        )
+    return url.geturl().rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def check_timeout(value: float | str, name: str = "timeout") -> float:
+    """Return a time limit in seconds.
+
+    Raises:
+        ConfigurationError: not a positive, finite number.
+    """
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(value, bool) or not (0 < seconds < math.inf):
+        raise ConfigurationError(
+            f"{name}={value!r} is not a time limit. Give a positive number of seconds, such as 30."
+        )
+    return seconds
+
+
+def check_retries(value: int | str, name: str = "retries") -> int:
+    """Return the number of retries after the first attempt.
+
+    Raises:
+        ConfigurationError: not a whole number from 0 to 100.
+    """
+    try:
+        number = int(value) if isinstance(value, str) or type(value) is int else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 100:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a number of retries. Give a whole number from 0 (try once) to 100."
+        )
+    return number
+
+
+def _choose(value: str, name: str, allowed: tuple[str, ...]) -> str:
+    for word in allowed:
+        if str(value).strip().lower() == word.lower():
+            return word
+    raise ConfigurationError(f"{name}={value!r} is not allowed. Choose one of: {', '.join(allowed)}.")
+
+
+def check_log_level(value: str, name: str = "log_level") -> str:
+    """Return a level name of the logging module. Raises ConfigurationError for any other word."""
+    return _choose(value, name, LOG_LEVELS)
+
+
+def check_catalog(value: str, name: str = "catalog") -> str:
+    """Return "local" or "public". Raises ConfigurationError for any other word."""
+    return _choose(value, name, CATALOGS)
+
+
+T = TypeVar("T")
+
+
+def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> T:
+    """Read one variable; empty counts as not set, as shells make it hard to tell the two apart."""
+    value = os.environ.get(variable, "").strip()
+    return check(value, variable) if value else default
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to connect to and how. What isn't given is read from the environment.
+
+    Attributes:
+        endpoint: FOUNDRY_ENDPOINT, base URL of a running service; None lets the engine find or start one.
+        api_key: FOUNDRY_API_KEY, sent as a bearer token; never shown.
+        model: FOUNDRY_MODEL, alias or id; "phi-4-mini" when nobody named one.
+        model_is_explicit: whether somebody did. If so it is used or refused; if not, the client may take
+            the loaded chat model instead.
+        timeout: FOUNDRY_TIMEOUT, seconds for one request with all its attempts.
+        retries: FOUNDRY_RETRIES, attempts after the first.
+        log_level: FOUNDRY_LOG_LEVEL, a name of the logging module.
+        catalog: FOUNDRY_LAB_CATALOG, "local" or "public" (adds Microsoft's online catalog).
+
+    Raises:
+        ConfigurationError: a bad value; the message names the variable, the value and what is allowed.
+    """
+
+    endpoint: str | None = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
+    )
+    api_key: str | None = msgspec.field(default_factory=lambda: os.environ.get("FOUNDRY_API_KEY") or None)
+    model: str | None = msgspec.field(default_factory=lambda: os.environ.get("FOUNDRY_MODEL") or None)
+    timeout: float = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
+    )
+    retries: int = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
+    )
+    log_level: str = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_LOG_LEVEL", check_log_level, DEFAULT_LOG_LEVEL)
+    )
+    catalog: str = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_LAB_CATALOG", check_catalog, CATALOGS[0])
+    )
+    model_is_explicit: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {
+            "endpoint": check_endpoint(self.endpoint) if self.endpoint else None,
+            "model": self.model or DEFAULT_MODEL,
+            "model_is_explicit": bool(self.model),
+            "timeout": check_timeout(self.timeout),
+            "retries": check_retries(self.retries),
+            "log_level": check_log_level(self.log_level),
+            "catalog": check_catalog(self.catalog),
+        }
+        for name, value in checked.items():
+            force_setattr(self, name, value)
+
+    def replace(self, **changes: object) -> Settings:
+        """Return a copy with the changes that aren't None. Raises ConfigurationError as the constructor."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if not self.model_is_explicit:
+            given.setdefault("model", "")
+        return msgspec.structs.replace(self, **given)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if name == 'api_key' and self.api_key else repr(getattr(self, name))}"
+            for name in self.__struct_fields__
+        )
+        return f"Settings({', '.join(shown)})"

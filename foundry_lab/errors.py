@@ -1,0 +1,142 @@
+"""Every error the package raises, in one tree under `FoundryError`.
+
+The message of each is written for the person who reads it in a notebook: what happened, then what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Phase = Literal["connect", "first_token", "idle", "total"]
+
+
+class FoundryError(Exception):
+    """Root of the tree; catch this to catch them all."""
+
+
+class ConfigurationError(FoundryError, ValueError):
+    """A setting or an argument that can't be used; nothing was sent."""
+
+
+class EngineError(FoundryError):
+    """The embedded service can't be prepared, started or stopped."""
+
+
+class ServiceUnavailableError(FoundryError):
+    """Nobody answers at the endpoint, or the connection broke before an answer."""
+
+
+class RequestTimeoutError(FoundryError, TimeoutError):
+    """A time limit passed.
+
+    Attributes:
+        phase: which limit: "connect", "first_token", "idle" (silence between tokens) or "total".
+        limit_s: that limit in seconds.
+    """
+
+    def __init__(self, message: str, *, phase: Phase, limit_s: float | None = None) -> None:
+        super().__init__(message)
+        self.phase: Phase = phase
+        self.limit_s = limit_s
+
+
+class APIStatusError(FoundryError):
+    """The service answered with an error, as a status or as an error event in a stream.
+
+    Attributes:
+        status: HTTP status. For an error event inside a 200 stream, the status that fits its type (400 or 500).
+        message: the service's own words.
+        retry_after: seconds the service asked us to wait, or None.
+        request_id: the `X-Request-Id` that went with the request, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        hint: str = "",
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(f"The service answered {status}: {message}" + (f" {hint}" if hint else ""))
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+class BadRequestError(APIStatusError):
+    """400 or another 4xx: the request itself is wrong; sending it again won't help."""
+
+
+class AuthenticationError(APIStatusError):
+    """401 or 403: the service, or a gateway in front of it, wants another key."""
+
+
+class ModelNotFoundError(APIStatusError):
+    """The service has no model of that name. `available` lists the names that would work."""
+
+    def __init__(
+        self, message: str, *, status: int = 404, available: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, status=status, hint=hint)
+        self.available = available
+
+
+class ModelNotLoadedError(BadRequestError):
+    """The model exists but isn't in memory; `load_model` puts it there."""
+
+
+class ContextLengthError(BadRequestError):
+    """Prompt and max_tokens together exceed what the model can hold."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests; `retry_after` says when to come back."""
+
+
+class ServerError(APIStatusError):
+    """5xx: the service failed."""
+
+
+class ResponseFormatError(FoundryError):
+    """An answer that isn't what the contract says: wrong type, broken JSON, an HTML page."""
+
+
+class StreamInterruptedError(FoundryError):
+    """A stream ended before it was complete.
+
+    Attributes:
+        partial: the text that had arrived.
+    """
+
+    def __init__(self, message: str, *, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class CircuitOpenError(FoundryError):
+    """The circuit breaker is open: nothing was sent.
+
+    Attributes:
+        retry_after: seconds until the breaker lets a probe through.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StructuredOutputError(FoundryError):
+    """The model's text could not be read as the shape that was asked for.
+
+    Attributes:
+        text: the last text the model gave.
+        attempts: how many times it was asked.
+    """
+
+    def __init__(self, message: str, *, text: str, attempts: int) -> None:
+        super().__init__(message)
+        self.text = text
+        self.attempts = attempts
