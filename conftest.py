@@ -1,0 +1,44 @@
+"""What every test shares, notebooks included: a cache of their own, and no settings of the person who runs them.
+
+The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs, because
+preparing the model means a download.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("FOUNDRY_") and name not in KEPT]:
+        del os.environ[name]
+    os.environ.pop("MPLBACKEND", None)  # would keep the notebooks' plots from showing
+    if "FOUNDRY_LAB_HOME" not in os.environ:
+        home = platformdirs.user_cache_path("foundry-lab-tests")
+        _copy_prepared_model(platformdirs.user_cache_path("foundry-lab"), home)
+        os.environ["FOUNDRY_LAB_HOME"] = str(home)
+
+
+def _copy_prepared_model(source: Path, home: Path) -> None:
+    """Spare a second download, and let the tests run offline where the workbook does."""
+    if (source / "models").is_dir() and not (home / "models").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        part = home / "models.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source / "models", part)
+        part.rename(home / "models")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the service that the notebooks and the integration tests shared."""
+    if (Path(os.environ["FOUNDRY_LAB_HOME"]) / "run" / "state.json").exists():
+        from foundry_lab.engine import stop_service
+
+        stop_service()
