@@ -1,7 +1,7 @@
-"""What every test shares, notebooks included: a cache of their own, and no settings of the person who runs them.
+"""What every test shares, notebooks included: a cache of its own, and none of the caller's settings.
 
-The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs, because
-preparing the model means a download.
+The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
+because preparing the model means a download.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from foundry_lab.engine import paths
+
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
 
@@ -21,8 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ.pop("MPLBACKEND", None)  # would keep the notebooks' plots from showing
     if "FOUNDRY_LAB_HOME" not in os.environ:
-        home = platformdirs.user_cache_path("foundry-lab-tests")
-        _copy_prepared_model(platformdirs.user_cache_path("foundry-lab"), home)
+        home = platformdirs.user_cache_path("foundry-lab-tests", appauthor=False)
+        _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
 
 
@@ -38,7 +40,7 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the service that the notebooks and the integration tests shared."""
-    if (Path(os.environ["FOUNDRY_LAB_HOME"]) / "run" / "state.json").exists():
+    if (paths.run_dir() / "state.json").exists():
         from foundry_lab.engine import stop_service
 
         stop_service()

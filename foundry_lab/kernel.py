@@ -1,0 +1,32 @@
+"""Kernels that run the interpreter this package is installed in."""
+
+from __future__ import annotations
+
+import os
+
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager
+from traitlets import default
+
+
+class ThisPythonSpecManager(KernelSpecManager):
+    """Kernel specs in which `python3` is this interpreter, whatever is registered under that name."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        if kernel_name == NATIVE_KERNEL_NAME:
+            return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
+        return super().get_kernel_spec(kernel_name)
+
+
+class ThisPythonKernelManager(AsyncKernelManager):
+    """Starts kernels from `ThisPythonSpecManager`."""
+
+    @default("kernel_spec_manager")
+    def _this_python(self) -> KernelSpecManager:
+        return ThisPythonSpecManager(parent=self)
+
+
+def environment() -> dict[str, str]:
+    """Return the kernel's environment: ours, with plots shown in the notebook whatever MPLBACKEND says."""
+    return {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
