@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import sys
@@ -258,7 +259,9 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
 
 def _html(book: NotebookNode, title: str) -> str:
     """Return the notebook as one page. Scripts from the network are named only where the page needs them."""
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    log = logging.getLogger(f"{__name__}.html")
+    log.setLevel(logging.ERROR)  # it warns of every plot without an alternative text
+    exporter = HTMLExporter(template_name="lab", embed_images=True, log=log)
     if "widgets" not in book.metadata:
         exporter.require_js_url = NO_SCRIPT
     if not any(cell.cell_type == "markdown" and "$" in cell.source for cell in book.cells):

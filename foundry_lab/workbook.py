@@ -121,8 +121,11 @@ def copy_to(target: Path) -> CopyReport:
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(copy.name + ".part")  # a full disk leaves no half notebook behind
-            part.write_bytes(source.read_bytes())
-            part.replace(copy)
+            try:
+                part.write_bytes(source.read_bytes())
+                part.replace(copy)
+            finally:
+                part.unlink(missing_ok=True)
             report.copied.append(name.as_posix())
     except OSError as error:
         raise WorkbookError(

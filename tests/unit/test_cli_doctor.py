@@ -1,0 +1,241 @@
+"""Each finding of `foundry-lab doctor`, made to show."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from cli_stubs import StubEngine
+from click.testing import CliRunner
+
+from foundry_lab import doctor
+from foundry_lab.cli import main
+from foundry_lab.engine.spec import PreparedModel
+
+GOOD = PreparedModel(model_id="a:1", alias="a", path=Path("a"), size_bytes=2**20)
+BAD = PreparedModel(
+    model_id="a:1", alias="a", path=Path("a"), size_bytes=0, problem="model.onnx is cut short"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch, engine: StubEngine) -> None:
+    for name in (*doctor.PROXIES, "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+class _Service(BaseHTTPRequestHandler):
+    path_served = "/status"
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == self.server.served else 404)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), _Service) as server:
+        server.served = "/status"  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def url(server: HTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_this_machine_can_run_the_workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real checks; only the cache and the service are stubs."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for name in ("python", "packages", "runtime", "kernel", "settings", "home", "loopback", "service"):
+        assert f"ok    {name} " in result.output
+    assert "foundry-lab model prepare" in result.output
+
+
+def test_json_and_exit_code(engine: StubEngine) -> None:
+    engine.models = [BAD]
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert result.exit_code == 1
+    found = {check["name"]: check for check in json.loads(result.stdout)}
+    assert set(found["model"]) == {"name", "status", "found", "advice"}
+    assert found["model"]["status"] == "fail"
+    assert len(found) == len(doctor.CHECKS)
+
+
+def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _check_odd_thing() -> doctor.Check:
+        raise ValueError("surprise")
+
+    monkeypatch.setattr(doctor, "CHECKS", (_check_odd_thing,))
+    [check] = doctor.run_checks()
+    assert (check.name, check.status, check.found) == ("odd thing", "fail", "ValueError: surprise")
+
+
+def test_bad_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_RETRIES", "many")
+    by_name = {check.name: check for check in doctor.run_checks()}
+    assert by_name["settings"].status == "fail"
+    assert "FOUNDRY_RETRIES='many'" in by_name["settings"].found
+
+
+@pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
+def test_python_out_of_range(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]) -> None:
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version, executable="python"))
+    check = doctor._check_python()
+    assert check.status == "fail"
+    assert "Python 3.11 to 3.14" in check.advice
+
+
+def test_platform_without_a_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    check = doctor._check_platform()
+    assert check.status == "warn"
+    assert "FOUNDRY_ENDPOINT" in check.advice
+
+
+def test_missing_and_wrong_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["no-such-package>=1", "click>=99", "numpy", "dask; extra == 'dask'"]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
+    check = doctor._check_packages()
+    assert check.status == "fail"
+    have = importlib.metadata.version("click")
+    assert check.found == f"no-such-package is missing; click is {have}, wanted >=99"
+
+
+def test_runtime_that_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(command: list[str], **kwargs: object) -> object:
+        return subprocess.CompletedProcess(command, 1, "", "Traceback\nImportError: libfoo.so: not found")
+
+    monkeypatch.setattr(doctor.subprocess, "run", broken)
+    check = doctor._check_runtime()
+    assert (check.status, check.found) == ("fail", "ImportError: libfoo.so: not found")
+
+
+def test_foreign_kernel_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": ["/opt/other/python"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    check = doctor._check_kernel()
+    assert check.status == "warn"
+    assert "/opt/other/python" in check.found
+    assert "foundry-lab lab" in check.advice
+
+
+def test_proxy_names_are_shown_and_values_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    check = doctor._check_proxy()
+    assert check.status == "warn"
+    assert "HTTPS_PROXY" in check.found
+    assert "NO_PROXY=127.0.0.1,localhost" in check.advice
+    assert "secret" not in repr(check)
+    monkeypatch.setenv("NO_PROXY", "localhost, 127.0.0.1")
+    assert doctor._check_proxy().status == "ok"
+
+
+def test_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "file" / "home"))
+    check = doctor._check_home()
+    assert check.status == "fail"
+    assert "FOUNDRY_LAB_HOME" in check.advice
+
+
+def test_disk_matters_until_the_model_is_prepared(
+    engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Usage = namedtuple("Usage", "free")
+    monkeypatch.setattr(psutil, "disk_usage", lambda path: Usage(free=100 * 2**20))
+    assert doctor._check_disk().status == "fail"
+    engine.models = [GOOD]
+    assert doctor._check_disk().status == "ok"
+
+
+def test_little_memory_is_a_warning(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory = namedtuple("Memory", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(available=1000 * 2**20))
+    assert doctor._check_memory().status == "warn"
+    engine.models = [GOOD]
+    assert doctor._check_memory().status == "ok"
+
+
+def test_model(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = doctor._check_model()
+    assert missing.status == "warn"
+    assert "model import FILE" in missing.advice
+    engine.models = [BAD]
+    damaged = doctor._check_model()
+    assert (damaged.status, damaged.found) == ("fail", "a: model.onnx is cut short")
+    assert "foundry-lab model prepare --force" in damaged.advice
+    engine.models = [GOOD]
+    assert doctor._check_model().status == "ok"
+    engine.models = []
+    monkeypatch.setenv("FOUNDRY_ENDPOINT", "http://127.0.0.1:1")
+    assert doctor._check_model().status == "ok"
+
+
+def test_service_that_answers(
+    engine: StubEngine, service: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that would swallow the call changes nothing."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    engine.state = SimpleNamespace(url=url(service), pid=7, log_file="x.log")
+    check = doctor._check_service()
+    assert check.status == "ok"
+    assert "process 7" in check.found
+
+
+def test_service_that_hangs_names_its_log(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    engine.state = SimpleNamespace(url=f"http://127.0.0.1:{port}", pid=7, log_file="x.log")
+    check = doctor._check_service()
+    assert check.status == "fail"
+    assert "foundry-lab stop" in check.advice
+    assert "x.log" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("served", "status"), [("/status", "ok"), ("/openai/status", "ok"), ("/index.html", "fail")]
+)
+def test_attached_service_of_either_contract(
+    service: HTTPServer, monkeypatch: pytest.MonkeyPatch, served: str, status: str
+) -> None:
+    service.served = served  # type: ignore[attr-defined]
+    monkeypatch.setenv("FOUNDRY_ENDPOINT", url(service))
+    check = doctor._check_service()
+    assert check.status == status
+    assert url(service) in check.found
+
+
+def test_foundry_cli_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not installed" in doctor._check_foundry_cli().found
+    name = "foundry.exe" if sys.platform == "win32" else "foundry"
+    (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._check_foundry_cli().found.endswith(name)

@@ -1,0 +1,131 @@
+"""Finding and copying the notebooks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli_stubs import write_notebook
+
+from foundry_lab import workbook
+from foundry_lab.workbook import WorkbookError
+
+
+@pytest.fixture
+def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "notebooks"
+    for name in ("01_basic", "02_streaming", "02_stream_extra", "solutions/01_basic_solutions"):
+        write_notebook(folder / f"{name}.ipynb", f"print({name!r})")
+    (folder / "data").mkdir()
+    (folder / "data" / "words.txt").write_text("one two")
+    write_notebook(folder / ".ipynb_checkpoints" / "01_basic-checkpoint.ipynb", "1")
+    monkeypatch.setattr(workbook, "folder", lambda: folder)
+    return folder
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.stem for path in paths]
+
+
+def test_notebooks_are_in_reading_order_without_checkpoints(books: Path) -> None:
+    expected = ["01_basic", "02_stream_extra", "02_streaming", "01_basic_solutions"]
+    assert names(workbook.notebooks()) == expected
+    assert workbook.data_files() == [books / "data" / "words.txt"]
+
+
+@pytest.mark.parametrize("name", ["01", "01_basic", "01_basic.ipynb", "01_b"])
+def test_name_may_be_short(books: Path, name: str) -> None:
+    assert workbook.find([name]) == [books / "01_basic.ipynb"]
+
+
+def test_name_in_a_subfolder(books: Path) -> None:
+    assert names(workbook.find(["solutions/01"])) == ["01_basic_solutions"]
+
+
+def test_whole_name_wins_over_a_longer_one(books: Path) -> None:
+    write_notebook(books / "02_stream.ipynb", "1")
+    assert names(workbook.find(["02_stream"])) == ["02_stream"]
+
+
+def test_order_is_kept_and_repeats_are_dropped(books: Path) -> None:
+    assert names(workbook.find(["02_streaming", "01", "02_streaming"])) == ["02_streaming", "01_basic"]
+
+
+def test_path_of_an_own_notebook(books: Path, tmp_path: Path) -> None:
+    own = write_notebook(tmp_path / "mine.ipynb", "1")
+    assert workbook.find([str(own)]) == [own.resolve()]
+
+
+def test_ambiguous_name_lists_the_choices(books: Path) -> None:
+    with pytest.raises(WorkbookError, match="any of: 02_stream_extra, 02_streaming"):
+        workbook.find(["02"])
+
+
+def test_unknown_name_suggests_the_closest(books: Path) -> None:
+    with pytest.raises(WorkbookError, match=r"Did you mean 02_streaming\? The workbook has: 01_basic"):
+        workbook.find(["02_straeming"])
+
+
+@pytest.mark.parametrize("name", ["", "/", "no/such.ipynb"])
+def test_nonsense_names_are_refused(books: Path, name: str) -> None:
+    with pytest.raises(WorkbookError, match="There is no notebook"):
+        workbook.find([name])
+
+
+def test_copy_takes_everything_once(books: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "place"
+    first = workbook.copy_to(target)
+    assert len(first.copied) == 5
+    assert (target / "data" / "words.txt").read_text() == "one two"
+    again = workbook.copy_to(target)
+    assert (again.copied, again.kept, len(again.unchanged)) == ([], [], 5)
+
+
+def test_copy_never_overwrites_work(books: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    workbook.copy_to(target)
+    (target / "01_basic.ipynb").write_text("my work")
+    (target / "02_streaming.ipynb").unlink()
+    report = workbook.copy_to(target)
+    assert report.kept == ["01_basic.ipynb"]
+    assert report.copied == ["02_streaming.ipynb"]
+    assert (target / "01_basic.ipynb").read_text() == "my work"
+
+
+def test_copy_onto_a_file_names_it(books: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(WorkbookError, match=r"taken: .*Choose another folder"):
+        workbook.copy_to(tmp_path / "taken")
+
+
+def test_full_disk_leaves_no_half_notebook(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WorkbookError, match="No space left"):
+        workbook.copy_to(tmp_path / "new")
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+
+
+def test_missing_notebooks_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
+    with pytest.raises(WorkbookError, match="pip install"):
+        workbook.folder()
+
+
+def test_installed_notebooks_win_over_a_folder_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
+    write_notebook(tmp_path / "notebooks" / "01.ipynb", "1")
+    assert workbook.folder() == tmp_path / "notebooks"
+    assert not workbook.is_installed_copy()
+    write_notebook(tmp_path / "foundry_lab" / "_notebooks" / "01.ipynb", "1")
+    assert workbook.folder() == tmp_path / "foundry_lab" / "_notebooks"
+    assert workbook.is_installed_copy()
