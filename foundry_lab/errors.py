@@ -43,8 +43,10 @@ class RequestTimeoutError(FoundryError, TimeoutError):
 class APIStatusError(FoundryError):
     """The service answered with an error, as a status or as an error event in a stream.
 
+    Some are noticed before the service would have to say them (`by_service=False`): a model it doesn't have.
+
     Attributes:
-        status: HTTP status. For an error event inside a 200 stream, the status that fits its type (400 or 500).
+        status: HTTP status; for an error event inside a 200 stream, the one that fits its type (400 or 500).
         message: the service's own words.
         retry_after: seconds the service asked us to wait, or None.
         request_id: the `X-Request-Id` that went with the request, or None.
@@ -56,10 +58,12 @@ class APIStatusError(FoundryError):
         *,
         status: int,
         hint: str = "",
+        by_service: bool = True,
         retry_after: float | None = None,
         request_id: str | None = None,
     ) -> None:
-        super().__init__(f"The service answered {status}: {message}" + (f" {hint}" if hint else ""))
+        said = f"The service answered {status}: {message}" if by_service else message
+        super().__init__(f"{said.rstrip('. ')}. {hint}".rstrip())
         self.status = status
         self.message = message
         self.retry_after = retry_after
@@ -75,13 +79,13 @@ class AuthenticationError(APIStatusError):
 
 
 class ModelNotFoundError(APIStatusError):
-    """The service has no model of that name. `available` lists the names that would work."""
+    """The service has no model of that name.
 
-    def __init__(
-        self, message: str, *, status: int = 404, available: tuple[str, ...] = (), hint: str = ""
-    ) -> None:
-        super().__init__(message, status=status, hint=hint)
-        self.available = available
+    Attributes:
+        available: the names that would work, as far as known.
+    """
+
+    available: tuple[str, ...] = ()
 
 
 class ModelNotLoadedError(BadRequestError):
@@ -90,6 +94,10 @@ class ModelNotLoadedError(BadRequestError):
 
 class ContextLengthError(BadRequestError):
     """Prompt and max_tokens together exceed what the model can hold."""
+
+
+class ModelBusyError(APIStatusError):
+    """The model can't be unloaded while a request uses it."""
 
 
 class RateLimitError(APIStatusError):

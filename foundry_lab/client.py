@@ -1,0 +1,277 @@
+"""The async client: direct HTTP to a Foundry Local service over one pooled aiohttp session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from . import chat, health, protocol
+from .chat import ChatOptions, ChatRequest
+from .config import check_timeout
+from .core import (
+    CONNECT_TIMEOUT_S,
+    LOAD_TIMEOUT_S,
+    ClientCore,
+    Target,
+    broke_off,
+    connect_timeout,
+    hung_up,
+    locate,
+    nobody_answers,
+    not_http,
+    relocate,
+    too_large,
+)
+from .errors import FoundryError, RequestTimeoutError
+from .metrics import Record
+from .operations import Operation, Pause
+from .protocol import MAX_BODY_BYTES, Call, Reply
+from .resilience import Deadline
+from .stream import CompletionStream
+from .types import Completion, Health, Model
+
+T = TypeVar("T")
+
+
+class FoundryAPIClient(ClientCore):
+    """Async client of one Foundry Local service.
+
+    Works as `async with FoundryAPIClient() as client:` and without, connecting at first use. Inside a notebook
+    just `await` its methods. The arguments are `ClientCore`'s.
+    """
+
+    _session: aiohttp.ClientSession | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _finalizer: weakref.finalize[Any, Any] | None = None
+    _locating: asyncio.Lock | None = None
+
+    async def complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
+        """Return one whole answer. See `ChatOptions` for the options.
+
+        Raises:
+            FoundryError: one of the tree in `foundry_lab.errors`.
+        """
+        request = ChatRequest.build(prompt, options, self.settings.timeout)
+        with self._observed("complete") as record:
+            completion = await self._run(
+                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
+            )
+            record.model, record.usage = completion.model, completion.usage
+            return completion
+
+    def stream_complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> CompletionStream:
+        """Return an answer to iterate over as it is written: `async for chunk in client.stream_complete(…)`.
+
+        Nothing is sent before the iteration starts. As `async with client.stream_complete(…) as stream:` the
+        generation is cancelled at the service when the block is left early.
+
+        Raises:
+            ConfigurationError: an argument that can't be used. Everything else is raised by the iteration.
+        """
+        return CompletionStream(self, ChatRequest.build(prompt, options, self.settings.timeout, stream=True))
+
+    async def health_check(self, *, probe: bool = False) -> Health:
+        """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
+
+        Args:
+            probe: also have one token generated.
+        """
+        try:
+            target = await self._connected()
+        except FoundryError as error:
+            return Health(status="unavailable", endpoint=self.settings.endpoint or "", reasons=(str(error),))
+        return await self._manage(
+            "health_check",
+            lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
+            self.settings.timeout,
+        )
+
+    async def list_models(self) -> list[Model]:
+        """Return every model the service knows."""
+        return await self._manage("list_models", lambda: self._directory.list_models(), self.settings.timeout)
+
+    async def loaded_models(self) -> list[str]:
+        """Return the ids of the models in memory."""
+        return await self._manage(
+            "loaded_models", lambda: self._directory.loaded_models(), self.settings.timeout
+        )
+
+    async def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
+        """Load a model by alias or id; `timeout` in seconds."""
+        at = time.monotonic() + timeout
+        return await self._manage("load_model", lambda: self._directory.load(name, at), timeout)
+
+    async def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
+        """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
+
+        Raises:
+            ModelBusyError: it is still in use after `timeout`.
+        """
+        at = time.monotonic() + timeout
+        return await self._manage("unload_model", lambda: self._directory.unload(name, at), timeout)
+
+    async def close(self) -> None:
+        """Close the connections. The client can be used again and then opens new ones."""
+        session, self._session = self._session, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> FoundryAPIClient:
+        await self._connected()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- one request travels: operation -> policies -> exchange ---------------------------------------
+
+    async def _manage(self, name: str, start: Callable[[], Operation[T]], timeout_s: float) -> T:
+        with self._observed(name) as record:
+            return await self._run(start, Deadline(check_timeout(timeout_s)), record)
+
+    async def _run(
+        self,
+        start: Callable[[], Operation[T]],
+        deadline: Deadline,
+        record: Record,
+        send: Callable[[Call, Deadline, Record], Awaitable[Reply]] | None = None,
+    ) -> T:
+        """Drive an operation to its result. `start` makes it, once the service is known."""
+        await self._connected()
+        operation = start()
+        reply: Reply | None = None
+        error: FoundryError | None = None
+        while True:
+            try:
+                step = operation.send(reply) if error is None else operation.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            reply = error = None
+            try:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(min(step.seconds, deadline.remaining()))
+                else:
+                    reply = await (send or self._send)(step, deadline, record)
+            except FoundryError as caught:
+                error = caught
+
+    async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Send one call under the policies: deadline over all attempts, breaker around each."""
+        if call.once:
+            return await self._exchange(call, deadline, record.request_id)
+        sent = 0
+        async for attempt in self.retry.attempts(deadline):
+            with attempt, self._guard():
+                record.retries += sent > 0
+                sent += 1
+                reply = await self._exchange(call, deadline, record.request_id)
+        return reply if sent == 1 else msgspec.structs.replace(reply, attempts=sent)
+
+    async def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
+        """Send one call once and read its whole reply."""
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                async with await self._dispatch(call, request_id) as response:
+                    body = await self._read(response)
+        except RequestTimeoutError:
+            raise
+        except TimeoutError:
+            raise deadline.error() from None
+        reply = Reply(response.status, response.headers, body, request_id)
+        protocol.raise_for_status(reply)
+        return reply
+
+    async def _dispatch(self, call: Call, request_id: str) -> aiohttp.ClientResponse:
+        """Send a call; return the response when its headers are there."""
+        target = await self._connected()
+        base, headers = target.endpoint, {"X-Request-Id": request_id}
+        if call.control:
+            assert target.control_url is not None, "only the lab's own service has a control route"
+            base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
+        try:
+            return await self._pool().request(
+                call.method, URL(base + call.path, encoded=True), data=call.body, headers=headers
+            )
+        except aiohttp.ConnectionTimeoutError:
+            raise connect_timeout(base, CONNECT_TIMEOUT_S) from None
+        except aiohttp.ClientConnectorError as error:
+            await self._look_elsewhere()
+            raise nobody_answers(base, error.os_error.strerror or error.os_error) from None
+        except aiohttp.ClientResponseError as error:
+            raise not_http(base, error.message) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise hung_up(base, error) from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body, refusing one that would fill the memory."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while data := await response.content.readany():
+                parts.append(data)
+                size += len(data)
+                if size > MAX_BODY_BYTES:
+                    response.close()
+                    raise too_large(MAX_BODY_BYTES)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise broke_off(str(response.url.origin()), error) from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- connection -----------------------------------------------------------------------------------
+
+    async def _connected(self) -> Target:
+        """Return the service, finding or starting it the first time."""
+        if self._target is not None:
+            return self._target
+        if self._locating is None:
+            self._locating = asyncio.Lock()
+        async with self._locating:  # callers that come meanwhile wait for the same search
+            return self._target or self._connect_to(await asyncio.to_thread(locate, self.settings))
+
+    async def _look_elsewhere(self) -> None:
+        """The service is gone from where it was: take the place where a lab service runs now, if one does."""
+        if self._target is not None and self._target.found:
+            moved = await asyncio.to_thread(relocate, self._target)
+            if moved is not None:
+                self._connect_to(moved)
+
+    def _pool(self) -> aiohttp.ClientSession:
+        """Return the session of the running loop; scripts may call `asyncio.run` more than once."""
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.closed or self._loop is not loop:
+            if self._finalizer is not None:
+                self._finalizer()
+            self._session = aiohttp.ClientSession(
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+            self._loop = loop
+            self._finalizer = weakref.finalize(self, _abandon, self._session, loop)
+        return self._session
+
+
+def _abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the session of a client that nobody closed, without aiohttp's warnings in a learner's notebook."""
+    if session.closed:
+        return
+    if loop.is_running():
+        loop.call_soon_threadsafe(lambda: loop.create_task(session.close()))
+        return
+    # The loop has ended and its sockets with it; driving close() by hand only marks the session closed.
+    with contextlib.suppress(StopIteration, RuntimeError):
+        session.close().send(None)

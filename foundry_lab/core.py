@@ -1,0 +1,266 @@
+"""What the async and the sync client have in common: everything but the sending."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import msgspec
+
+from .breaker import CircuitBreaker
+from .config import Settings
+from .errors import (
+    ConfigurationError,
+    RequestTimeoutError,
+    ResponseFormatError,
+    ServiceUnavailableError,
+    StreamInterruptedError,
+)
+from .metrics import Metrics, Record, outcome_of
+from .operations import Directory
+from .resilience import RetryPolicy
+
+CONNECT_TIMEOUT_S = 5.0
+LOAD_TIMEOUT_S = 300.0
+"""Default limit for loading and unloading: large models are read from disk for minutes."""
+
+_log = logging.getLogger("foundry_lab")
+_shared_metrics: Metrics | None = None
+
+
+def shared_metrics() -> Metrics:
+    """Return the metrics that all clients of this process count into by default."""
+    global _shared_metrics
+    if _shared_metrics is None:
+        _shared_metrics = Metrics()
+    return _shared_metrics
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where requests go. The control route is there only for the lab's own service.
+
+    Attributes:
+        found: the engine found or started it; nobody gave an address.
+    """
+
+    endpoint: str
+    found: bool = False
+    control_url: str | None = None
+    control_token: str | None = None
+    versions: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Target({self.endpoint!r})"  # the token stays out of sight
+
+
+def locate(settings: Settings) -> Target:
+    """Return the service to talk to; start the embedded one where there is none. May take seconds.
+
+    Raises:
+        EngineError: none is there and none can be started.
+    """
+    from . import engine
+
+    endpoint = settings.endpoint or engine.ensure_service(settings)
+    return _target(endpoint, found=settings.endpoint is None)
+
+
+def relocate(target: Target) -> Target | None:
+    """Return where a lab service runs now that a found one stopped answering; None if it didn't move."""
+    from . import engine
+
+    state = engine.service_status() if target.found else None
+    return _target(state.url, found=True) if state is not None and state.url != target.endpoint else None
+
+
+def _target(endpoint: str, *, found: bool) -> Target:
+    from . import engine
+
+    state = engine.control_for(endpoint)
+    if state is None:
+        return Target(endpoint, found)
+    return Target(endpoint, found, state.control_url, state.control_token, state.versions)
+
+
+class ClientCore:
+    """Settings, identity, policies and bookkeeping of one client.
+
+    Args:
+        endpoint: base URL of a service; None lets the engine find or start one.
+        model: alias or id for calls that name none; it is used or refused, never replaced.
+        api_key: sent as a bearer token; never shown.
+        headers: sent with every request; never shown.
+        timeout: seconds for one request with all its attempts.
+        retries: attempts after the first.
+        settings: what isn't given comes from here, or else from the environment.
+        retry: the whole retry policy, instead of `retries`.
+        breaker: a circuit breaker to share with other clients of the same endpoint, or False for none.
+        metrics: where to count, or False for nowhere; by default the process's `shared_metrics()`.
+
+    Raises:
+        ConfigurationError: a value that can't be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        settings: Settings | None = None,
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | bool = True,
+        metrics: Metrics | bool = True,
+    ) -> None:
+        self.settings = (settings or Settings()).replace(
+            endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
+        )
+        self.retry = retry or RetryPolicy(retries=self.settings.retries)
+        self.breaker = CircuitBreaker() if breaker is True else breaker or None
+        self.metrics = shared_metrics() if metrics is True else metrics or None
+        self._headers = _headers(self.settings.api_key, headers)
+        self._id_prefix = secrets.token_hex(4)
+        self._id_numbers = itertools.count(1)
+        self._target: Target | None = None
+        self._directory = Directory(self.settings)
+
+    @property
+    def endpoint(self) -> str | None:
+        """The service's base URL; None before the first use when the engine is to find it."""
+        return self._target.endpoint if self._target else self.settings.endpoint
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint or 'not connected yet'}>"
+
+    def _connect_to(self, target: Target) -> Target:
+        """Take a target into use."""
+        self._target = target
+        self._directory = Directory(self.settings, has_control=target.control_url is not None)
+        if self.breaker is not None and self.metrics is not None:
+            self.metrics.watch_breaker(target.endpoint, self.breaker)
+        return target
+
+    def _request_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._id_numbers):06d}"
+
+    def _begin(self, operation: str) -> Record:
+        """Start the bookkeeping of an operation."""
+        if self.metrics is not None:
+            self.metrics.start()
+        return Record(operation, self._request_id())
+
+    def _end(self, record: Record, started: float, error: BaseException | None) -> None:
+        """Finish it: one metric sample, one log line."""
+        record.latency_s = time.perf_counter() - started
+        record.outcome = outcome_of(error)
+        if self.metrics is not None:
+            self.metrics.finish(record)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info(
+                "%s %s model=%s outcome=%s retries=%d latency_s=%.3f tokens=%s",
+                record.request_id,
+                record.operation,
+                record.model or "-",
+                record.outcome,
+                record.retries,
+                record.latency_s,
+                f"{record.usage.prompt_tokens}+{record.usage.completion_tokens}" if record.usage else "-",
+                extra={"record": record},
+            )
+
+    def _guard(self) -> AbstractContextManager[int | None]:
+        return self.breaker.guard() if self.breaker is not None else nullcontext()
+
+    @contextmanager
+    def _observed(self, operation: str) -> Iterator[Record]:
+        record = self._begin(operation)
+        started = time.perf_counter()
+        error: BaseException | None = None
+        try:
+            yield record
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._end(record, started, error)
+
+
+def nobody_answers(endpoint: str, error: object) -> ServiceUnavailableError:
+    """Return the error for a connection that couldn't be made."""
+    return ServiceUnavailableError(
+        f"Nobody answers at {endpoint} ({error}). Is the service running there? `foundry-lab status` shows the "
+        "lab's own, `foundry-lab serve` starts it; FOUNDRY_ENDPOINT must name the right port."
+    )
+
+
+def hung_up(endpoint: str, error: object) -> ServiceUnavailableError:
+    """Return the error for a connection that ended before an answer."""
+    return ServiceUnavailableError(
+        f"{endpoint} closed the connection without an answer ({error}). The service may have been stopped or be "
+        "restarting: try again, and look at `foundry-lab status` if it stays."
+    )
+
+
+def connect_timeout(endpoint: str, limit_s: float) -> RequestTimeoutError:
+    """Return the error for a connection that wasn't accepted in time."""
+    return RequestTimeoutError(
+        f"{endpoint} didn't accept a connection within {limit_s:g} s. Check the address and that the service runs.",
+        phase="connect",
+        limit_s=limit_s,
+    )
+
+
+def broke_off(endpoint: str, error: object) -> StreamInterruptedError:
+    """Return the error for a connection that ended in mid-answer."""
+    return StreamInterruptedError(
+        f"The connection to {endpoint} broke in mid-answer ({error}). The service may have been stopped: see "
+        "`foundry-lab status`, then ask again."
+    )
+
+
+def not_http(endpoint: str, error: object) -> ResponseFormatError:
+    """Return the error for somebody who answers, but not in HTTP."""
+    return ResponseFormatError(
+        f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({error}). Check the address and port."
+    )
+
+
+def too_large(limit_bytes: int) -> ResponseFormatError:
+    """Return the error for an answer that would fill the memory."""
+    return ResponseFormatError(
+        f"The answer is larger than {limit_bytes:,} bytes and was given up. Check that the endpoint is Foundry "
+        "Local."
+    )
+
+
+def _headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the headers of every request.
+
+    Raises:
+        ConfigurationError: a name or value that can't stand in a header. The value isn't repeated: it may be
+            a secret.
+    """
+    merged = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    if api_key is not None:
+        merged["Authorization"] = f"Bearer {api_key}"
+    merged.update(headers or {})
+    for name, value in merged.items():
+        if not (isinstance(name, str) and isinstance(value, str)) or any(c in name + value for c in "\r\n\0"):
+            raise ConfigurationError(
+                f"The header {name!r} can't be sent: names and values must be text in one line. Check api_key "
+                "and headers."
+            )
+        try:
+            value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"The header {name!r} has characters that HTTP headers can't carry. Check api_key and headers."
+            ) from None
+    return merged

@@ -1,0 +1,220 @@
+"""Metrics of a client: Prometheus series for machines, exact percentiles for people."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from .breaker import CircuitBreaker
+from .errors import (
+    APIStatusError,
+    CircuitOpenError,
+    FoundryError,
+    RequestTimeoutError,
+    ResponseFormatError,
+    ServiceUnavailableError,
+    StreamInterruptedError,
+)
+from .types import Usage
+
+LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+TTFT_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
+MAX_MODEL_LABELS = 32
+"""Distinct models counted by name; later ones count as "other", so that labels stay bounded."""
+
+_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+    (ServiceUnavailableError, "unavailable"),
+    (RequestTimeoutError, "timeout"),
+    (CircuitOpenError, "circuit_open"),
+    (StreamInterruptedError, "interrupted"),
+    (ResponseFormatError, "format"),
+    (FoundryError, "error"),
+    (Exception, "error"),
+)
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """Return the word that logs and metrics use: "ok", "http_404", "timeout", "cancelled", …"""
+    if error is None:
+        return "ok"
+    if isinstance(error, APIStatusError):
+        return f"http_{error.status}"
+    return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "cancelled")
+
+
+class Record(msgspec.Struct):
+    """What is known of one operation when it ends. Times in seconds, None where it didn't come to that."""
+
+    operation: str
+    request_id: str
+    model: str = ""
+    outcome: str = ""
+    retries: int = 0
+    latency_s: float = 0.0
+    ttft_s: float | None = None
+    usage: Usage | None = None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Percentiles of the most recent samples, in seconds; None without samples."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The metrics at one moment, for a notebook."""
+
+    requests: dict[str, int]
+    retries: int
+    in_flight: int
+    prompt_tokens: int
+    completion_tokens: int
+    latency: Summary
+    ttft: Summary
+
+
+def percentile(samples: Sequence[float], q: float) -> float | None:
+    """Return the q-th percentile (0-100) of real samples, linearly interpolated; None without samples."""
+    if not samples:
+        return None
+    ordered = sorted(samples)
+    position = (len(ordered) - 1) * q / 100
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+class Metrics:
+    """Counts what a client does. Safe to share between clients, tasks and threads.
+
+    Args:
+        recent: how many of the latest samples the percentiles are taken from.
+
+    Attributes:
+        registry: the Prometheus registry; it holds nothing but this package's series.
+    """
+
+    def __init__(self, recent: int = 2048) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "foundry_lab_requests_total",
+            "Finished operations",
+            ["operation", "model", "outcome"],
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "foundry_lab_request_latency_seconds",
+            "From the call to the typed result, retries included",
+            ["operation"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._ttft = Histogram(
+            "foundry_lab_time_to_first_token_seconds",
+            "From the call to the first streamed token",
+            buckets=TTFT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "foundry_lab_tokens_total", "Tokens the service counted", ["kind"], registry=self.registry
+        )
+        self._retries = Counter(
+            "foundry_lab_retries_total", "Attempts after the first", registry=self.registry
+        )
+        self._in_flight = Gauge("foundry_lab_in_flight", "Operations under way", registry=self.registry)
+        self._breaker_state = Gauge(
+            "foundry_lab_circuit_breaker_state",
+            "0 closed, 1 half-open, 2 open",
+            ["endpoint"],
+            registry=self.registry,
+        )
+        self._prompt_tokens = self._tokens.labels("prompt")
+        self._completion_tokens = self._tokens.labels("completion")
+        self._lock = threading.Lock()
+        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        self._models: set[str] = set()
+        self._counts: dict[str, int] = {}
+        self._totals = [0, 0, 0]  # retries, prompt tokens, completion tokens
+        self._flying = 0
+        self._latencies: deque[float] = deque(maxlen=recent)
+        self._ttfts: deque[float] = deque(maxlen=recent)
+
+    def start(self) -> None:
+        """An operation begins."""
+        with self._lock:
+            self._flying += 1
+        self._in_flight.inc()
+
+    def finish(self, record: Record) -> None:
+        """An operation that was started has ended."""
+        usage = record.usage
+        retries = record.retries
+        with self._lock:
+            self._flying -= 1
+            requests, latency = self._series(record)
+            self._counts[record.outcome] = self._counts.get(record.outcome, 0) + 1
+            self._latencies.append(record.latency_s)
+            if record.ttft_s is not None:
+                self._ttfts.append(record.ttft_s)
+            self._totals[0] += retries
+            if usage is not None:
+                self._totals[1] += usage.prompt_tokens
+                self._totals[2] += usage.completion_tokens
+        self._in_flight.dec()
+        requests.inc()
+        latency.observe(record.latency_s)
+        if record.ttft_s is not None:
+            self._ttft.observe(record.ttft_s)
+        if retries:
+            self._retries.inc(retries)
+        if usage is not None:
+            self._prompt_tokens.inc(usage.prompt_tokens)
+            self._completion_tokens.inc(usage.completion_tokens)
+
+    def watch_breaker(self, endpoint: str, breaker: CircuitBreaker) -> None:
+        """Show this breaker's state whenever the metrics are read."""
+        gauge = self._breaker_state.labels(endpoint)
+        gauge.set_function(lambda: _BREAKER_LEVEL[breaker.state])
+
+    def snapshot(self) -> Snapshot:
+        """Return counts since the start and percentiles of the recent samples."""
+        with self._lock:
+            latencies, ttfts = list(self._latencies), list(self._ttfts)
+            retries, prompt_tokens, completion_tokens = self._totals
+            counts, flying = dict(self._counts), self._flying
+        return Snapshot(
+            counts, retries, flying, prompt_tokens, completion_tokens, _summary(latencies), _summary(ttfts)
+        )
+
+    def text(self) -> str:
+        """Return the series in Prometheus' text format."""
+        return generate_latest(self.registry).decode("utf-8")
+
+    def _series(self, record: Record) -> tuple[Counter, Histogram]:
+        """Return the labelled series, looked up once: `labels()` costs more than counting."""
+        key = (record.operation, record.model, record.outcome)
+        if (series := self._children.get(key)) is None:
+            model = record.model
+            if model not in self._models:
+                if len(self._models) < MAX_MODEL_LABELS:
+                    self._models.add(model)
+                else:
+                    key = (record.operation, model := "other", record.outcome)
+            series = (
+                self._requests.labels(record.operation, model, record.outcome),
+                self._latency.labels(record.operation),
+            )
+            self._children[key] = series
+        return series
+
+
+def _summary(samples: list[float]) -> Summary:
+    return Summary(len(samples), percentile(samples, 50), percentile(samples, 95), percentile(samples, 99))

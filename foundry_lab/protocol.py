@@ -1,0 +1,434 @@
+"""The service's contract without I/O: requests as bytes, replies as typed results.
+
+Both clients share everything here, and nothing here opens a connection. Routes and shapes were read off
+foundry-local-sdk 2.2; the chat part is OpenAI's chat completions format.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from .errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    ContextLengthError,
+    ModelBusyError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    RateLimitError,
+    ResponseFormatError,
+    ServerError,
+    StreamInterruptedError,
+)
+from .sse import DEFAULT_MAX_EVENT_BYTES, Event, SSEDecoder
+from .types import Chunk, Completion, Usage
+
+CHAT_PATH = "/v1/chat/completions"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request, ready for a transport.
+
+    Attributes:
+        generates: it makes the model work.
+        control: it goes to the lab service's own control route instead of the REST service.
+        once: it is sent as it is, past retries and circuit breaker: a look at the service must show its state.
+    """
+
+    method: str
+    path: str
+    body: bytes | None = None
+    generates: bool = False
+    control: bool = False
+    once: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What came back, read to its end. Header names are matched without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: str = ""
+    attempts: int = 1
+
+
+# --- requests -------------------------------------------------------------------------------------------
+
+
+def build_messages(
+    prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, system: str | None
+) -> list[dict[str, Any]]:
+    """Return the chat messages for a prompt, or for messages, with a system prompt in front.
+
+    Raises:
+        ConfigurationError: neither or both were given, or a message has no role.
+    """
+    if (prompt is None) == (messages is None):
+        raise ConfigurationError(
+            'Give either a prompt or messages: complete("Hello") or complete(messages=[…]).'
+        )
+    if prompt is not None:
+        if not isinstance(prompt, str):
+            raise ConfigurationError(
+                f"The prompt is a {type(prompt).__name__}; give a string, or messages=[…] for a conversation."
+            )
+        messages = [{"role": "user", "content": prompt}]
+    chat = [dict(message) for message in messages or ()]
+    for number, message in enumerate(chat, 1):
+        if not isinstance(message.get("role"), str) or not ("content" in message or "tool_calls" in message):
+            raise ConfigurationError(
+                f"Message {number} is {message!r}; each needs a role and a content, such as "
+                '{"role": "user", "content": "Hello"}.'
+            )
+    if not chat:
+        raise ConfigurationError('messages is empty; give at least {"role": "user", "content": "…"}.')
+    return [{"role": "system", "content": system}, *chat] if system is not None else chat
+
+
+def build_chat(model: str, fields: Mapping[str, Any], *, stream: bool = False) -> Call:
+    """Return the chat-completion request. Fields that are None are left out.
+
+    Raises:
+        ConfigurationError: a value of the wrong type, or one that JSON can't carry, such as NaN.
+    """
+    body = {"model": model, **{name: value for name, value in fields.items() if value is not None}}
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    _check_types(body)
+    try:
+        return Call("POST", CHAT_PATH, msgspec.json.encode(body), generates=True)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+
+
+# --- replies --------------------------------------------------------------------------------------------
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "max_tokens": ((int,), "a whole number"),
+    "max_completion_tokens": ((int,), "a whole number"),
+    "temperature": ((int, float), "a number"),
+    "top_p": ((int, float), "a number"),
+    "seed": ((int,), "a whole number"),
+    "stop": ((str, list, tuple), "a string or a list of strings"),
+}
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Refuse what the service would ignore: it takes a value of the wrong type for not given."""
+    for name, (types, words) in _TYPES.items():
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+            raise ConfigurationError(f"{name}={value!r} must be {words}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str = ""
+    type: str | None = None
+    code: str | int | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+    delta: _Message = msgspec.field(default_factory=_Message)
+    finish_reason: str | None = None
+
+
+class _Chat(msgspec.Struct):
+    """A whole answer and a streamed event alike: they differ in `message` against `delta`."""
+
+    choices: list[_Choice] = []
+    id: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    error: _ErrorBody | str | None = None
+
+
+_chat_decoder = msgspec.json.Decoder(_Chat)
+
+
+def decode(reply: Reply, shape: type[Any], what: str) -> Any:
+    """Return a successful reply's body as `shape`.
+
+    Raises:
+        ResponseFormatError: the body isn't that shape.
+    """
+    try:
+        return msgspec.json.decode(reply.body, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unexpected(reply, what, error) from None
+
+
+def parse_completion(reply: Reply, latency_s: float) -> Completion:
+    """Return the typed answer of a request that didn't stream.
+
+    Raises:
+        APIStatusError: the body is an error, in spite of its status.
+        ResponseFormatError: the reply isn't a chat completion.
+    """
+    try:
+        chat: _Chat = _chat_decoder.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unexpected(reply, "a chat completion", error) from None
+    if chat.error is not None:
+        raise _event_error(chat.error, reply.request_id)
+    if not chat.choices:
+        raise unexpected(reply, "a chat completion", "it holds no choices")
+    choice = chat.choices[0]
+    return Completion(
+        content=choice.message.content or "",
+        model=chat.model,
+        finish_reason=choice.finish_reason,
+        usage=chat.usage,
+        latency_s=latency_s,
+        id=chat.id,
+        request_id=reply.request_id,
+        attempts=reply.attempts,
+        tool_calls=tuple(choice.message.tool_calls or ()),
+    )
+
+
+class ChatStream:
+    """Turns the bytes of a streamed answer into chunks, and knows whether it is complete.
+
+    Attributes:
+        parts: the texts so far. finish_reason, usage, model, id: as soon as the service has said them.
+        done: `[DONE]` has come; what comes after it is ignored.
+    """
+
+    def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
+        self._decoder = SSEDecoder(max_event_bytes)
+        self._request_id = request_id
+        self.parts: list[str] = []
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.model = ""
+        self.id = ""
+        self.done = False
+
+    def feed(self, data: bytes, elapsed_s: float) -> list[Chunk]:
+        """Take the next bytes, which arrived `elapsed_s` seconds after the call; return their chunks.
+
+        Raises:
+            APIStatusError: an error event, which Foundry Local sends inside a 200.
+            ResponseFormatError: an event that isn't a chat-completion chunk, or an endless one.
+        """
+        chunks: list[Chunk] = []
+        for event in self._decoder.feed(data):
+            if self.done:
+                break
+            if event.data == b"[DONE]":
+                self.done = True
+                break
+            chat = self._decode(event)
+            if chat.error is not None:
+                raise _event_error(chat.error, self._request_id)
+            if chat.usage is not None:
+                self.usage = chat.usage
+            if not chat.choices:
+                continue
+            choice = chat.choices[0]
+            delta = choice.delta
+            if not self.model:
+                self.model, self.id = chat.model, chat.id
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+            if delta.content:
+                self.parts.append(delta.content)
+            elif choice.finish_reason is None and not delta.tool_calls:
+                continue  # the first event only names the role
+            chunks.append(
+                Chunk(
+                    content=delta.content or "",
+                    elapsed_s=elapsed_s,
+                    finish_reason=choice.finish_reason,
+                    tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
+                )
+            )
+        return chunks
+
+    def end(self) -> None:
+        """Say that no more bytes come.
+
+        Raises:
+            StreamInterruptedError: the answer isn't complete; `.partial` holds what had arrived.
+        """
+        if not self.done and self.finish_reason is None:
+            raise StreamInterruptedError(
+                f"The stream ended after {len(self.parts)} pieces without saying that it was done: the service "
+                "stopped or the connection broke. The text so far is in .partial; ask again for a whole answer.",
+                partial="".join(self.parts),
+            )
+
+    def broken(self, error: StreamInterruptedError) -> StreamInterruptedError:
+        """Return the error for a broken connection, with the text that had arrived."""
+        error.partial = "".join(self.parts)
+        return error
+
+    def _decode(self, event: Event) -> _Chat:
+        try:
+            return _chat_decoder.decode(event.data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ResponseFormatError(
+                f"The stream sent an event that is no chat-completion chunk ({error}): {excerpt(event.data)}. "
+                "Check that the endpoint is Foundry Local, or try again."
+            ) from None
+
+
+def is_event_stream(reply: Reply) -> bool:
+    """Return whether the headers promise a stream. Foundry Local names the type twice in one header."""
+    return "text/event-stream" in reply.headers.get("Content-Type", "").lower()
+
+
+def not_a_stream(reply: Reply) -> APIStatusError | ResponseFormatError:
+    """Return the error for a reply that isn't the stream that was asked for."""
+    try:
+        raise_for_status(reply)
+    except (APIStatusError, ResponseFormatError) as error:
+        return error
+    return unexpected(reply, "an event stream", "its content type is another")
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+def raise_for_status(reply: Reply) -> None:
+    """Raise the error of the tree that fits a reply which isn't a success.
+
+    Raises:
+        APIStatusError: or the subclass for its status and message.
+        ResponseFormatError: a success without a body.
+    """
+    if reply.status < 300:
+        if reply.status == 204 or not reply.body:
+            raise unexpected(reply, "an answer", "it is empty")
+        return
+    try:
+        error = _chat_decoder.decode(reply.body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = None
+    wait = retry_after(reply.headers)
+    if error is None:  # not in the service's words: an unknown route, a proxy, somebody else's server
+        message = f"{excerpt(reply.body)} ({_sender(reply)})"
+        raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id, foreign=True)
+    message = error if isinstance(error, str) else error.message
+    raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id)
+
+
+def status_error(
+    status: int,
+    message: str,
+    *,
+    retry_after: float | None = None,
+    request_id: str = "",
+    foreign: bool = False,
+) -> APIStatusError:
+    """Return the error that fits a status and a message; `foreign` says it wasn't the service's own."""
+    message = _without_source(message)
+    low = message.lower()
+    kind: type[APIStatusError]
+    if status in (401, 403):
+        kind, hint = (
+            AuthenticationError,
+            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
+        )
+    elif status == 429:
+        kind, hint = RateLimitError, "Wait a little, or send fewer requests at once."
+    elif "still using it" in low:
+        kind, hint = ModelBusyError, "Wait until the requests that use the model have ended."
+    elif foreign and status in (404, 405, 501):
+        kind = BadRequestError
+        hint = "Check the endpoint: a Foundry Local service would know this route."
+    elif status >= 500:
+        kind, hint = (
+            ServerError,
+            "Try again; if it stays, restart the service: foundry-lab stop, then start over.",
+        )
+    elif status == 404 and "model" in low:
+        kind, hint = ModelNotFoundError, "list_models() shows the names that would work."
+    elif "not loaded" in low:
+        kind, hint = ModelNotLoadedError, "Load it first: load_model(alias)."
+    elif _names_context_length(low):
+        kind, hint = ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
+    elif status >= 400:
+        kind, hint = BadRequestError, "Change the request: sending the same again won't help."
+    else:
+        kind, hint = APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
+    return kind(message, status=status, hint=hint, retry_after=retry_after, request_id=request_id or None)
+
+
+_SOURCE = re.compile(r"\w+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)")
+
+
+def _without_source(message: str) -> str:
+    """Drop the C++ source line and signature that the service puts into its messages."""
+    return _SOURCE.sub("", message)
+
+
+def _names_context_length(low: str) -> bool:
+    return ("context" in low or "exceed" in low) and ("token" in low or "length" in low)
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return the seconds of a `Retry-After` header (seconds or an HTTP date), or None."""
+    value = next((v for name, v in headers.items() if name.lower() == "retry-after"), "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            when = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = when.timestamp() - (time.time() if now is None else now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def unexpected(reply: Reply, what: str, why: object) -> ResponseFormatError:
+    """Return the complaint about an answer that isn't `what`; it says who answered and how."""
+    return ResponseFormatError(
+        f"Expected {what} but can't read the answer ({why}). Status {reply.status}, {_sender(reply)}, body "
+        f"{excerpt(reply.body)}. Check that the endpoint is a Foundry Local service."
+    )
+
+
+def excerpt(body: bytes, length: int = 120) -> str:
+    """Return the beginning of a body for a message, in one line."""
+    text = " ".join(body[: 4 * length].decode("utf-8", "replace").replace("\0", "").split())
+    return repr(text[:length] + ("…" if len(text) > length else ""))
+
+
+def _sender(reply: Reply) -> str:
+    headers = {name.lower(): value for name, value in reply.headers.items()}
+    return (
+        f"{headers.get('content-type', 'no content type')} from server {headers.get('server', 'unnamed')!r}"
+    )
+
+
+def _event_error(error: _ErrorBody | str, request_id: str) -> APIStatusError:
+    """Return the error for a body without a status of its own: its type and words stand in for one."""
+    message, kind = (error, None) if isinstance(error, str) else (error.message, error.type)
+    low = message.lower()
+    if "model not found" in low:
+        status = 404
+    else:
+        status = 400 if kind == "invalid_request_error" or _names_context_length(low) else 500
+    return status_error(status, message, request_id=request_id)

@@ -1,0 +1,197 @@
+"""The async stream: an answer to iterate over, bounded in time, cancelled at the service when it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from . import chat, protocol
+from .chat import ChatRequest
+from .core import broke_off
+from .errors import RequestTimeoutError
+from .metrics import Record
+from .protocol import Call, Reply
+from .resilience import Deadline
+from .streams import StreamState
+from .types import Chunk
+
+if TYPE_CHECKING:
+    from .client import FoundryAPIClient
+
+DRAIN_S = 0.1
+"""How long to wait, after the last event, for the end that makes the connection usable again."""
+
+_log = logging.getLogger("foundry_lab")
+
+
+class CompletionStream(StreamState):
+    """One streamed answer. Iterate over it; its text, times and usage are attributes.
+
+    The connection is given back when the answer is complete. It is closed, which stops the generation at the
+    service, when the iteration fails or is cancelled, at `aclose()`, at the end of an `async with` block, and
+    when nobody holds the stream any more (a `break` out of a plain loop).
+    """
+
+    def __init__(self, client: FoundryAPIClient, request: ChatRequest) -> None:
+        super().__init__(request)
+        self._client = client
+        self._response: aiohttp.ClientResponse | None = None
+        self._watchdog: _Watchdog | None = None
+
+    def __aiter__(self) -> CompletionStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if not self._ready and not self._ended:
+            try:
+                if self._record is None:
+                    await self._start()
+                while not self._ready and not self._ended:
+                    await self._read()
+            except BaseException as error:
+                self._close(error)
+                raise
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._ready.popleft()
+
+    async def __aenter__(self) -> CompletionStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading; the service stops generating."""
+        self._close(asyncio.CancelledError())
+
+    def __del__(self) -> None:
+        if self._response is not None:
+            self._close(asyncio.CancelledError())
+
+    async def _start(self) -> None:
+        """Send the request and wait for the first text. Up to there, and no further, it may be sent again."""
+        client, request = self._client, self._request
+        record = self._begin(client)
+        deadline = Deadline(request.timeout_s)
+        try:
+            await client._run(
+                lambda: chat.open_stream(client._directory, request), deadline, record, self._send
+            )
+        except RequestTimeoutError as error:
+            if error.phase != "first_token" or not request.fallback:
+                raise
+            _log.warning("%s: no token in time; asking again without streaming", record.request_id)
+            self._let_go()
+            self._take_whole(
+                await client._run(lambda: chat.complete(client._directory, request), deadline, record)
+            )
+
+    async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Send under the client's policies; what isn't the answer itself takes the usual way."""
+        if not call.generates:
+            return await self._client._send(call, deadline, record)
+        async for attempt in self._client.retry.attempts(deadline):
+            with attempt, self._client._guard() as ticket:
+                record.retries += attempt.num > 1
+                self._let_go()
+                reply = await self._open(call, deadline, record)
+        self._ticket = ticket
+        return reply
+
+    async def _open(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Send once and read up to the first text."""
+        limit_s = min(self._request.first_token_s, deadline.remaining())
+        try:
+            async with asyncio.timeout(limit_s):
+                response = self._response = await self._client._dispatch(call, record.request_id)
+                reply = Reply(response.status, response.headers, b"", record.request_id)
+                if response.status != 200 or not protocol.is_event_stream(reply):
+                    body = await self._client._read(response)
+                    raise protocol.not_a_stream(Reply(reply.status, reply.headers, body, reply.request_id))
+                while not self._ready and not self._parser.done:
+                    await self._read()
+        except RequestTimeoutError:
+            raise
+        except TimeoutError:
+            raise self._silence(deadline) from None
+        self._watchdog = _Watchdog(self, response.content, deadline)
+        return reply
+
+    async def _read(self) -> None:
+        """Take the next bytes off the wire, or end the stream."""
+        response = self._response
+        if response is None or self._parser.done:
+            await self._drain()
+            self._close(None)
+            return
+        try:
+            data = await response.content.readany()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise self._parser.broken(broke_off(str(response.url.origin()), error)) from None
+        if not data:
+            self._parser.end()
+            self._parser.done = True
+        elif self._feed(data) and self._watchdog is not None:
+            self._watchdog.touch()
+
+    async def _drain(self) -> None:
+        """Read the end of the body, so that the connection can be used again."""
+        if self._response is not None:
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+                async with asyncio.timeout(DRAIN_S):
+                    while await self._response.content.readany():
+                        pass
+
+    def _close(self, error: BaseException | None) -> None:
+        if not self._ended:
+            self._let_go()
+            self._count_break(self._client, error)
+            self._finish(self._client, error)
+
+    def _let_go(self) -> None:
+        """Give the connection back if the answer was read to its end, else close it."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        response, self._response = self._response, None
+        if response is not None:
+            with contextlib.suppress(RuntimeError):  # its loop may be gone, and the socket with it
+                response.release() if response.content.is_eof() else response.close()
+
+
+class _Watchdog:
+    """Ends a read that waits too long. One timer a stream; a token costs it one look at the clock."""
+
+    def __init__(self, stream: CompletionStream, content: aiohttp.StreamReader, deadline: Deadline) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._content = content
+        self._idle_s = stream._request.idle_s
+        self._deadline = deadline
+        self._silence = weakref.WeakMethod(stream._silence)  # or a dropped stream would live on in the timer
+        self._last = self._loop.time()
+        self._timer = self._loop.call_at(self._due(), self._look)
+
+    def touch(self) -> None:
+        """A token came."""
+        self._last = self._loop.time()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _due(self) -> float:
+        return min(self._last + self._idle_s, self._deadline.at)
+
+    def _look(self) -> None:
+        if (due := self._due()) > self._loop.time():
+            self._timer = self._loop.call_at(due, self._look)
+        elif silence := self._silence():
+            self._content.set_exception(silence(self._deadline))

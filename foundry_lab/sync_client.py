@@ -1,0 +1,277 @@
+"""The sync client: the async client's methods in plain calls, over one requests session."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar, Unpack
+
+import msgspec
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from . import chat, health, protocol
+from .chat import ChatOptions, ChatRequest
+from .config import check_timeout
+from .core import (
+    CONNECT_TIMEOUT_S,
+    LOAD_TIMEOUT_S,
+    ClientCore,
+    Target,
+    connect_timeout,
+    hung_up,
+    locate,
+    nobody_answers,
+    not_http,
+    relocate,
+    too_large,
+)
+from .errors import FoundryError
+from .metrics import Record
+from .operations import Operation, Pause
+from .protocol import MAX_BODY_BYTES, Call, Reply
+from .resilience import Deadline
+from .sync_stream import SyncCompletionStream
+from .sync_transport import DeadlineAdapter, TimedOut, read_some, reading_until, root_cause
+from .types import Completion, Health, Model
+
+T = TypeVar("T")
+
+POOL_CONNECTIONS = 64
+
+
+class SyncFoundryAPIClient(ClientCore):
+    """Sync client of one Foundry Local service; safe to use from several threads.
+
+    Works as `with SyncFoundryAPIClient() as client:` and without, connecting at first use. The arguments are
+    `ClientCore`'s.
+    """
+
+    _session: requests.Session | None = None
+    _locating = threading.Lock()
+
+    def complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
+        """Return one whole answer. See `ChatOptions` for the options.
+
+        Raises:
+            FoundryError: one of the tree in `foundry_lab.errors`.
+        """
+        request = ChatRequest.build(prompt, options, self.settings.timeout)
+        with self._observed("complete") as record:
+            completion = self._run(
+                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
+            )
+            record.model, record.usage = completion.model, completion.usage
+            return completion
+
+    def stream_complete(
+        self, prompt: str | None = None, **options: Unpack[ChatOptions]
+    ) -> SyncCompletionStream:
+        """Return an answer to iterate over as it is written: `for chunk in client.stream_complete(…)`.
+
+        Nothing is sent before the iteration starts. As `with client.stream_complete(…) as stream:` the
+        generation is cancelled at the service when the block is left early.
+
+        Raises:
+            ConfigurationError: an argument that can't be used. Everything else is raised by the iteration.
+        """
+        request = ChatRequest.build(prompt, options, self.settings.timeout, stream=True)
+        return SyncCompletionStream(self, request)
+
+    def health_check(self, *, probe: bool = False) -> Health:
+        """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
+
+        Args:
+            probe: also have one token generated.
+        """
+        try:
+            target = self._connected()
+        except FoundryError as error:
+            return health.unreachable(self.settings.endpoint, error)
+        return self._manage(
+            "health_check",
+            lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
+            self.settings.timeout,
+        )
+
+    def list_models(self) -> list[Model]:
+        """Return every model the service knows."""
+        return self._manage("list_models", lambda: self._directory.list_models(), self.settings.timeout)
+
+    def loaded_models(self) -> list[str]:
+        """Return the ids of the models in memory."""
+        return self._manage("loaded_models", lambda: self._directory.loaded_models(), self.settings.timeout)
+
+    def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
+        """Load a model by alias or id; `timeout` in seconds."""
+        at = time.monotonic() + timeout
+        return self._manage("load_model", lambda: self._directory.load(name, at), timeout)
+
+    def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
+        """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
+
+        Raises:
+            ModelBusyError: it is still in use after `timeout`.
+        """
+        at = time.monotonic() + timeout
+        return self._manage("unload_model", lambda: self._directory.unload(name, at), timeout)
+
+    def close(self) -> None:
+        """Close the connections. The client can be used again and then opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> SyncFoundryAPIClient:
+        self._connected()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- one request travels: operation -> policies -> exchange ---------------------------------------
+
+    def _manage(self, name: str, start: Callable[[], Operation[T]], timeout_s: float) -> T:
+        with self._observed(name) as record:
+            return self._run(start, Deadline(check_timeout(timeout_s)), record)
+
+    def _run(
+        self,
+        start: Callable[[], Operation[T]],
+        deadline: Deadline,
+        record: Record,
+        send: Callable[[Call, Deadline, Record], Reply] | None = None,
+    ) -> T:
+        """Drive an operation to its result. `start` makes it, once the service is known."""
+        self._connected()
+        operation = start()
+        reply: Reply | None = None
+        error: FoundryError | None = None
+        while True:
+            try:
+                step = operation.send(reply) if error is None else operation.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            reply = error = None
+            try:
+                if isinstance(step, Pause):
+                    time.sleep(min(step.seconds, deadline.remaining()))
+                else:
+                    reply = (send or self._send)(step, deadline, record)
+            except FoundryError as caught:
+                error = caught
+
+    def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Send one call under the policies: deadline over all attempts, breaker around each."""
+        if call.once:
+            return self._exchange(call, deadline, record.request_id)
+        sent = 0
+        for attempt in self.retry.attempts(deadline):
+            with attempt, self._guard():
+                record.retries += sent > 0
+                sent += 1
+                reply = self._exchange(call, deadline, record.request_id)
+        return reply if sent == 1 else msgspec.structs.replace(reply, attempts=sent)
+
+    def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
+        """Send one call once and read its whole reply."""
+        try:
+            with reading_until(deadline.at):
+                response = self._dispatch(call, request_id, deadline.remaining())
+                try:
+                    body = self._read(response)
+                finally:
+                    response.close()  # gives the connection back when the body was read to its end
+        except TimedOut:
+            raise deadline.error() from None
+        reply = Reply(response.status_code, response.headers, body, request_id)
+        protocol.raise_for_status(reply)
+        return reply
+
+    def _dispatch(self, call: Call, request_id: str, limit_s: float) -> requests.Response:
+        """Send a call; return the response when its headers are there.
+
+        Raises:
+            TimedOut: they weren't within the limit.
+        """
+        target = self._connected()
+        base, headers = target.endpoint, {"X-Request-Id": request_id}
+        if call.control:
+            assert target.control_url is not None, "only the lab's own service has a control route"
+            base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
+        if limit_s <= 0:
+            raise TimedOut
+        try:
+            return self._pool().request(
+                call.method,
+                base + call.path,
+                data=call.body,
+                headers=headers,
+                timeout=(min(CONNECT_TIMEOUT_S, limit_s), limit_s),
+                stream=True,
+                allow_redirects=False,
+            )
+        except requests.ConnectTimeout:
+            raise connect_timeout(base, min(CONNECT_TIMEOUT_S, limit_s)) from None
+        except requests.Timeout:
+            raise TimedOut from None
+        except requests.ConnectionError as error:
+            cause = root_cause(error)
+            if isinstance(cause, TimeoutError):
+                raise TimedOut from None
+            if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, ConnectionError):
+                raise not_http(base, cause) from None
+            if isinstance(
+                cause, (urllib3.exceptions.NewConnectionError, ConnectionRefusedError, socket.gaierror)
+            ):
+                self._look_elsewhere()
+                raise nobody_answers(base, cause) from None
+            raise hung_up(base, cause) from None
+        except requests.RequestException as error:
+            raise not_http(base, error) from None
+
+    def _read(self, response: requests.Response) -> bytes:
+        """Return the body, refusing one that would fill the memory."""
+        parts: list[bytes] = []
+        size = 0
+        while data := read_some(response):
+            parts.append(data)
+            size += len(data)
+            if size > MAX_BODY_BYTES:
+                raise too_large(MAX_BODY_BYTES)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- connection -----------------------------------------------------------------------------------
+
+    def _connected(self) -> Target:
+        """Return the service, finding or starting it the first time."""
+        if self._target is not None:
+            return self._target
+        with self._locating:
+            return self._target or self._connect_to(locate(self.settings))
+
+    def _look_elsewhere(self) -> None:
+        """The service is gone from where it was: take the place where a lab service runs now, if one does."""
+        if self._target is not None:
+            moved = relocate(self._target)
+            if moved is not None:
+                self._connect_to(moved)
+
+    def _pool(self) -> requests.Session:
+        session = self._session
+        if session is None:
+            session = self._session = requests.Session()
+            session.trust_env = False  # a proxy from the environment must not come between us and loopback
+            session.headers.update(self._headers)
+            session.mount("http://", DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS))
+            session.mount("https://", HTTPAdapter(pool_maxsize=POOL_CONNECTIONS))
+            weakref.finalize(self, session.close)
+        return session

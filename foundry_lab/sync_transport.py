@@ -1,0 +1,106 @@
+"""A requests adapter whose reads keep a deadline.
+
+`timeout=` in requests limits each single read, so a service that sends a byte now and then is waited for
+for ever. Here each read of the socket is given only what is left of the request's time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+from .core import broke_off
+
+_read_until: ContextVar[float | None] = ContextVar("read_until", default=None)
+
+
+@contextlib.contextmanager
+def reading_until(monotonic_s: float) -> Iterator[None]:
+    """Let reads in this block wait until this time of `time.monotonic()`, and not longer."""
+    token = _read_until.set(monotonic_s)
+    try:
+        yield
+    finally:
+        _read_until.reset(token)
+
+
+class _DeadlineSocket(socket.socket):
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        until = _read_until.get()
+        if until is not None:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the deadline has passed")
+            self.settimeout(left)
+        return super().recv_into(*args, **kwargs)
+
+
+class _DeadlineConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        plain = self.sock
+        self.sock = _DeadlineSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        self.sock.settimeout(self.timeout if isinstance(self.timeout, (int, float)) else None)
+
+
+class _DeadlinePool(HTTPConnectionPool):
+    ConnectionCls = _DeadlineConnection
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """Mount this for `http://`. For `https://` requests' own limits stay: TLS sockets can't be wrapped so."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {
+            **self.poolmanager.pool_classes_by_scheme,
+            "http": _DeadlinePool,
+        }
+
+
+class TimedOut(Exception):
+    """A read ran into its limit; the caller knows which limit that was."""
+
+
+def read_some(response: requests.Response, size: int = 64 * 1024) -> bytes:
+    """Return what has arrived of a body, waiting for at least one byte; empty at its end.
+
+    Raises:
+        TimedOut: nothing came in time.
+        StreamInterruptedError: the connection broke.
+    """
+    try:
+        return response.raw.read1(size, decode_content=True) or b""
+    except (TimeoutError, urllib3.exceptions.TimeoutError):
+        raise TimedOut from None
+    except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
+        raise broke_off(response.url, root_cause(error)) from None
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost exception: requests wraps urllib3 wraps http.client wraps the socket's."""
+    seen = {id(error)}
+    while True:
+        inner = next(
+            (
+                each
+                for each in (*error.args, getattr(error, "reason", None), error.__cause__, error.__context__)
+                if isinstance(each, BaseException) and id(each) not in seen
+            ),
+            None,
+        )
+        if inner is None:
+            return error
+        seen.add(id(inner))
+        error = inner
