@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from . import __version__
 from .cli_model import model
 from .config import Settings
 from .errors import FoundryError
@@ -31,7 +32,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="foundry-lab")
+@click.version_option(__version__, prog_name="foundry-lab")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """A workbook about calling Microsoft Foundry Local as a plain REST service."""

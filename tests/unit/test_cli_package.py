@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import foundry_lab
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,7 +38,7 @@ def test_wheel_carries_package_and_notebooks_and_nothing_else(built: Path) -> No
     assert {name.replace("notebooks/", "foundry_lab/_notebooks/", 1) for name in notebooks()} <= names
     assert {"foundry_lab/__init__.py", "foundry_lab/py.typed", "foundry_lab/engine/__init__.py"} <= names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"foundry_lab", "foundry_lab-0.1.0.dist-info"}
+    assert tops == {"foundry_lab", f"foundry_lab-{foundry_lab.__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".onnx", ".gguf", ".pyc"))]
 
 
