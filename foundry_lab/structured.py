@@ -17,6 +17,8 @@ from .errors import ConfigurationError
 
 DEFAULT_PARSE_ATTEMPTS = 3
 
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
+
 # Measured on foundry-local-sdk 2.2.1: it gives the whole of `json_schema` to llguidance as the schema, so that
 # OpenAI's wrapper alone ({"name": …, "schema": …}) permits any JSON. With the schema's keys beside the wrapper's
 # the answer is held to the schema. Free white space lets a small model babble blanks until max_tokens.
@@ -101,7 +103,10 @@ def find_json(text: str) -> str:
 
 
 def _closed(schema: Any) -> Any:
-    """Return the schema with every object closed to further properties, which a model would go on adding."""
+    """Return the schema without its invitations to go on for ever.
+
+    A small model that may add properties to an object, or digits to an integer, adds them until max_tokens.
+    """
     if isinstance(schema, list):
         return [_closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -109,6 +114,8 @@ def _closed(schema: Any) -> Any:
     closed = {name: _closed(value) for name, value in schema.items()}
     if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
         closed.setdefault("additionalProperties", False)
+    if closed.get("type") == "integer" and not _BOUNDS & closed.keys():
+        closed.update(minimum=-(2**53), maximum=2**53)
     return closed
 
 

@@ -1,0 +1,54 @@
+"""One look for every figure of the workbook: readable in a notebook, on a projector and in black and white."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which people with colour-vision deficiencies can tell apart
+# (Color Universal Design, 2008).
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
+CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
+DPI = 100
+
+
+def figure(
+    title: str, xlabel: str, ylabel: str, *, size: tuple[float, float] = (8.0, 4.5)
+) -> tuple[Figure, Axes]:
+    """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi.
+
+    The figure isn't registered with pyplot, so nothing has to be closed and none shows twice: leave it as a
+    cell's last value.
+    """
+    fig, axes = panels(1, title, size=size)
+    label(axes[0], xlabel, ylabel)
+    return fig, axes[0]
+
+
+def panels(
+    count: int, title: str, *, size: tuple[float, float] = (11.0, 4.2), stacked: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` sets of axes, side by side or stacked, under one title."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
+    axes = list(grid.flat)
+    fig.suptitle(title, fontsize=13, fontweight="bold")
+    for each in axes:
+        each.set_prop_cycle(color=CYCLE)
+        each.grid(True, alpha=0.3)
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=10)
+    return fig, axes
+
+
+def label(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Name the axes, units included, and the panel."""
+    axes.set_xlabel(xlabel, fontsize=11)
+    axes.set_ylabel(ylabel, fontsize=11)
+    if title:
+        axes.set_title(title, fontsize=11)
