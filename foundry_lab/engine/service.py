@@ -1,0 +1,145 @@
+"""The service process: Foundry Local's web service, the prepared model, our catalog, the control routes.
+
+`python -m foundry_lab.engine.service` is what `discovery.ensure_service` starts in the background, and
+`discovery.serve` runs it in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import psutil
+from aiohttp import web
+
+from ..errors import FoundryError
+from . import spec
+from .catalog import CATALOG_ROUTE, handle_query
+from .control import Control
+from .launch import FAILURE_MARK
+from .runtime import Runtime
+from .state import ServiceState, remove_state, write_state
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+POLL_S = 0.5
+CLOSE_TIMEOUT_S = 5.0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that do the work."""
+    found = {"python": platform.python_version()}
+    for name in ("foundry-lab", "foundry-local-sdk", "onnxruntime", "onnxruntime-genai-core"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+async def run(
+    *,
+    port: int = 0,
+    public_catalog: bool = False,
+    log_file: str = "",
+    on_ready: Callable[[ServiceState], None] | None = None,
+) -> None:
+    """Serve until a signal, the control route or the web service's own /shutdown ends it.
+
+    Args:
+        port: of the web service on 127.0.0.1; 0 takes a free one.
+        public_catalog: serve the models of Microsoft's catalog as well.
+        log_file: told in the state.
+        on_ready: called with the state once requests are taken.
+
+    Raises:
+        EngineError: it can't start.
+    """
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    token = secrets.token_urlsafe(32)
+    control = Control(token, versions(), stop.set)
+    app = web.Application()
+    app.router.add_post(CATALOG_ROUTE, handle_query)
+    control.add_routes(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    runtime = Runtime()
+    try:
+        await web.TCPSite(runner, HOST, 0).start()
+        own_url = f"http://{HOST}:{runner.addresses[0][1]}"
+        await asyncio.to_thread(
+            runtime.start, f"http://{HOST}:{port}", own_url + CATALOG_ROUTE, public_catalog
+        )
+        control.attach(runtime.catalog)
+        state = ServiceState(
+            pid=os.getpid(),
+            create_time=psutil.Process().create_time(),
+            url=runtime.url,
+            control_url=own_url,
+            control_token=token,
+            versions=versions(),
+            model_id=spec.MODEL_ID,
+            alias=spec.ALIAS,
+            started_at=time.time(),
+            log_file=log_file,
+            public_catalog=public_catalog,
+        )
+        write_state(state)
+        log.info("%s serves %s", state.url, state.model_id)
+        if on_ready is not None:
+            on_ready(state)
+        while not stop.is_set() and not runtime.shutdown_requested():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), POLL_S)
+        log.info("stopping")
+    finally:
+        remove_state(os.getpid())
+        control.cancel_downloads()
+        closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
+        await runner.cleanup()
+        if not closed:  # the SDK's exit hook would wait for ever too
+            _end_process(1 if sys.exc_info()[0] else 0)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM end the service in good order; Windows has no handlers of the loop."""
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def _end_process(code: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Run the service as a background process: arguments from the command line, words into the log."""
+    parser = argparse.ArgumentParser(prog="python -m foundry_lab.engine.service")
+    parser.add_argument("--public-catalog", action="store_true")
+    parser.add_argument("--log-file", default="")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
+    except FoundryError as error:
+        sys.exit(f"{FAILURE_MARK}{error}")
+
+
+if __name__ == "__main__":
+    main()
