@@ -171,10 +171,12 @@ def status(as_json: bool) -> None:
             shown["memory_mib"] = round(psutil.Process(state.pid).memory_info().rss / 2**20, 1)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
-    elif shown:
-        for name, value in shown.items():
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            click.echo(f"{name.replace('_', ' '):16}{text}")
+    elif state and shown:
+        click.echo(f"endpoint   {state.url or 'starting'}")
+        click.echo(f"model      {state.alias} ({state.model_id})")
+        click.echo(f"process    {state.pid}, {shown.get('memory_mib', 0):.0f} MiB")
+        click.echo(f"versions   {', '.join(f'{name} {version}' for name, version in state.versions.items())}")
+        click.echo(f"log        {state.log_file or 'the terminal of foundry-lab serve'}")
     else:
         click.echo("No service is running. It starts when it is needed, or with: foundry-lab serve")
     if not shown:

@@ -199,7 +199,7 @@ def _is_prepared() -> bool:
 
 
 def _check_model() -> Check:
-    models = engine.prepared_models()
+    models = engine.prepared_models(full=True)
     damaged = [model for model in models if model.problem]
     if damaged:
         found = "; ".join(f"{model.alias}: {model.problem}" for model in damaged)

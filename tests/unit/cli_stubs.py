@@ -59,7 +59,7 @@ class StubEngine:
         self._record(f"prepare force={force}")
         return self.models[0]
 
-    def prepared_models(self) -> list[Any]:
+    def prepared_models(self, *, full: bool = False) -> list[Any]:
         return self.models
 
     def export_model(self, file: Path) -> Path:

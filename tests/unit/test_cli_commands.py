@@ -17,25 +17,15 @@ from click.testing import CliRunner, Result
 import foundry_lab
 from foundry_lab import workbook
 from foundry_lab.cli import main
-from foundry_lab.engine.spec import PreparedModel
+from foundry_lab.engine import PreparedModel, ServiceState
 from foundry_lab.errors import ConfigurationError, EngineError
 
 
-class State(msgspec.Struct, frozen=True):
-    """The fields of ServiceState that the commands show."""
-
-    pid: int
-    url: str
-    control_token: str
-    model_id: str
-    versions: dict[str, str]
-    log_file: str
-
-
 @pytest.fixture
-def state() -> State:
-    return State(
+def state() -> ServiceState:
+    return ServiceState(
         pid=os.getpid(),
+        create_time=0.0,
         url="http://127.0.0.1:5",
         control_token="hush-hush",
         model_id="smollm2:1",
@@ -65,7 +55,7 @@ def test_status_of_nothing(engine: StubEngine) -> None:
     assert call("status", "--json").stdout.strip() == "null"
 
 
-def test_status_shows_everything_but_the_token(engine: StubEngine, state: State) -> None:
+def test_status_shows_everything_but_the_token(engine: StubEngine, state: ServiceState) -> None:
     engine.state = state
     text = call("status")
     assert text.exit_code == 0
@@ -77,18 +67,19 @@ def test_status_shows_everything_but_the_token(engine: StubEngine, state: State)
     assert "hush" not in text.stdout + json.dumps(shown)
 
 
-def test_status_of_a_process_that_just_ended(engine: StubEngine, state: State) -> None:
+def test_status_of_a_process_that_just_ended(engine: StubEngine, state: ServiceState) -> None:
     engine.state = msgspec.structs.replace(state, pid=2**22 + 1)
-    assert "memory" not in call("status").stdout
+    assert call("status").exit_code == 0
+    assert "memory_mib" not in json.loads(call("status", "--json").stdout)
 
 
-def test_stop(engine: StubEngine, state: State) -> None:
+def test_stop(engine: StubEngine, state: ServiceState) -> None:
     assert call("stop").stdout == "No service was running.\n"
     engine.state = state
     assert call("stop").stdout == "Stopped.\n"
 
 
-def test_serve(engine: StubEngine, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve(engine: StubEngine, state: ServiceState, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.state = state
     assert "http://127.0.0.1:5 with smollm2:1" in call("serve", "--port", "5").stdout
     call("serve", "--public-catalog")
