@@ -1,0 +1,397 @@
+"""A STUB, not Foundry Local: a local HTTP server for failures that the real service can't be made to show.
+
+`StubService` answers the routes of the current contract in a healthy way and lets a test replace any of them by
+a list of scripted answers. `RawServer` writes bytes that no HTTP library would send. Both listen on a free port
+of 127.0.0.1, run in threads of their own, and end with their `with` block, whatever they were in the middle of.
+
+    with StubService() as stub:
+        stub.on("POST", CHAT, reply(503, headers={"Retry-After": "0"}), chat("hello"))  # the last one repeats
+        client = FoundryAPIClient(stub.url)
+        ...
+        assert stub.count("POST", CHAT) == 2
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+ALIAS = "stub-1b"
+MODEL = "stub-1b-instruct-generic-cpu:1"
+CHAT = "/v1/chat/completions"
+
+EVENT_STREAM = {"Content-Type": "text/event-stream, text/event-stream"}
+"""Doubled, as Foundry Local sends it."""
+
+Answer = Callable[[web.Request, asyncio.Event], Awaitable[web.StreamResponse]]
+"""Takes the request and the event that is set when the stub stops; returns the response, prepared or not."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it arrived. Header names are lower-case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def reply(
+    status: int = 200,
+    body: Any = b"",
+    *,
+    headers: dict[str, str] | None = None,
+    content_type: str = "application/json",
+    delay_s: float = 0.0,
+) -> Answer:
+    """Answer with a body: bytes as they are, anything else as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        await wait(stop, delay_s)
+        return web.Response(
+            status=status, body=data, headers={"Content-Type": content_type, **(headers or {})}
+        )
+
+    return answer
+
+
+def error(status: int, message: str, kind: str = "invalid_request_error", **kwargs: Any) -> Answer:
+    """Answer with an error in the service's words."""
+    return reply(status, error_body(message, kind), **kwargs)
+
+
+def chat(text: str = "hello", *, delay_s: float = 0.0, **changes: Any) -> Answer:
+    """Answer with a whole chat completion, or stream it where the request asks for a stream."""
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        await wait(stop, delay_s)
+        if (await request.json()).get("stream"):
+            return await stream(*text_events(text))(request, stop)
+        return web.json_response(chat_body(text) | changes)
+
+    return answer
+
+
+def stream(
+    *parts: bytes, pause_s: float = 0.0, first_s: float = 0.0, then: str = "end", status: int = 200
+) -> Answer:
+    """Answer with an event stream, written in these parts.
+
+    Args:
+        pause_s: seconds before each part but the first. first_s: before the first, headers already sent.
+        then: "end" the body, "hang" without ending it, or "reset" the connection.
+    """
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers=EVENT_STREAM)
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            for number, part in enumerate(parts):
+                await wait(stop, pause_s if number else first_s)
+                await response.write(part)
+            if then == "hang":
+                await stop.wait()
+            elif then == "reset" and request.transport is not None:
+                await asyncio.sleep(0.05)  # let the parts arrive: a reset overtakes what isn't read yet
+                request.transport.abort()
+        return response
+
+    return answer
+
+
+async def hang(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+    """Accept the request and never answer."""
+    await stop.wait()
+    return web.Response(status=503)
+
+
+async def drop(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+    """Close the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but not longer than the stub lives."""
+    if seconds > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)
+
+
+# --- bodies -----------------------------------------------------------------------------------------------
+
+
+def chat_body(text: str = "hello", **changes: Any) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-stub",
+        "model": MODEL,
+        "object": "chat.completion",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+    } | changes
+
+
+def error_body(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    return {"error": {"code": None, "message": message, "param": None, "type": kind}}
+
+
+def event(data: Any) -> bytes:
+    """One server-sent event: bytes as they are, anything else as JSON."""
+    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
+
+
+def delta(content: str | None = None, *, finish_reason: str | None = None, **more: Any) -> bytes:
+    """One chat-completion chunk as an event."""
+    fields = ({} if content is None else {"content": content}) | more
+    choice = {"index": 0, "delta": fields, "finish_reason": finish_reason}
+    return event(
+        {"id": "chatcmpl-stub", "model": MODEL, "object": "chat.completion.chunk", "choices": [choice]}
+    )
+
+
+ROLE = delta("", role="assistant")
+STOP = delta(finish_reason="stop")
+USAGE = event(
+    {"model": MODEL, "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}}
+)
+DONE = event(b"[DONE]")
+
+
+def text_events(text: str) -> list[bytes]:
+    """The events of a whole streamed answer, one a word, as Foundry Local sends them."""
+    words = [word if n == 0 else " " + word for n, word in enumerate(text.split(" "))]
+    return [ROLE, *(delta(word) for word in words), STOP, USAGE, DONE]
+
+
+HEALTHY: dict[tuple[str, str], Answer] = {
+    ("GET", "/status"): reply(200, {"endpoints": [], "modelCachePath": "", "pid": 0}),
+    ("GET", "/v1/models"): reply(200, {"object": "list", "data": [{"id": MODEL, "owned_by": "stub"}]}),
+    ("GET", "/models/loaded"): reply(200, [MODEL]),
+    ("GET", f"/models/load/{ALIAS}"): reply(200, {"status": "loaded"}),
+    ("GET", f"/models/unload/{ALIAS}"): reply(200, {"status": "unloaded"}),
+    ("POST", CHAT): chat("hello"),
+}
+
+
+# --- servers ----------------------------------------------------------------------------------------------
+
+
+class StubService:
+    """A scripted HTTP server.
+
+    Args:
+        healthy: begin with the routes of a healthy service; otherwise every route is a 404.
+    """
+
+    def __init__(self, *, healthy: bool = True) -> None:
+        self._answers = {route: [answer] for route, answer in HEALTHY.items()} if healthy else {}
+        self.seen: list[Seen] = []
+        self.url = ""
+        self.most_at_once = 0
+        self._at_once = 0
+
+    def on(self, method: str, path: str, *answers: Answer) -> None:
+        """Give these answers to a route in turn; the last one repeats."""
+        self._answers[method, path] = list(answers)
+
+    def count(self, method: str, path: str) -> int:
+        """Return how many requests a route has had."""
+        return sum(each.method == method and each.path == path for each in self.seen)
+
+    def connections(self) -> int:
+        """Return how many connections are open now."""
+        return len(self._server.connections)
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append(Seen(request.method, request.raw_path, headers, await request.read()))
+        answers = self._answers.get((request.method, request.raw_path))
+        if not answers:
+            return web.Response(status=404, text=f"code=404\nNo mapping for {request.raw_path}")
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return await (answers.pop(0) if len(answers) > 1 else answers[0])(request, self._stop)
+        finally:
+            self._at_once -= 1
+
+    def __enter__(self) -> StubService:
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), name="stub service")
+        self._thread.start()
+        assert started.wait(10), "the stub didn't start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the stub didn't stop"
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = web.Server(self._handle)
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        self._server = server
+        started.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+
+Script = Callable[[socket.socket, threading.Event], None]
+"""Takes a connection whose request has been read, and the event that is set when the server stops."""
+
+
+class RawServer:
+    """Writes whatever bytes a script sends.
+
+    Args:
+        script: answers the requests for `path`; all other routes are answered as a healthy service would.
+        path: the broken route; None breaks all of them.
+    """
+
+    def __init__(self, script: Script, *, path: str | None = CHAT) -> None:
+        self._script, self._path = script, path
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []
+        self.requests = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+
+    def __enter__(self) -> RawServer:
+        self._run(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _run(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, name="raw server", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                self._connections.append(connection)
+                self._run(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            path = _read_request(connection)
+            if self._path in (None, path):
+                self.requests += 1
+                self._script(connection, self._stop)
+            else:
+                connection.sendall(http_response(_HEALTHY_BODIES[path], "Connection: close"))
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+_HEALTHY_BODIES = {
+    "/status": b'{"pid":0}',
+    "/v1/models": json.dumps({"data": [{"id": MODEL}]}).encode(),
+    "/models/loaded": json.dumps([MODEL]).encode(),
+}
+
+
+def _read_request(connection: socket.socket) -> str:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := connection.recv(65536)):
+            raise ValueError("no request came")
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < sum(lengths):
+        body += connection.recv(65536)
+    return head.split()[1].decode()
+
+
+def http_response(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """A response as bytes; `length` may lie about the body's, and a negative one leaves the header out."""
+    length = len(body) if length is None else length
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", *headers]
+    if length >= 0:
+        lines.append(f"Content-Length: {length}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+"""The head of an event stream whose end is the end of the connection."""
+
+
+def sends(*parts: bytes, pause_s: float = 0.0, then: str = "close") -> Script:
+    """Send these parts with pauses between, then "close", "hang" or "reset"."""
+
+    def script(connection: socket.socket, stop: threading.Event) -> None:
+        for part in parts:
+            connection.sendall(part)
+            if stop.wait(pause_s):
+                return
+        if then == "hang":
+            stop.wait()
+        elif then == "reset":
+            stop.wait(0.05)  # let the parts arrive
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    return script
+
+
+def drips(head: bytes, body: Iterable[int], every_s: float = 1.0) -> Script:
+    """Send the head at once and the body one byte at a time."""
+    return sends(head, *(bytes([byte]) for byte in body), pause_s=every_s, then="hang")
+
+
+def floods(head: bytes, block: bytes = b"x" * 65536, total: int = 1 << 30) -> Script:
+    """Send a head and then the same block over and over."""
+
+    def script(connection: socket.socket, stop: threading.Event) -> None:
+        connection.sendall(head)
+        for _ in _until(stop, total // len(block)):
+            connection.sendall(block)
+
+    return script
+
+
+def _until(stop: threading.Event, rounds: int) -> Iterator[int]:
+    for number in range(rounds):
+        if stop.is_set():
+            return
+        yield number
