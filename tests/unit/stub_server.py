@@ -1,8 +1,8 @@
 """A STUB, not Foundry Local: a local HTTP server for failures that the real service can't be made to show.
 
 `StubService` answers the routes of the current contract in a healthy way and lets a test replace any of them
-by a list of scripted answers. It listens on a free port of 127.0.0.1, runs in a thread of its own, and ends with
-its `with` block, whatever it was in the middle of. For bytes that no HTTP library would send see raw_server.py.
+by a list of scripted answers. It listens on a free port of 127.0.0.1, runs in a thread of its own, and ends
+with its `with` block, whatever it was in the middle of. For bytes that no HTTP library sends see raw_server.py.
 
     with StubService() as stub:
         stub.on("POST", CHAT, reply(503, headers={"Retry-After": "0"}), chat("hello"))  # the last one repeats
@@ -190,7 +190,7 @@ HEALTHY: dict[tuple[str, str], Answer] = {
 }
 
 
-# --- the server ----------------------------------------------------------------------------------------------
+# --- the server ------------------------------------------------------------------------------------------
 
 
 class StubService:
