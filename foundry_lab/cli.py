@@ -59,9 +59,10 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
             if result.error:
                 failed += 1
                 _show_cell_error(notebook.stem, result.error)
-            took = f"{result.cells} cells in {result.seconds:.1f} s"
-            state = click.style("FAILED", fg="red") if result.error else click.style("ok", fg="green")
-            click.echo(f"{notebook.stem}: {state}, {took}, {result.page}")
+                state = f"{click.style('FAILED', fg='red')} at code cell {result.error.cell} after"
+            else:
+                state = f"{click.style('ok', fg='green')}, {result.cells} code cells in"
+            click.echo(f"{notebook.stem}: {state} {result.seconds:.1f} s, {result.page}")
     if failed:
         raise click.ClickException(f"{failed} of {len(notebooks)} notebooks failed.")
 

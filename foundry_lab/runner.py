@@ -71,8 +71,7 @@ class RunResult(msgspec.Struct, frozen=True):
 
 def output_path(notebook: Path, output: Path) -> Path:
     """Return where the executed copy of a notebook goes: the workbook's subfolders are kept."""
-    inside = notebook.is_relative_to(workbook.folder())
-    return output / (notebook.relative_to(workbook.folder()) if inside else notebook.name)
+    return output / (workbook.place(notebook) or notebook.name)
 
 
 def check_outputs(notebooks: list[Path], output: Path) -> None:
@@ -156,7 +155,7 @@ def _read(notebook: Path) -> NotebookNode:
 
 
 def _working_directory(notebook: Path, output: Path) -> Path:
-    if not notebook.is_relative_to(workbook.folder()):
+    if not workbook.place(notebook):
         return notebook.parent
     for file in workbook.data_files():
         copy = output / file.relative_to(workbook.folder())

@@ -51,6 +51,14 @@ def is_installed_copy() -> bool:
     return folder().parent == _PACKAGE
 
 
+def place(notebook: Path) -> Path | None:
+    """Return where in the workbook a notebook is, or None for one that isn't the workbook's."""
+    try:
+        return notebook.relative_to(folder())
+    except (ValueError, WorkbookError):
+        return None
+
+
 def _files() -> Iterable[Path]:
     for path in sorted(folder().rglob("*")):
         parts = path.relative_to(folder()).parts

@@ -63,7 +63,7 @@ def test_runs_all_and_writes_copies_and_pages(
     result = run()
 
     assert result.exit_code == 0, result.output
-    assert "01_basic: ok, 5 cells in" in result.output
+    assert "01_basic: ok, 5 code cells in" in result.output
     done = tmp_path / "foundry-lab-output" / "01_basic.ipynb"
     assert "True one two" in outputs(done)
     assert "<python>" in outputs(done)
@@ -118,6 +118,7 @@ def test_failing_cell_is_shown_and_the_others_still_run(
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert "\x1b" not in result.stderr
     assert "1 of 2 notebooks failed" in result.stderr
+    assert "01: FAILED at code cell 2 after" in result.stdout
     partial = nbformat.read(tmp_path / "foundry-lab-output" / "01.ipynb", as_version=4)
     assert [cell.execution_count for cell in partial.cells if cell.cell_type == "code"] == [1, 2, None]
     assert "division by zero" in (tmp_path / "foundry-lab-output" / "01.html").read_text(encoding="utf-8")
