@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 from cli_stubs import StubEngine
+from hypothesis import settings
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 `StubService` answers the routes of the current contract in a healthy way and lets a test replace any of them
 by a list of scripted answers. It listens on a free port of 127.0.0.1, runs in a thread of its own, and ends
-with its `with` block, whatever it was in the middle of. For bytes that no HTTP library sends see raw_server.py.
+with its `with` block, whatever it was in the middle of. For bytes no HTTP library sends see raw_server.py.
 
     with StubService() as stub:
         stub.on("POST", CHAT, reply(503, headers={"Retry-After": "0"}), chat("hello"))  # the last one repeats
