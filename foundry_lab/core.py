@@ -15,6 +15,7 @@ from .breaker import CircuitBreaker
 from .config import Settings
 from .errors import (
     ConfigurationError,
+    FoundryError,
     RequestTimeoutError,
     ResponseFormatError,
     ServiceUnavailableError,
@@ -185,6 +186,11 @@ class ClientCore:
         error: BaseException | None = None
         try:
             yield record
+        except FoundryError as caught:
+            error = caught
+            _log.debug("%s failed", record.request_id, exc_info=caught)
+            # The way through operation, policies and transport tells a learner nothing, and the log has it.
+            raise caught.with_traceback(None) from None
         except BaseException as caught:
             error = caught
             raise

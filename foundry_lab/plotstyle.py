@@ -1,12 +1,11 @@
-"""One look for every figure of the workbook: readable in a notebook, on a projector and in black and white."""
+"""One look for every figure of the workbook, readable in a notebook and on a projector."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which people with colour-vision deficiencies can tell apart
 # (Color Universal Design, 2008).
@@ -15,14 +14,22 @@ CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 DPI = 100
 
 
+class LabFigure(Figure):
+    """A figure that a notebook shows as a picture when it is a cell's last value.
+
+    It isn't registered with pyplot, so nothing has to be closed and none shows twice.
+    """
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def figure(
     title: str, xlabel: str, ylabel: str, *, size: tuple[float, float] = (8.0, 4.5)
 ) -> tuple[Figure, Axes]:
-    """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi.
-
-    The figure isn't registered with pyplot, so nothing has to be closed and none shows twice: leave it as a
-    cell's last value.
-    """
+    """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi."""
     fig, axes = panels(1, title, size=size)
     label(axes[0], xlabel, ylabel)
     return fig, axes[0]
@@ -32,9 +39,7 @@ def panels(
     count: int, title: str, *, size: tuple[float, float] = (11.0, 4.2), stacked: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` sets of axes, side by side or stacked, under one title."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+    fig = LabFigure(figsize=size, dpi=DPI, layout="constrained")
     grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
     axes = list(grid.flat)
     fig.suptitle(title, fontsize=13, fontweight="bold")
