@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,7 +103,11 @@ def _service(*, keep: bool) -> Iterator[str]:
         yield endpoint
     finally:
         if before is None and not keep:
-            engine.stop_service()
+            ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave it running
+            try:
+                engine.stop_service()
+            finally:
+                signal.signal(signal.SIGINT, ours)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
