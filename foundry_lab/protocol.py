@@ -42,7 +42,7 @@ class Call(msgspec.Struct, frozen=True):
     Attributes:
         generates: it makes the model work.
         control: it goes to the lab service's own control route instead of the REST service.
-        once: it is sent as it is, past retries and circuit breaker: a look at the service must show its state.
+        once: it is sent as it is, past retries and breaker: a look at the service must show its state.
     """
 
     method: str
@@ -84,15 +84,21 @@ def build_messages(
                 f"The prompt is a {type(prompt).__name__}; give a string, or messages=[…] for a conversation."
             )
         messages = [{"role": "user", "content": prompt}]
-    chat = [dict(message) for message in messages or ()]
-    for number, message in enumerate(chat, 1):
-        if not isinstance(message.get("role"), str) or not ("content" in message or "tool_calls" in message):
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise ConfigurationError(
+            f'messages={messages!r} must be a list with at least {{"role": "user", "content": "…"}} in it.'
+        )
+    for number, message in enumerate(messages, 1):
+        if not (
+            isinstance(message, Mapping)
+            and isinstance(message.get("role"), str)
+            and ("content" in message or "tool_calls" in message)
+        ):
             raise ConfigurationError(
                 f"Message {number} is {message!r}; each needs a role and a content, such as "
                 '{"role": "user", "content": "Hello"}.'
             )
-    if not chat:
-        raise ConfigurationError('messages is empty; give at least {"role": "user", "content": "…"}.')
+    chat = [dict(message) for message in messages]
     return [{"role": "system", "content": system}, *chat] if system is not None else chat
 
 
@@ -116,13 +122,15 @@ def build_chat(model: str, fields: Mapping[str, Any], *, stream: bool = False) -
 # --- replies --------------------------------------------------------------------------------------------
 
 
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+_TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
     "max_tokens": ((int,), "a whole number"),
     "max_completion_tokens": ((int,), "a whole number"),
     "temperature": ((int, float), "a number"),
     "top_p": ((int, float), "a number"),
     "seed": ((int,), "a whole number"),
     "stop": ((str, list, tuple), "a string or a list of strings"),
+    "tools": ((list, tuple), "a list of tools"),
+    "response_format": ((Mapping,), 'a dict, such as {"type": "json_object"}'),
 }
 
 
@@ -134,6 +142,9 @@ def _check_types(fields: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
+    stop = fields.get("stop")
+    if isinstance(stop, (list, tuple)) and not all(isinstance(each, str) for each in stop):
+        raise ConfigurationError(f"stop={stop!r} must be a string or a list of strings.")
 
 
 class _Message(msgspec.Struct):
@@ -149,7 +160,7 @@ class _ErrorBody(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     message: _Message = msgspec.field(default_factory=_Message)
-    delta: _Message = msgspec.field(default_factory=_Message)
+    delta: _Message | None = None
     finish_reason: str | None = None
 
 
@@ -164,6 +175,8 @@ class _Chat(msgspec.Struct):
 
 
 _chat_decoder = msgspec.json.Decoder(_Chat)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SILENT = _Message()
 
 
 def decode(reply: Reply, shape: type[Any], what: str) -> Any:
@@ -174,7 +187,7 @@ def decode(reply: Reply, shape: type[Any], what: str) -> Any:
     """
     try:
         return msgspec.json.decode(reply.body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise unexpected(reply, what, error) from None
 
 
@@ -187,7 +200,7 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
     """
     try:
         chat: _Chat = _chat_decoder.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise unexpected(reply, "a chat completion", error) from None
     if chat.error is not None:
         raise _event_error(chat.error, reply.request_id)
@@ -247,7 +260,7 @@ class ChatStream:
             if not chat.choices:
                 continue
             choice = chat.choices[0]
-            delta = choice.delta
+            delta = choice.delta or _SILENT
             if not self.model:
                 self.model, self.id = chat.model, chat.id
             if choice.finish_reason is not None:
@@ -274,8 +287,9 @@ class ChatStream:
         """
         if not self.done and self.finish_reason is None:
             raise StreamInterruptedError(
-                f"The stream ended after {len(self.parts)} pieces without saying that it was done: the service "
-                "stopped or the connection broke. The text so far is in .partial; ask again for a whole answer.",
+                f"The stream ended after {len(self.parts)} pieces without saying that it was done: the "
+                "service stopped or the connection broke. The text so far is in .partial; ask again for a whole "
+                "answer.",
                 partial="".join(self.parts),
             )
 
@@ -287,10 +301,10 @@ class ChatStream:
     def _decode(self, event: Event) -> _Chat:
         try:
             return _chat_decoder.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise ResponseFormatError(
-                f"The stream sent an event that is no chat-completion chunk ({error}): {excerpt(event.data)}. "
-                "Check that the endpoint is Foundry Local, or try again."
+                f"The stream sent an event that is no chat-completion chunk ({error}): "
+                f"{excerpt(event.data)}. Check that the endpoint is Foundry Local, or try again."
             ) from None
 
 
@@ -324,7 +338,7 @@ def raise_for_status(reply: Reply) -> None:
         return
     try:
         error = _chat_decoder.decode(reply.body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         error = None
     wait = retry_after(reply.headers)
     if error is None:  # not in the service's words: an unknown route, a proxy, somebody else's server
