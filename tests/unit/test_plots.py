@@ -1,0 +1,40 @@
+"""Figures of the first notebook: the fit is right, the figures say what they show."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_lab import plots
+from foundry_lab.errors import ConfigurationError
+
+
+@given(fixed=st.floats(0.001, 5), per_token=st.floats(0.0001, 0.5), longest=st.integers(10, 2000))
+def test_fit_finds_the_line_it_was_given(fixed: float, per_token: float, longest: int) -> None:
+    tokens = [1, longest // 2, longest]
+    fit = plots.fit_latency(tokens, [fixed + per_token * n for n in tokens])
+    assert fit.fixed_s == pytest.approx(fixed, rel=1e-6, abs=1e-6)
+    assert fit.per_token_s == pytest.approx(per_token, rel=1e-6)
+    assert fit.tokens_per_s == pytest.approx(1 / per_token, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "latencies"), [([], []), ([5], [1.0]), ([5, 5], [1.0, 2.0]), ([1, 2], [1.0])]
+)
+def test_fit_refuses_what_no_line_goes_through(tokens: list[int], latencies: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match="a line needs"):
+        plots.fit_latency(tokens, latencies)
+
+
+def test_latency_figure_names_its_axes_with_units() -> None:
+    figure = plots.latency_by_tokens([8, 16, 32], [0.1, 0.15, 0.25])
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "completion tokens"
+    assert axes.get_ylabel() == "latency (s)"
+    assert any("tokens/s" in text.get_text() for text in axes.texts)
+
+
+@pytest.mark.parametrize("draw", [plots.architecture, lambda: plots.latency_by_tokens([1, 2], [0.1, 0.2])])
+def test_figures_show_as_pictures_in_a_notebook(draw: object) -> None:
+    assert draw()._repr_png_().startswith(b"\x89PNG")  # type: ignore[operator]
