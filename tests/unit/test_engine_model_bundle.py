@@ -1,0 +1,233 @@
+"""Exporting a model and importing it elsewhere; archives that are no export change nothing."""
+
+import gzip
+import io
+import os
+import tarfile
+
+import pytest
+import tiny_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from foundry_lab.engine import bundle, paths, prepare, spec
+from foundry_lab.errors import EngineError
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    return tiny_model.make_lab(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def archive(lab, tmp_path):
+    """An export, with the model it is of removed."""
+    prepare.prepare_model(progress=False)
+    file = bundle.export_model(tmp_path / "model.tar")
+    prepare.remove_model()
+    return file
+
+
+def members(archive):
+    with tarfile.open(archive) as opened:
+        return [(member, opened.extractfile(member).read()) for member in opened]
+
+
+def write(file, entries):
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as opened:
+        for member, content in entries:
+            opened.addfile(member, io.BytesIO(content))
+    return file
+
+
+def renamed(name, content=b"x", **attributes):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for attribute, value in attributes.items():
+        setattr(member, attribute, value)
+    return member, content
+
+
+def assert_refused(archive, match):
+    outside = sorted(archive.parent.rglob("*"))
+    with pytest.raises(EngineError, match=match) as caught:
+        bundle.import_model(archive)
+    assert "\n" not in str(caught.value)
+    assert prepare.prepared_models() == []
+    assert not tiny_model.workspaces(paths.home())
+    assert sorted(archive.parent.rglob("*")) == outside
+
+
+def test_export_and_import_into_another_home(lab, tmp_path, monkeypatch):
+    model = prepare.prepare_model(progress=False)
+    archive = bundle.export_model(tmp_path / "model.tar")
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "elsewhere"))
+    imported = bundle.import_model(archive)
+    assert imported.size_bytes == model.size_bytes and imported.path != model.path
+    assert prepare.find_prepared() == imported
+    assert [listed.problem for listed in prepare.prepared_models(full=True)] == [None]
+    for name in spec.MODEL_FILES:
+        assert (imported.path / name).read_bytes() == (model.path / name).read_bytes()
+
+
+def test_export_into_a_directory_gets_a_name_and_tells_nobody_who_wrote_it(lab, tmp_path):
+    prepare.prepare_model(progress=False)
+    (tmp_path / "stick").mkdir()
+    archive = bundle.export_model(tmp_path / "stick")
+    assert archive == tmp_path / "stick" / "smollm2-135m.tar"
+    assert list(archive.parent.iterdir()) == [archive]
+    assert {(member.uid, member.uname) for member, _ in members(archive)} == {(0, "")}
+
+
+def test_import_replaces_the_model_that_is_there(lab, tmp_path):
+    model = prepare.prepare_model(progress=False)
+    archive = bundle.export_model(tmp_path / "model.tar")
+    (model.path / "tokenizer.json").write_text("damaged")
+    assert bundle.import_model(archive) == model
+    assert prepare.find_prepared() == model
+
+
+def test_nothing_to_export(lab, tmp_path):
+    with pytest.raises(EngineError, match="foundry-lab model prepare"):
+        bundle.export_model(tmp_path / "model.tar")
+    model = prepare.prepare_model(progress=False)
+    (model.path / "tokenizer.json").write_text("damaged")
+    with pytest.raises(EngineError, match=r"tokenizer\.json has 7 bytes"):
+        bundle.export_model(tmp_path / "model.tar")
+    assert not (tmp_path / "model.tar").exists()
+
+
+def test_export_replaces_no_file_and_makes_no_directory(lab, tmp_path):
+    prepare.prepare_model(progress=False)
+    (tmp_path / "thesis.tar").write_text("precious")
+    with pytest.raises(EngineError, match="exists already"):
+        bundle.export_model(tmp_path / "thesis.tar")
+    assert (tmp_path / "thesis.tar").read_text() == "precious"
+    with pytest.raises(EngineError, match="no directory"):
+        bundle.export_model(tmp_path / "missing" / "model.tar")
+
+
+def test_disk_full_while_exporting_leaves_nothing(lab, tmp_path, monkeypatch):
+    prepare.prepare_model(progress=False)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    (tmp_path / "stick").mkdir()
+    with pytest.raises(EngineError, match=r"can't be written.*No space left"):
+        bundle.export_model(tmp_path / "stick")
+    assert not any((tmp_path / "stick").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["/tmp/evil", "../evil", f"{bundle.FOLDER}/../../evil", f"{bundle.FOLDER}/evil.so", "C:\\evil"]
+)
+def test_files_that_do_not_belong_are_refused(archive, name):
+    write(archive, [*members(archive), renamed(name)])
+    assert_refused(archive, "doesn't belong")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE],
+)
+def test_links_and_devices_in_place_of_a_file_are_refused(archive, kind):
+    entries = members(archive)
+    entries[1] = renamed(entries[1][0].name, b"", type=kind, linkname="/etc/passwd")
+    write(archive, entries)
+    assert_refused(archive, "not a plain file")
+
+
+def test_link_in_place_of_the_manifest_is_refused(archive):
+    entries = members(archive)
+    entries[0] = renamed(entries[0][0].name, b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    write(archive, entries)
+    assert_refused(archive, "not a plain file")
+
+
+def test_second_file_of_a_name_is_refused(archive):
+    entries = members(archive)
+    write(archive, [*entries, entries[1]])
+    assert_refused(archive, "doesn't belong")
+
+
+def test_file_larger_than_its_manifest_says_is_refused(archive):
+    entries = members(archive)
+    entries[1] = renamed(entries[1][0].name, entries[1][1] + b"more")
+    write(archive, entries)
+    assert_refused(archive, "more than")
+
+
+def test_manifest_that_claims_too_much_is_refused(archive):
+    entries = members(archive)
+    record = b'{"size": 9999999999999, "sha256": "", "mtime": 0}'
+    entries[0] = renamed(entries[0][0].name, b'{"model_id": "m", "recipe": 1, "files": {"a": %s}}' % record)
+    write(archive, entries)
+    assert_refused(archive, "speaks of 9,999,999,999,999 bytes")
+
+
+def test_too_large_manifest_and_archive_are_refused(archive, monkeypatch):
+    entries = members(archive)
+    write(archive, [renamed(entries[0][0].name, b" " * 200_000 + entries[0][1]), *entries[1:]])
+    assert_refused(archive, "more than 100,000")
+    monkeypatch.setattr(bundle, "MAX_SIZE", 1000)
+    assert_refused(archive, "too large")
+
+
+def test_archive_that_starts_otherwise_is_refused(archive):
+    write(archive, members(archive)[1:])
+    assert_refused(archive, r"doesn't start with .*manifest\.json")
+
+
+def test_missing_file_is_named(archive):
+    write(archive, members(archive)[:-1])
+    assert_refused(archive, r"tokenizer_config\.json can't be read")
+
+
+def test_changed_byte_is_noticed(archive):
+    entries = members(archive)
+    member, content = entries[5]
+    entries[5] = (member, b"\xff" + content[1:])
+    write(archive, entries)
+    assert_refused(archive, "is damaged")
+
+
+def test_model_of_another_recipe_is_refused(archive):
+    entries = members(archive)
+    member, content = entries[0]
+    write(archive, [renamed(member.name, content.replace(b'"recipe": 1', b'"recipe": 9')), *entries[1:]])
+    assert_refused(archive, "another version of foundry-lab.*installed here")
+
+
+def test_what_is_no_archive_is_refused(archive, tmp_path):
+    with pytest.raises(EngineError, match="is not a file"):
+        bundle.import_model(tmp_path / "missing.tar")
+    whole = archive.read_bytes()
+    for content in (b"", b"\0" * 2048, b"plain text" * 200, gzip.compress(whole)):
+        archive.write_bytes(content)
+        assert_refused(archive, "is not a model exported by the lab")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.floats(0, 0.999))
+def test_archive_cut_anywhere_is_refused(archive, part):
+    whole = archive.read_bytes()
+    # Behind the last file is only padding, which nobody misses.
+    with tarfile.open(archive) as opened:
+        last = opened.getmembers()[-1]
+        end = last.offset_data + last.size
+    try:
+        archive.write_bytes(whole[: int(end * part)])
+        assert_refused(archive, "cut short|can't be used")
+    finally:
+        archive.write_bytes(whole)
+
+
+def test_refused_import_keeps_the_model_that_is_there(lab, tmp_path):
+    model = prepare.prepare_model(progress=False)
+    archive = bundle.export_model(tmp_path / "model.tar")
+    os.truncate(archive, archive.stat().st_size // 2)
+    with pytest.raises(EngineError):
+        bundle.import_model(archive)
+    assert prepare.find_prepared() == model

@@ -1,0 +1,260 @@
+"""Preparing a tiny model for real: full disks, killed processes, damaged caches, two at once."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_model
+
+from foundry_lab.engine import convert, manifest, paths, prepare, spec, storage
+from foundry_lab.errors import EngineError
+
+UNIT_TESTS = Path(__file__).parent
+
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from foundry_lab.engine import convert, prepare, spec, storage
+spec.GGUF_SHA256 = storage.sha256_of(__import__("pathlib").Path(os.environ["FOUNDRY_LAB_GGUF"]))
+add, written = convert.Weights.add, []
+def die(self, name, array):
+    written.append(name)
+    if len(written) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return add(self, name, array)
+if sys.argv[2] == "die":
+    convert.Weights.add = die
+converted = []
+convert_model = prepare._convert
+prepare._convert = lambda *args, **options: (converted.append(1), convert_model(*args, **options))
+model = prepare.prepare_model(progress=False)
+print(len(converted), model.problem)
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    return tiny_model.make_lab(tmp_path, monkeypatch)
+
+
+def start_child(mode):
+    command = [sys.executable, "-c", CHILD, str(UNIT_TESTS), mode]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def fail_after(count, error):
+    """A `Weights.add` that fails as the operating system does when the disk is full."""
+    add, written = convert.Weights.add, []
+
+    def failing(self, name, array):
+        written.append(name)
+        if len(written) > count:
+            raise error
+        return add(self, name, array)
+
+    return failing
+
+
+def test_prepared_where_foundry_local_looks_and_found_again(lab, monkeypatch):
+    assert prepare.find_prepared() is None and prepare.prepared_models() == []
+    model = prepare.prepare_model(progress=False)
+    assert model.path == lab / "models" / "HuggingFaceTB" / "smollm2-135m-instruct-generic-cpu-1"
+    assert model.model_id == "smollm2-135m-instruct-generic-cpu:1"
+    assert {file.name for file in model.path.iterdir()} == {*spec.MODEL_FILES, "manifest.json"}
+    assert model.size_bytes == sum((model.path / name).stat().st_size for name in spec.MODEL_FILES)
+    assert not tiny_model.workspaces(lab)
+    assert prepare.find_prepared() == model
+    assert prepare.prepared_models(full=True) == [model]
+    monkeypatch.setenv("FOUNDRY_LAB_GGUF", "/nowhere")
+    assert prepare.prepare_model(progress=False) == model
+
+
+def test_force_prepares_anew(lab):
+    model = prepare.prepare_model(progress=False)
+    (model.path / "of-old").touch()
+    assert prepare.prepare_model(progress=False, force=True) == model
+    assert not (model.path / "of-old").exists()
+
+
+def test_the_conversion_shows_its_progress(lab, capsys):
+    prepare.prepare_model()
+    assert "Converting the model: 100%" in capsys.readouterr().err
+
+
+def test_little_space_is_noticed_before_anything_is_written(lab, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with pytest.raises(EngineError, match=r"110 MB, and only 1 MB are free.*FOUNDRY_LAB_HOME"):
+        prepare.prepare_model(progress=False)
+    assert not paths.model_dir().exists()
+
+
+def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        patch.setattr(convert.Weights, "add", fail_after(5, full))
+        with pytest.raises(EngineError, match=r"disk ran full.*Free some space"):
+            prepare.prepare_model(progress=False)
+    assert not tiny_model.workspaces(lab)
+    assert prepare.prepared_models() == []
+    assert prepare.prepare_model(progress=False).problem is None
+
+
+def test_disk_full_while_preparing_anew_keeps_the_old_model(lab, monkeypatch):
+    model = prepare.prepare_model(progress=False)
+    monkeypatch.setattr(convert.Weights, "add", fail_after(5, OSError(errno.ENOSPC, "full")))
+    with pytest.raises(EngineError):
+        prepare.prepare_model(progress=False, force=True)
+    assert prepare.find_prepared() == model
+
+
+def test_failure_to_put_the_new_model_in_place_keeps_the_old_one(lab, monkeypatch):
+    model = prepare.prepare_model(progress=False)
+    rename = Path.rename
+
+    def fail_to_install(self, target):
+        if self.name == "model":
+            raise PermissionError(errno.EACCES, "in use", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_install)
+    with pytest.raises(EngineError, match=r"in use.*foundry-lab stop"):
+        prepare.prepare_model(progress=False, force=True)
+    assert prepare.find_prepared() == model
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_killed_preparation_is_taken_for_nothing_and_cleaned_up(lab):
+    child = start_child("die")
+    assert child.wait(60) == -signal.SIGKILL
+    child.communicate()
+    assert tiny_model.workspaces(lab)
+    assert prepare.find_prepared() is None
+    assert prepare.prepare_model(progress=False).problem is None
+    assert not tiny_model.workspaces(lab)
+
+
+def test_two_processes_prepare_it_once(lab):
+    children = [start_child("live") for _ in range(2)]
+    outputs = [child.communicate(timeout=120)[0].split() for child in children]
+    assert sorted(outputs) == [["0", "None"], ["1", "None"]]
+
+
+def damage_size(directory):
+    with (directory / "model.onnx.data").open("rb+") as file:
+        file.truncate(1000)
+
+
+def damage_bytes(directory):
+    with (directory / "model.onnx.data").open("rb+") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    os.utime(directory / "model.onnx.data", (1, 1))
+
+
+def damage_missing(directory):
+    (directory / "tokenizer.json").unlink()
+
+
+def damage_manifest(directory):
+    (directory / "manifest.json").write_text('{"model_id": ')
+
+
+def damage_recipe(directory):
+    text = (directory / "manifest.json").read_text()
+    (directory / "manifest.json").write_text(text.replace('"recipe": 1', '"recipe": 0'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (damage_size, "model.onnx.data has 1,000 bytes instead of"),
+        (damage_bytes, "model.onnx.data is damaged"),
+        (damage_missing, "tokenizer.json can't be read"),
+        (damage_manifest, "manifest.json is missing or unreadable"),
+        (damage_recipe, "another version of foundry-lab"),
+    ],
+)
+def test_damage_is_noticed_named_and_repaired(lab, damage, problem):
+    model = prepare.prepare_model(progress=False)
+    damage(model.path)
+    assert prepare.find_prepared() is None
+    [listed] = prepare.prepared_models()
+    assert problem in (listed.problem or "")
+    assert prepare.prepare_model(progress=False) == model
+
+
+def test_damage_that_keeps_size_and_time_is_noticed_by_the_full_check(lab):
+    model = prepare.prepare_model(progress=False)
+    times = (model.path / "model.onnx.data").stat()
+    damage_bytes(model.path)
+    os.utime(model.path / "model.onnx.data", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert prepare.find_prepared() == model
+    assert "damaged" in (prepare.prepared_models(full=True)[0].problem or "")
+
+
+def test_copied_cache_with_new_times_is_whole(lab, tmp_path, monkeypatch):
+    prepare.prepare_model(progress=False)
+    shutil.copytree(lab, tmp_path / "copy", copy_function=shutil.copy)
+    for file in (tmp_path / "copy").rglob("model*"):
+        os.utime(file, (1, 1))
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "copy"))
+    assert prepare.find_prepared() is not None
+
+
+def test_removed_with_its_downloads(lab):
+    prepare.prepare_model(progress=False)
+    paths.downloads().mkdir()
+    (paths.downloads() / spec.WHEEL_NAME).write_bytes(b"left over")
+    assert prepare.remove_model() is True
+    assert prepare.prepared_models() == [] and not any(paths.downloads().iterdir())
+    assert not tiny_model.workspaces(lab)
+    assert prepare.remove_model() is False
+
+
+def test_home_that_is_a_file_is_an_error_naming_it(lab):
+    lab.write_text("in the way")
+    with pytest.raises(EngineError, match=f"{lab}.*FOUNDRY_LAB_HOME"):
+        prepare.prepare_model(progress=False)
+    assert lab.read_text() == "in the way"
+
+
+def test_lock_held_too_long_is_an_error(lab, monkeypatch, caplog):
+    import filelock
+
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    lab.mkdir()
+    with (
+        filelock.FileLock(lab / "models.lock"),
+        pytest.raises(EngineError, match="End it, then run this again"),
+    ):
+        prepare.prepare_model(progress=False)
+    assert "waiting for it" in caplog.text
+
+
+def test_home_by_environment_or_platform(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", "~/lab")
+    assert paths.home() == Path.home() / "lab"
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", " ")
+    assert paths.home().name in ("foundry-lab", "Cache") and paths.home().is_absolute()
+
+
+def test_looking_for_the_model_imports_no_converter():
+    """The service and `import foundry_lab` come through here."""
+    code = (
+        "import sys, foundry_lab.engine.prepare, foundry_lab.engine.bundle;"
+        "print({'onnx', 'gguf', 'numpy', 'onnxruntime'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_manifest_round_trip(lab):
+    model = prepare.prepare_model(progress=False)
+    read = manifest.read(model.path)
+    assert read == manifest.describe(model.path)
