@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(
 MAY_RAISE = {"raises-exception", "nbval-raises-exception"}
 SIZE_LIMIT = 500_000  # bytes; larger ones are slow to open and to review
 
-MACHINE_PATH = re.compile(r"/home/\w|/Users/\w|/root/|/work/|/tmp/|[A-Za-z]:\\+Users|site-packages")
+MACHINE_PATH = re.compile(r"/(home|Users|root|work|tmp)/\w|[A-Za-z]:\\+Users|site-packages")
 SECRET = re.compile(r"\b(sk-|ghp_|hf_)[A-Za-z0-9]{16,}|[Bb]earer [A-Za-z0-9._-]{20,}|\b[0-9a-f]{40,}\b")
 
 
