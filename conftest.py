@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from nbval.plugin import IPyNbCell
 
 from foundry_lab.engine import paths
 
@@ -36,6 +37,14 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source / "models", part)
         part.rename(home / "models")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the service before a notebook does, so that its outputs don't depend on whether one ran already."""
+    if isinstance(item, IPyNbCell) and item.cell_num == 0:
+        from foundry_lab.engine import ensure_service
+
+        ensure_service(progress=False)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
