@@ -1,0 +1,334 @@
+"""The fault proxy: what it lets through is untouched, what it spoils is spoiled as asked."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from raw_server import RawServer, sends
+from stub_server import CHAT, DONE, ROLE, STOP, StubService, chat, delta, hang, reply, stream
+
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
+from foundry_lab.errors import (
+    ConfigurationError,
+    FoundryError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    ServiceUnavailableError,
+)
+from foundry_lab.fault_kinds import KINDS, pick
+from foundry_lab.faults import Fault, FaultProxy, mix
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(stub: StubService) -> Iterator[FaultProxy]:
+    with FaultProxy(stub.url) as running:
+        yield running
+
+
+def client_of(proxy: FaultProxy, **kwargs: object) -> SyncFoundryAPIClient:
+    return SyncFoundryAPIClient(proxy.url, **{"timeout": 2.0, "retries": 0, "metrics": False, **kwargs})
+
+
+def fetch(
+    url: str, method: str, path: str, body: bytes = b""
+) -> tuple[int, str, list[tuple[str, str]], bytes]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    connection.request(method, path, body=body or None, headers={"X-Odd": "a  b", "Accept-Encoding": "gzip"})
+    response = connection.getresponse()
+    answer = response.status, response.reason, response.getheaders(), response.read()
+    connection.close()
+    return answer
+
+
+def _established(url: str) -> list[object]:
+    """Connections to this address that are open on our side."""
+    return [
+        each
+        for each in psutil.Process().net_connections("tcp4")
+        if each.raddr and each.raddr.port == urlsplit(url).port and each.status == psutil.CONN_ESTABLISHED
+    ]
+
+
+# --- passing through --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(200, bytes(range(256)) * 300, content_type="application/octet-stream"),
+        reply(200, b"\x1f\x8bnot really gzip", headers={"Content-Encoding": "gzip", "X-A": "1"}),
+        reply(404, b"server=oatpp", content_type="text/plain"),
+        reply(302, b"", headers={"Location": "http://elsewhere/"}),
+    ],
+)
+def test_an_answer_passes_byte_for_byte(stub: StubService, proxy: FaultProxy, answer: object) -> None:
+    stub.on("POST", "/v1/a%3Ab", answer)
+    direct = fetch(stub.url, "POST", "/v1/a%3Ab", b'{"x": "\xc3\xa9"}')
+    proxied = fetch(proxy.url, "POST", "/v1/a%3Ab", b'{"x": "\xc3\xa9"}')
+    undated = [[(n, v) for n, v in each[2] if n not in ("Date", "Connection")] for each in (direct, proxied)]
+    assert (direct[0], direct[1], direct[3]) == (proxied[0], proxied[1], proxied[3])
+    assert undated[0] == undated[1]
+    first, second = stub.seen
+    assert (first.path, first.body) == (second.path, second.body)
+    assert {k: v for k, v in first.headers.items() if k not in ("host", "connection")} == {
+        k: v for k, v in second.headers.items() if k not in ("host", "connection")
+    }
+
+
+def test_headers_that_the_service_leaves_out_are_not_made_up() -> None:
+    """Foundry Local's 404 has no content type; aiohttp would add one, and a date."""
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\nConnection: close\r\n\r\nserver=oatpp"
+    with RawServer(sends(answer)) as server, FaultProxy(server.url) as proxy:
+        status, reason, headers, body = fetch(proxy.url, "POST", CHAT, b"{}")
+    assert (status, reason, body) == (404, "Not Found", b"server=oatpp")
+    assert not {"content-type", "date", "server"} & {name.lower() for name, _ in headers}
+
+
+def test_a_doubled_header_stays_doubled() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Type: text/event-stream\r\n"
+    with (
+        RawServer(sends(head + b"Connection: close\r\n\r\n" + DONE)) as server,
+        FaultProxy(server.url) as proxy,
+    ):
+        _, _, headers, body = fetch(proxy.url, "POST", CHAT, b"{}")
+    assert [value for name, value in headers if name == "Content-Type"] == ["text/event-stream"] * 2
+    assert body == DONE
+
+
+async def test_a_stream_is_not_held_back(stub: StubService, proxy: FaultProxy) -> None:
+    """The first event is here while the stub still waits before the rest."""
+    stub.on("POST", CHAT, stream(ROLE + delta("a"), delta("b"), STOP, DONE, pause_s=0.3))
+    async with FoundryAPIClient(proxy.url, timeout=5, metrics=False) as client:
+        chunks = [chunk async for chunk in client.stream_complete("hi")]
+    assert "".join(chunk.content for chunk in chunks) == "ab"
+    assert chunks[1].elapsed_s - chunks[0].elapsed_s > 0.2
+
+
+def test_a_client_that_leaves_ends_the_request_at_the_service(stub: StubService, proxy: FaultProxy) -> None:
+    stub.on("POST", CHAT, hang)
+    with client_of(proxy, timeout=0.3) as client, pytest.raises(RequestTimeoutError):
+        client.complete("hi")
+    deadline = time.monotonic() + 3
+    while proxy.in_flight or _established(stub.url):
+        assert time.monotonic() < deadline, "the request goes on after the client has left"
+        time.sleep(0.01)
+    assert proxy.log[-1].client_left
+
+
+def test_works_from_the_event_loop_it_is_called_in(stub: StubService) -> None:
+    async def run() -> str:
+        async with FaultProxy(stub.url) as proxy, FoundryAPIClient(proxy.url, metrics=False) as client:
+            return (await client.complete("hi")).content
+
+    assert asyncio.run(run()) == "hello"
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+def test_refused_closes_the_port_and_opens_it_again(proxy: FaultProxy) -> None:
+    address = ("127.0.0.1", int(proxy.url.rpartition(":")[2]))
+    with client_of(proxy) as client:
+        assert client.complete("hi").content == "hello"
+        proxy.set_faults("refused")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=2)
+        with pytest.raises(ServiceUnavailableError):
+            client.complete("hi")
+        proxy.clear()
+        assert client.complete("hi").content == "hello"
+
+
+def test_status_carries_retry_after(stub: StubService, proxy: FaultProxy) -> None:
+    proxy.set_faults(Fault("status", status=429, retry_after=7, route=CHAT))
+    with client_of(proxy) as client, pytest.raises(RateLimitError) as caught:
+        client.complete("hi")
+    assert caught.value.retry_after == 7
+    assert stub.count("POST", CHAT) == 0
+
+
+def test_a_reset_never_reaches_the_service(stub: StubService, proxy: FaultProxy) -> None:
+    proxy.set_faults(Fault("reset", route=CHAT))
+    with client_of(proxy) as client, pytest.raises(ServiceUnavailableError):
+        client.complete("hi")
+    assert stub.count("POST", CHAT) == 0
+    assert (proxy.log[-1].fault, proxy.log[-1].status) == ("reset", None)
+
+
+def test_latency_delays_and_lognormal_spreads(proxy: FaultProxy) -> None:
+    with client_of(proxy) as client:
+        client.complete("hi")
+        proxy.set_faults(Fault("latency", delay_s=0.2, route=CHAT))
+        client.complete("hi")
+        assert proxy.log[-1].duration_s >= 0.2
+        proxy.set_faults(Fault("latency", delay_s=0.02, sigma=1.0, route=CHAT))
+        for _ in range(5):
+            client.complete("hi")
+    assert len({round(entry.duration_s or 0, 3) for entry in list(proxy.log)[-5:]}) > 2
+
+
+def test_drip_delivers_everything_slowly(stub: StubService, proxy: FaultProxy) -> None:
+    stub.on("POST", CHAT, chat("hello"))
+    proxy.set_faults(Fault("drip", delay_s=0.01, route=CHAT))
+    with client_of(proxy, timeout=10) as client:
+        assert client.complete("hi").content == "hello"
+    assert proxy.log[-1].duration_s > 0.1
+
+
+def test_duplicate_repeats_one_event(stub: StubService, proxy: FaultProxy) -> None:
+    stub.on("POST", CHAT, chat("a b c d"))
+    proxy.set_faults(Fault("duplicate", after=2, route=CHAT))
+    with client_of(proxy) as client:
+        assert "".join(chunk.content for chunk in client.stream_complete("hi")) == "a b b c d"
+
+
+def test_a_script_is_played_in_order_and_then_is_over(proxy: FaultProxy) -> None:
+    proxy.script(Fault("status", status=503), None, Fault("status", status=500))
+    with client_of(proxy) as client:
+        seen = []
+        for _ in range(4):
+            try:
+                seen.append(client.complete("hi").content)
+            except ServerError as error:
+                seen.append(str(error.status))
+    assert seen == ["503", "hello", "500", "hello"]
+    assert [entry.fault for entry in proxy.log if entry.path == CHAT] == ["status 503", "", "status 500", ""]
+
+
+def test_faults_stay_on_their_route(proxy: FaultProxy) -> None:
+    proxy.set_faults(Fault("status", route="/v1/*"))
+    assert fetch(proxy.url, "GET", "/status")[0] == 200
+    assert fetch(proxy.url, "GET", "/v1/models")[0] == 500
+
+
+def test_the_same_seed_gives_the_same_faults(stub: StubService) -> None:
+    def run() -> list[str]:
+        with FaultProxy(stub.url, seed=5) as proxy:
+            proxy.set_faults(Fault("status", rate=0.5))
+            for _ in range(20):
+                fetch(proxy.url, "GET", "/status")
+            return [entry.fault for entry in proxy.log]
+
+    first = run()
+    assert first == run()
+    assert {"", "status 500"} == set(first)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.lists(st.floats(0.01, 0.2), min_size=1, max_size=5))
+def test_one_draw_gives_each_fault_its_share(draw: float, rates: list[float]) -> None:
+    faults = tuple(Fault("latency", rate=rate, delay_s=number) for number, rate in enumerate(rates))
+    chosen = pick(faults, "/", draw)
+    if draw < sum(rates) - 1e-9:
+        assert chosen is not None
+        below = sum(rates[: int(chosen.delay_s)])
+        assert below - 1e-9 <= draw <= below + chosen.rate + 1e-9
+    elif draw > sum(rates) + 1e-9:
+        assert chosen is None
+
+
+def test_a_mix_has_the_rate_that_was_asked_for() -> None:
+    faults = mix(0.2)
+    assert sum(fault.rate for fault in faults) == pytest.approx(0.2)
+    met = Counter(fault and fault.kind for fault in (pick(faults, "/", n / 1000) for n in range(1000)))
+    assert met[None] == pytest.approx(800, abs=2)
+    assert len(met) == 1 + len(set(KINDS) - {"refused", "duplicate"})
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "word"),
+    [
+        ({"kind": "gremlin"}, "gremlin"),
+        ({"kind": "reset", "rate": 0}, "rate"),
+        ({"kind": "reset", "rate": float("nan")}, "rate"),
+        ({"kind": "latency", "delay_s": -1}, "delay_s"),
+        ({"kind": "latency", "delay_s": float("inf")}, "delay_s"),
+        ({"kind": "status", "status": 200}, "200"),
+        ({"kind": "refused", "rate": 0.5}, "refused"),
+        ({"kind": "refused", "route": "/v1/*"}, "refused"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(kwargs: dict[str, object], word: str) -> None:
+    with pytest.raises(ConfigurationError, match=word):
+        Fault(**kwargs)
+
+
+def test_a_dead_upstream_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with FaultProxy(dead) as proxy:
+        status, _, _, body = fetch(proxy.url, "GET", "/status")
+        assert status == 502
+        assert dead in json.loads(body)["error"]["message"]
+        with client_of(proxy) as client, pytest.raises(ServerError, match=r"can't reach the service"):
+            client.complete("hi")
+
+
+def test_the_upstream_may_move(stub: StubService, proxy: FaultProxy) -> None:
+    with StubService() as other:
+        proxy.upstream = other.url
+        fetch(proxy.url, "GET", "/status")
+        assert (stub.count("GET", "/status"), other.count("GET", "/status")) == (0, 1)
+
+
+def test_a_taken_port_says_so(stub: StubService) -> None:
+    with FaultProxy(stub.url) as first:
+        port = int(first.url.rpartition(":")[2])
+        with pytest.raises(ConfigurationError, match=f"Port {port}.*another port, or 0"):
+            FaultProxy(stub.url, port=port).start()
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="upstream='nowhere'"):
+        FaultProxy("nowhere")
+
+
+def test_not_running_says_what_to_do(stub: StubService) -> None:
+    proxy = FaultProxy(stub.url)
+    with pytest.raises(FoundryError, match="start"):
+        _ = proxy.url
+    proxy.close()  # harmless
+
+
+def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
+    with pytest.raises(ConfigurationError, match="reset"):
+        proxy.script("refused")
+
+
+async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService) -> None:
+    before = threading.active_count()
+    async with FaultProxy(stub.url) as proxy, aiohttp.ClientSession() as session:
+        proxy.set_faults("black_hole")
+        request = asyncio.ensure_future(session.get(f"{proxy.url}/status"))
+        async with asyncio.timeout(5):
+            while not proxy.log:  # noqa: ASYNC110 - another thread's list can't be awaited
+                await asyncio.sleep(0.01)
+        closing = asyncio.ensure_future(asyncio.to_thread(proxy.close))
+        response = await asyncio.wait_for(request, 5)
+        assert response.status == 503
+        await closing
+    assert not any(thread.name == "fault-proxy" for thread in threading.enumerate())
+    assert threading.active_count() <= before + 1  # the pool of asyncio.to_thread keeps its worker
