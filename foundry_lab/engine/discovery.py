@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 90.0
 """From the start of the process to the first answer; 2 s on a two-core machine, more from a slow disk."""
+LOCK_TIMEOUT_S = START_TIMEOUT_S + 30.0
+"""Longer than any start or stop takes."""
 POLL_S = 0.05
 
 
@@ -127,7 +128,10 @@ def serve(
             )
         own = psutil.Process()
         write_state(ServiceState(pid=own.pid, create_time=own.create_time(), public_catalog=public_catalog))
-    asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
+    try:
+        asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
+    finally:
+        remove_state(own.pid)
 
 
 def _answers(state: ServiceState) -> bool:
@@ -143,12 +147,12 @@ def _address(url: str) -> tuple[str | None, int | None]:
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """Hold the lock under which services are started and stopped, across processes and threads."""
-    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=START_TIMEOUT_S + 30)
+    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=LOCK_TIMEOUT_S)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise EngineError(
-            f"Another program has been starting or stopping the service for {lock.timeout:.0f} s "
+            f"Another program has been starting or stopping the service for {LOCK_TIMEOUT_S:.0f} s "
             f"(lock {lock.lock_file}). End that program, then try again."
         ) from error
     try:
@@ -205,8 +209,11 @@ def _await_ready() -> ServiceState:
 def _end(state: ServiceState, timeout: float) -> None:
     """End the service's process: ask, then terminate, then kill."""
     process = process_of(state)
-    if process is not None and process.pid != os.getpid():
-        for step in (lambda: _ask_to_stop(state), process.terminate, process.kill):
+    if process is not None:
+        steps = [process.terminate, process.kill]
+        if state.ready:
+            steps.insert(0, lambda: _ask_to_stop(state))
+        for step in steps:
             with contextlib.suppress(psutil.NoSuchProcess):
                 step()
             if _gone(state, timeout):

@@ -108,7 +108,7 @@ class Runtime:
     def close(self, timeout: float) -> bool:
         """Stop the web service and let the model go. False if that took more than `timeout` seconds.
 
-        After a POST to /shutdown it would take for ever: its handler (SDK 2.2.1) waits for its own connection.
+        After a POST to /shutdown it would take for ever: that handler (SDK 2.2.1) waits for itself.
         """
         if self._manager is None:
             return True

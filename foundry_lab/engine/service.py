@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -95,20 +96,22 @@ async def run(
             public_catalog=public_catalog,
         )
         write_state(state)
-        log.info("%s serves %s", state.url, state.model_id)
-        if on_ready is not None:
-            on_ready(state)
-        while not stop.is_set() and not runtime.shutdown_requested():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), POLL_S)
-        log.info("stopping")
+        try:
+            log.info("%s serves %s", state.url, state.model_id)
+            if on_ready is not None:
+                on_ready(state)
+            while not stop.is_set() and not runtime.shutdown_requested():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), POLL_S)
+        finally:
+            remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
+            log.info("stopping")
     finally:
-        remove_state(os.getpid())
         control.cancel_downloads()
         closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
         await runner.cleanup()
-        if not closed:  # the SDK's exit hook would wait for ever too
-            _end_process(1 if sys.exc_info()[0] else 0)
+        if not closed:
+            atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -121,11 +124,10 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
             signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
 
 
-def _end_process(code: int) -> None:
-    logging.shutdown()
+def _end_process() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(0)
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""The control routes of the real service process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from service_tools import ask
+
+from foundry_lab import engine
+from foundry_lab.engine import spec
+from foundry_lab.engine.state import ServiceState
+
+
+@pytest.fixture
+def service(endpoint: str) -> ServiceState:
+    state = engine.control_for(endpoint)
+    assert state is not None
+    return state
+
+
+def call(service: ServiceState, method: str, route: str, **options: Any) -> requests.Response:
+    options.setdefault("headers", {"Authorization": f"Bearer {service.control_token}"})
+    return requests.request(method, f"{service.control_url}/control/{route}", timeout=30, **options)
+
+
+def test_health_tells_of_the_real_process(service: ServiceState, endpoint: str) -> None:
+    before = call(service, "GET", "health").json()
+    ask(endpoint)
+    after = call(service, "GET", "health").json()
+    assert after["pid"] == service.pid
+    assert after["loaded"] == [spec.MODEL_ID]
+    assert after["versions"] == service.versions
+    assert {"python", "foundry-local-sdk", "onnxruntime", "onnxruntime-genai-core"} <= set(after["versions"])
+    assert after["cpu_s"] > before["cpu_s"]
+    assert after["uptime_s"] > before["uptime_s"] > 0
+    resident = psutil.Process(service.pid).memory_info().rss / 2**20
+    assert after["memory_mib"] == pytest.approx(resident, rel=0.5)
+
+
+@pytest.mark.parametrize("token", ["", "Bearer ", "Bearer wrong", "Basic abc", "Bearer é"])
+@pytest.mark.parametrize(
+    "route", [("GET", "health"), ("GET", "models"), ("POST", "download"), ("POST", "shutdown")]
+)
+def test_no_route_without_the_token(service: ServiceState, token: str, route: tuple[str, str]) -> None:
+    answer = call(service, *route, headers={"Authorization": token.encode()})
+    assert answer.status_code == 401
+    assert "token" in answer.json()["error"]
+    assert service.control_token not in answer.text
+
+
+def test_the_token_does_not_show(service: ServiceState) -> None:
+    assert service.control_token not in repr(service)
+    assert len(service.control_token) >= 32
+
+
+@pytest.mark.parametrize("name", [spec.ALIAS, spec.MODEL_ID])
+def test_downloading_what_is_there_is_done_at_once(service: ServiceState, name: str) -> None:
+    answer = call(service, "POST", "download", json={"alias": name})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert lines == [{"percent": 100.0}, {"done": True, "id": spec.MODEL_ID}]
+
+
+def test_downloading_an_unknown_model_names_the_known_ones(service: ServiceState) -> None:
+    answer = call(service, "POST", "download", json={"alias": "smollm"})
+    assert answer.status_code == 404
+    assert answer.json() == {"error": f"The catalog has no model 'smollm'. It has: {spec.ALIAS}."}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"alias": 5}', b"\xff"])
+def test_a_download_that_makes_no_sense(service: ServiceState, body: bytes) -> None:
+    answer = call(service, "POST", "download", data=body)
+    assert answer.status_code == 400
+    assert '{"alias": "…"}' in answer.json()["error"]
+
+
+def test_control_for_knows_its_own_service_only(service: ServiceState, endpoint: str) -> None:
+    assert engine.control_for(endpoint.replace("127.0.0.1", "localhost") + "/") == service
+    assert engine.control_for("http://127.0.0.1:1") is None
+    assert engine.control_for(service.control_url) is None

@@ -1,0 +1,288 @@
+"""Finding a service: who answers, what the foundry command says, why a start failed. Nothing is started."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from foundry_lab import Settings, engine
+from foundry_lab.engine import discovery, foundry_cli, launch, probe, state
+from foundry_lab.errors import EngineError, ServiceUnavailableError
+
+CURRENT = b'{"endpoints":["http://127.0.0.1:1"],"modelCachePath":"/models","pid":4711}'
+LEGACY = b'{"Endpoints":["http://127.0.0.1:1"],"ModelDirPath":"/models","PipeName":"x"}'
+
+
+@contextmanager
+def answering(routes: dict[str, tuple[int, bytes]], *, delay_s: float = 0) -> Iterator[str]:
+    """A loopback server that answers these routes with a status and a body."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = routes.get(self.path, (404, b"<html>No such page</html>"))
+            self.send_response(status)
+            self.end_headers()
+            for start in range(len(body)):
+                self.wfile.write(body[start : start + 1])
+                time.sleep(delay_s)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Catch the start of the embedded service; the list tells with which catalog."""
+    starts: list[bool] = []
+
+    def start(*, public_catalog: bool, progress: bool) -> state.ServiceState:
+        starts.append(public_catalog)
+        return state.ServiceState(pid=1, create_time=0, url="http://embedded")
+
+    monkeypatch.setattr(discovery, "_start", start)
+    monkeypatch.setattr(discovery, "prepare_model", lambda **_: None)
+    return starts
+
+
+@pytest.mark.parametrize(("route", "body"), [("/status", CURRENT), ("/openai/status", LEGACY)])
+def test_both_contracts_are_known(route: str, body: bytes) -> None:
+    with answering({route: (200, body)}) as url:
+        probe.check_foundry_local(url)
+        assert probe.answering_pid(url) == (4711 if route == "/status" else None)
+
+
+@pytest.mark.parametrize(
+    ("routes", "said"),
+    [
+        ({}, "answered 404"),
+        ({"/status": (200, b"<html>Welcome to nginx</html>")}, "answered 404"),
+        ({"/openai/status": (200, b"<html>Welcome to nginx</html>")}, "Welcome to nginx"),
+        ({"/status": (200, b'{"ok": true}'), "/openai/status": (200, b"[1]")}, "[1]"),
+        ({"/status": (500, CURRENT)}, "answered 404"),
+        ({"/openai/status": (200, b"\xff\xfe\x00")}, "answered 200"),
+    ],
+)
+def test_another_server_is_refused_with_what_it_said(routes: dict[str, tuple[int, bytes]], said: str) -> None:
+    with answering(routes) as url, pytest.raises(EngineError) as caught:
+        engine.ensure_service(Settings(endpoint=url))
+    message = str(caught.value)
+    assert url in message and "is not Foundry Local" in message and said in message
+    assert "FOUNDRY_ENDPOINT" in message
+
+
+def test_a_gateway_that_wants_a_key_may_be_one() -> None:
+    with answering({"/status": (401, b"")}) as url:
+        assert engine.ensure_service(Settings(endpoint=url)) == url
+
+
+def test_nobody_at_the_endpoint() -> None:
+    with pytest.raises(ServiceUnavailableError, match=r"connection refused.*FOUNDRY_ENDPOINT"):
+        engine.ensure_service(Settings(endpoint=f"http://127.0.0.1:{free_port()}"))
+
+
+def test_a_server_that_trickles_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PROBE_TIMEOUT_S", 0.3)
+    with answering({"/status": (200, CURRENT * 3)}, delay_s=0.02) as url:
+        assert probe.answering_pid(url) is None
+
+
+def test_an_answer_without_end_does_not_fill_the_memory() -> None:
+    with answering({"/status": (200, b"x" * 3 * probe.MAX_BODY)}) as url:
+        assert probe.answering_pid(url) is None
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with answering({"/status": (200, CURRENT)}) as url:
+        assert probe.answering_pid(url) == 4711
+
+
+@pytest.mark.parametrize(
+    ("output", "endpoint"),
+    [
+        ("🟢 Service is Started on http://127.0.0.1:50920/, PID 78399!\n", "http://127.0.0.1:50920"),
+        (
+            "🟢 Model management service is running on http://127.0.0.1:50920/openai/status\n",
+            "http://127.0.0.1:50920",
+        ),
+        (
+            "Model management service is running on http://localhost:5273/openai/status",
+            "http://localhost:5273",
+        ),
+        ("🔴 Model management service is not running!\nTo start the service: foundry service start", None),
+        ("see https://aka.ms/foundry-local-docs and http://10.0.0.1:5273/", None),
+        ("", None),
+    ],
+)
+def test_what_the_foundry_command_prints(output: str, endpoint: str | None) -> None:
+    assert foundry_cli.parse_endpoint(output) == endpoint
+
+
+Install = Callable[[str], None]
+
+
+@pytest.fixture
+def install(home: Path) -> Install:
+    """Put a stub of the `foundry` command on the PATH that runs this Python code."""
+    if os.name != "posix":
+        pytest.skip("a script with a #! line")
+
+    def write(code: str) -> None:
+        (home / "bin").mkdir()
+        script = home / "bin" / "foundry"
+        script.write_text(f"#!{sys.executable}\nimport os, subprocess, sys, time\n{code}\n")
+        script.chmod(0o755)
+
+    return write
+
+
+def test_the_foundry_commands_service_is_found(install: Install, started: list[bool]) -> None:
+    with answering({"/openai/status": (200, LEGACY)}) as url:
+        install(f"assert sys.argv[1:] == ['service', 'status']; print('running on {url}/openai/status')")
+        assert engine.ensure_service() == url
+    assert started == []
+
+
+def test_one_that_no_longer_answers_is_not_taken(install: Install, started: list[bool]) -> None:
+    install(f"print('running on http://127.0.0.1:{free_port()}/openai/status')")
+    assert engine.ensure_service() == "http://embedded"
+
+
+def test_a_foundry_command_that_hangs_is_killed_with_its_children(
+    install: Install, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foundry_cli, "STATUS_TIMEOUT_S", 1.0)
+    install(
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(home / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "time.sleep(600)"
+    )
+    assert foundry_cli.running_endpoint() is None
+    for pid in (home / "pids").read_text().split():
+        assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_foundry_command_that_cannot_run_is_none(install: Install, home: Path) -> None:
+    install("")
+    (home / "bin" / "foundry").write_text("#!/no/such/interpreter\n")
+    assert foundry_cli.running_endpoint() is None
+
+
+def test_without_the_command_the_embedded_service_starts(started: list[bool]) -> None:
+    assert engine.ensure_service() == "http://embedded"
+    assert engine.ensure_service(Settings(catalog="public")) == "http://embedded"
+    assert started == [False, True]
+
+
+def test_a_running_lab_service_comes_before_the_command(install: Install, started: list[bool]) -> None:
+    own = psutil.Process()
+    status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
+    install("print('running on http://127.0.0.1:1/')")
+    with answering({"/status": (200, status)}) as url:
+        state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time(), url=url))
+        assert engine.ensure_service() == url
+        assert engine.control_for(url) is not None
+    assert started == []
+
+
+def test_a_running_service_without_the_public_catalog_is_told(
+    started: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = psutil.Process()
+    status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
+    with answering({"/status": (200, status)}) as url:
+        state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time(), url=url))
+        assert engine.ensure_service(Settings(catalog="public")) == url
+    assert "without Microsoft's catalog" in caplog.text
+
+
+def test_a_service_that_is_starting_is_not_running_yet() -> None:
+    own = psutil.Process()
+    state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time()))
+    assert engine.service_status() is None
+    assert state.state_file().exists()
+
+
+def test_a_lock_that_is_never_released_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "LOCK_TIMEOUT_S", 0.1)
+    with discovery._lock(), pytest.raises(EngineError, match=r"Another program.*service\.lock"):
+        engine.stop_service()
+
+
+def test_why_a_start_failed_is_read_from_the_log() -> None:
+    state.make_run_dir()
+    launch.log_file().write_text("INFO x\nTraceback\nfoundry-lab: The disk is full. Free some.\n[info] bye\n")
+    assert str(launch.failure("It ended.")) == "The disk is full. Free some."
+
+
+def test_a_crash_shows_the_end_of_the_log() -> None:
+    state.make_run_dir()
+    launch.log_file().write_text(
+        "".join(f"line {number}\n" for number in range(100)) + "Segmentation fault\n"
+    )
+    message = str(launch.failure("It ended."))
+    assert message.startswith("It ended. Check this machine with `foundry-lab doctor`.")
+    assert message.endswith("line 99\nSegmentation fault")
+    assert "line 90" not in message
+
+
+def test_no_log_at_all_is_said() -> None:
+    assert str(launch.failure("It ended.")).endswith("service.log, ends with: nothing.")
+
+
+def test_the_log_of_the_service_before_is_kept() -> None:
+    state.make_run_dir()
+    launch.log_file().write_text("first")
+    assert launch._new_log() == launch.log_file()
+    assert launch.log_file().with_suffix(".log.1").read_text() == "first"
+
+
+def test_importing_the_engine_is_light() -> None:
+    code = (
+        "import sys, foundry_lab.engine as engine; before = set(sys.modules); engine.ensure_service\n"
+        "heavy = {'onnx', 'gguf', 'aiohttp', 'foundry_local_sdk', 'matplotlib', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), sorted({'requests', 'aiohttp'} & before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] []\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in engine.__all__:
+        assert getattr(engine, name).__name__ == name
+    assert set(engine.__all__) <= set(dir(engine))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        engine.no_such_name  # noqa: B018
