@@ -40,7 +40,7 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the service before a notebook does, so that its outputs don't depend on whether one ran already."""
+    """Start the service before a notebook does, so that its outputs don't show whether one ran already."""
     if isinstance(item, IPyNbCell) and item.cell_num == 0:
         from foundry_lab.engine import ensure_service
 
