@@ -41,11 +41,15 @@ def export_model(file: str | Path) -> Path:
             f"There is no directory {target.parent} to write {target.name} to. Create it first."
         )
     with exclusive():
+        if not model_dir().exists():
+            raise EngineError(
+                "There is no model to export yet. Prepare it first: `foundry-lab model prepare`."
+            )
         manifest = manifests.read(model_dir())
         problem = manifests.problem_of(model_dir(), manifest, full=True)
         if manifest is None or problem:
             raise EngineError(
-                f"There is no model to export ({problem}). Prepare it first: `foundry-lab model prepare`."
+                f"The model can't be exported: {problem}. Prepare it anew: `foundry-lab model prepare`."
             )
         require_space(manifest.size_bytes, "The archive", target.parent)
         try:

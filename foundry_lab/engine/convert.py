@@ -75,6 +75,7 @@ class Weights:
         self._file = file
 
     def add(self, name: str, array: Array) -> str:
+        """Write the array and return its name; so do the others."""
         self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
         place = {"location": DATA_FILE, "offset": self._file.tell(), "length": array.nbytes}
         self._file.write(np.ascontiguousarray(array).data)

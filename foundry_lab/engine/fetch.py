@@ -147,7 +147,7 @@ def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
             try:
                 pip.wait(timeout=POLL_S)
             except subprocess.TimeoutExpired:
-                bar.update(min(_largest_file(work), spec.WHEEL_SIZE) - bar.n)
+                bar.update(max(0, min(_largest_file(work), spec.WHEEL_SIZE) - bar.n))
                 continue
             if pip.returncode == 0:
                 bar.update(spec.WHEEL_SIZE - bar.n)

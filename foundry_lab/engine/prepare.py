@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+from ..errors import EngineError
 from . import manifest as manifests
 from . import spec
 from .fetch import fetch_gguf, remove_downloads
@@ -39,7 +41,9 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
             built.mkdir()
             _convert(gguf, built, progress=progress)
             model = install(built, work)
-        remove_downloads()
+        # The model is ready; a download that can't be removed just now is no reason to fail.
+        with contextlib.suppress(EngineError):
+            remove_downloads()
         return model
 
 
