@@ -65,7 +65,7 @@ class FoundryAPIClient(ClientCore):
             completion = await self._run(
                 lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
             )
-            record.model, record.usage = completion.model, completion.usage
+            record.model, record.usage = completion.model, None if completion.cached else completion.usage
             return completion
 
     def stream_complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> CompletionStream:
@@ -169,16 +169,33 @@ class FoundryAPIClient(ClientCore):
                 error = caught
 
     async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Have one call answered: by the cache where it can, else by the service."""
+        key = self.cache.key(call) if self.cache is not None else None
+        if self.cache is None or key is None:
+            return await self._ask(call, deadline, record)
+        return await self.cache.answer(
+            key, record.request_id, deadline, lambda: self._ask(call, deadline, record)
+        )
+
+    async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         """Send one call under the policies: deadline over all attempts, breaker around each."""
         if call.once:
             return await self._exchange(call, deadline, record.request_id)
         sent = 0
-        async for attempt in self.retry.attempts(deadline):
-            with attempt, self._guard():
-                record.retries += sent > 0
+        try:
+            with self._guard():
+                return await self._exchange(call, deadline, record.request_id)
+        except FoundryError as error:
+            failed = error
+        async for attempt in self.retry.attempts(deadline):  # its first attempt is the one that failed
+            with attempt:
                 sent += 1
-                reply = await self._exchange(call, deadline, record.request_id)
-        return reply if sent == 1 else msgspec.structs.replace(reply, attempts=sent)
+                if sent == 1:
+                    raise failed
+                record.retries += 1
+                with self._guard():
+                    reply = await self._exchange(call, deadline, record.request_id)
+        return msgspec.structs.replace(reply, attempts=sent)
 
     async def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
         """Send one call once and read its whole reply."""

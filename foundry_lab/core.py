@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import msgspec
 
 from .breaker import CircuitBreaker
+from .cache import ResponseCache, as_cache
 from .config import Settings
 from .errors import (
     ConfigurationError,
@@ -101,6 +103,8 @@ class ClientCore:
         retry: the whole retry policy, instead of `retries`.
         breaker: a circuit breaker to share with other clients of the same endpoint, or False for none.
         metrics: where to count, or False for nowhere; by default the process's `shared_metrics()`.
+        cache: keep answers of deterministic requests: True for in memory, a path for an SQLite file, or a
+            `ResponseCache` to share or to set limits. Off by default.
 
     Raises:
         ConfigurationError: a value that can't be used.
@@ -119,6 +123,7 @@ class ClientCore:
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | bool = True,
         metrics: Metrics | bool = True,
+        cache: ResponseCache | str | os.PathLike[str] | bool | None = None,
     ) -> None:
         self.settings = (settings or Settings()).replace(
             endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
@@ -126,6 +131,7 @@ class ClientCore:
         self.retry = retry or RetryPolicy(retries=self.settings.retries)
         self.breaker = CircuitBreaker() if breaker is True else breaker or None
         self.metrics = shared_metrics() if metrics is True else metrics or None
+        self.cache = as_cache(cache)
         self._headers = _headers(self.settings.api_key, headers)
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)

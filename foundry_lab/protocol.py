@@ -42,6 +42,7 @@ class Call(msgspec.Struct, frozen=True):
     Attributes:
         generates: it makes the model work.
         control: it goes to the lab service's own control route instead of the REST service.
+        cacheable: the response cache may answer it.
         once: it is sent as it is, past retries and breaker: a look at the service must show its state.
     """
 
@@ -50,6 +51,7 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes | None = None
     generates: bool = False
     control: bool = False
+    cacheable: bool = False
     once: bool = False
 
 
@@ -61,6 +63,7 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes
     request_id: str = ""
     attempts: int = 1
+    cached: bool = False
 
 
 # --- requests -------------------------------------------------------------------------------------------
@@ -102,7 +105,9 @@ def build_messages(
     return [{"role": "system", "content": system}, *chat] if system is not None else chat
 
 
-def build_chat(model: str, fields: Mapping[str, Any], *, stream: bool = False) -> Call:
+def build_chat(
+    model: str, fields: Mapping[str, Any], *, stream: bool = False, cacheable: bool = False
+) -> Call:
     """Return the chat-completion request. Fields that are None are left out.
 
     Raises:
@@ -114,7 +119,7 @@ def build_chat(model: str, fields: Mapping[str, Any], *, stream: bool = False) -
         body["stream_options"] = {"include_usage": True}
     _check_types(body)
     try:
-        return Call("POST", CHAT_PATH, msgspec.json.encode(body), generates=True)
+        return Call("POST", CHAT_PATH, msgspec.json.encode(body), generates=True, cacheable=cacheable)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
 
@@ -217,6 +222,7 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
         request_id=reply.request_id,
         attempts=reply.attempts,
         tool_calls=tuple(choice.message.tool_calls or ()),
+        cached=reply.cached,
     )
 
 
@@ -288,8 +294,8 @@ class ChatStream:
         if not self.done and self.finish_reason is None:
             raise StreamInterruptedError(
                 f"The stream ended after {len(self.parts)} pieces without saying that it was done: the "
-                "service stopped or the connection broke. The text so far is in .partial; ask again for a whole "
-                "answer.",
+                "service stopped or the connection broke. The text so far is in .partial; ask again for a "
+                "whole answer.",
                 partial="".join(self.parts),
             )
 

@@ -67,7 +67,7 @@ class SyncFoundryAPIClient(ClientCore):
             completion = self._run(
                 lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
             )
-            record.model, record.usage = completion.model, completion.usage
+            record.model, record.usage = completion.model, None if completion.cached else completion.usage
             return completion
 
     def stream_complete(
@@ -170,6 +170,15 @@ class SyncFoundryAPIClient(ClientCore):
                 error = caught
 
     def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Have one call answered: by the cache where it can, else by the service."""
+        key = self.cache.key(call) if self.cache is not None else None
+        if self.cache is None or key is None:
+            return self._ask(call, deadline, record)
+        return self.cache.answer_sync(
+            key, record.request_id, deadline, lambda: self._ask(call, deadline, record)
+        )
+
+    def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         """Send one call under the policies: deadline over all attempts, breaker around each."""
         if call.once:
             return self._exchange(call, deadline, record.request_id)
