@@ -7,8 +7,9 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,7 @@ from .errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
+from .logs import LOGGER, prompt_excerpt
 from .metrics import Metrics, Record, outcome_of
 from .operations import Directory
 from .resilience import RetryPolicy
@@ -31,7 +33,8 @@ CONNECT_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 300.0
 """Default limit for loading and unloading: large models are read from disk for minutes."""
 
-_log = logging.getLogger("foundry_lab")
+_log = logging.getLogger(LOGGER)
+_log.addHandler(logging.NullHandler())  # quiet in a notebook until logs.configure_logging()
 _shared_metrics: Metrics | None = None
 
 
@@ -157,11 +160,11 @@ class ClientCore:
     def _request_id(self) -> str:
         return f"{self._id_prefix}-{next(self._id_numbers):06d}"
 
-    def _begin(self, operation: str) -> Record:
-        """Start the bookkeeping of an operation."""
+    def _begin(self, operation: str, messages: Sequence[Mapping[str, Any]] = ()) -> Record:
+        """Start the bookkeeping of an operation; `messages` are what it asks the model."""
         if self.metrics is not None:
             self.metrics.start()
-        return Record(operation, self._request_id())
+        return Record(operation, self._request_id(), prompt=prompt_excerpt(messages))
 
     def _end(self, record: Record, started: float, error: BaseException | None) -> None:
         """Finish it: one metric sample, one log line."""
@@ -169,16 +172,21 @@ class ClientCore:
         record.outcome = outcome_of(error)
         if self.metrics is not None:
             self.metrics.finish(record)
-        if _log.isEnabledFor(logging.INFO):
-            _log.info(
-                "%s %s model=%s outcome=%s retries=%d latency_s=%.3f tokens=%s",
+        level = logging.INFO if record.outcome in ("ok", "cancelled") else logging.WARNING
+        if record.operation == "health_check":
+            level = logging.DEBUG  # a monitor makes one a second
+        if _log.isEnabledFor(level):
+            _log.log(
+                level,
+                "%s %s model=%s outcome=%s attempts=%d latency_s=%.3f tokens=%s%s",
                 record.request_id,
                 record.operation,
                 record.model or "-",
                 record.outcome,
-                record.retries,
+                record.retries + 1,
                 record.latency_s,
                 f"{record.usage.prompt_tokens}+{record.usage.completion_tokens}" if record.usage else "-",
+                f" prompt={record.prompt!r}" if record.prompt else "",
                 extra={"record": record},
             )
 
@@ -186,8 +194,8 @@ class ClientCore:
         return self.breaker.guard() if self.breaker is not None else nullcontext()
 
     @contextmanager
-    def _observed(self, operation: str) -> Iterator[Record]:
-        record = self._begin(operation)
+    def _observed(self, operation: str, messages: Sequence[Mapping[str, Any]] = ()) -> Iterator[Record]:
+        record = self._begin(operation, messages)
         started = time.perf_counter()
         error: BaseException | None = None
         try:

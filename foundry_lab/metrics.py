@@ -48,7 +48,10 @@ def outcome_of(error: BaseException | None) -> str:
 
 
 class Record(msgspec.Struct):
-    """What is known of one operation when it ends. Times in seconds, None where it didn't come to that."""
+    """What is known of one operation when it ends. Times in seconds, None where it didn't come to that.
+
+    `prompt` is the beginning of the prompt if `logs.configure_logging` was told to log it, else empty.
+    """
 
     operation: str
     request_id: str
@@ -58,6 +61,7 @@ class Record(msgspec.Struct):
     latency_s: float = 0.0
     ttft_s: float | None = None
     usage: Usage | None = None
+    prompt: str = ""
 
 
 class Summary(msgspec.Struct, frozen=True):

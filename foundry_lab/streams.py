@@ -94,13 +94,24 @@ class StreamState:
     def _begin(self, client: ClientCore) -> Record:
         """Start the clock and the bookkeeping: the iteration has begun."""
         self._started = time.perf_counter()
-        self._record = client._begin("stream")
+        self._record = client._begin("stream", self._request.messages)
         return self._record
 
-    def _count_break(self, client: ClientCore, error: BaseException | None) -> None:
-        """Tell the breaker of a stream that broke after its first text, which counted as a success."""
-        if client.breaker is not None and self._ticket is not None and isinstance(error, FAILURES):
-            client.breaker.failure(self._ticket)
+    def _attempt(self, client: ClientCore) -> None:
+        """Begin an attempt: ask the breaker for leave, forget what an earlier one brought.
+
+        Raises:
+            CircuitOpenError: not now.
+        """
+        self._parser = ChatStream(self._record.request_id if self._record else "")
+        self._ticket = client.breaker.acquire() if client.breaker is not None else None
+
+    def _settle(self, client: ClientCore, error: BaseException | None) -> None:
+        """Tell the breaker, once, how the attempt ended. A stream that is left after its first text worked."""
+        ticket, self._ticket = self._ticket, None
+        if client.breaker is not None and ticket is not None:
+            left = self._arrivals and not isinstance(error, FAILURES)
+            client.breaker.settle(ticket, None if left else error)
 
     def _finish(self, client: ClientCore, error: BaseException | None) -> None:
         """Finish the bookkeeping, once; a stream left after its last text counts as whole."""

@@ -63,7 +63,7 @@ class SyncFoundryAPIClient(ClientCore):
             FoundryError: one of the tree in `foundry_lab.errors`.
         """
         request = ChatRequest.build(prompt, options, self.settings.timeout)
-        with self._observed("complete") as record:
+        with self._observed("complete", request.messages) as record:
             completion = self._run(
                 lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
             )

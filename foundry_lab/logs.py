@@ -1,0 +1,117 @@
+"""Log lines of the clients: quiet unless asked for, one line a request, as text or as JSON.
+
+    from foundry_lab.logs import configure_logging
+    configure_logging(json=True)
+
+Prompts are logged only with `prompts=`, and cut. Answers, headers and keys are never logged.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from .config import Settings, check_log_level
+from .errors import ConfigurationError
+
+LOGGER = "foundry_lab"
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_ours: logging.Handler | None = None
+_propagated = True
+_prompt_length = 0
+
+
+def configure_logging(
+    level: str | None = None,
+    *,
+    json: bool = False,
+    stream: TextIO | None = None,
+    prompts: int | bool = False,
+) -> logging.Handler:
+    """Write the package's log lines; called again, it replaces what it set up before.
+
+    Requests that worked are INFO, those that failed WARNING, health checks DEBUG.
+
+    Args:
+        level: name of a level; FOUNDRY_LOG_LEVEL, or else INFO, if not given.
+        json: one JSON object a line instead of text.
+        stream: where to; stderr if not given.
+        prompts: log the first so many characters of each request's last message; True means 200.
+
+    Returns:
+        the handler, for those who want another formatter.
+
+    Raises:
+        ConfigurationError: a level that doesn't exist, or a negative length.
+    """
+    global _ours, _propagated, _prompt_length
+    chosen = check_log_level(level) if level is not None else Settings().log_level
+    length = 200 if prompts is True else int(prompts)
+    if length < 0:
+        raise ConfigurationError(f"prompts={prompts!r} must be a number of characters, or False for none.")
+    reset_logging()
+    handler = logging.StreamHandler(stream or sys.stderr)
+    formatter: logging.Formatter = JsonFormatter() if json else logging.Formatter(TEXT_FORMAT)
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    logger.setLevel(chosen)
+    _propagated, logger.propagate = logger.propagate, False  # or a root handler would say it all again
+    _ours, _prompt_length = handler, length
+    return handler
+
+
+def reset_logging() -> None:
+    """Be quiet again."""
+    global _ours, _prompt_length
+    if _ours is not None:
+        logger = logging.getLogger(LOGGER)
+        logger.removeHandler(_ours)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = _propagated
+        _ours, _prompt_length = None, 0
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, and a request's facts or the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        request = getattr(record, "record", None)
+        if isinstance(request, msgspec.Struct):
+            line |= _facts(request)
+        else:
+            line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return jsonlib.dumps(line, ensure_ascii=False)
+
+
+def _facts(request: msgspec.Struct) -> dict[str, Any]:
+    """Return a request's facts without those that aren't known; times to the millisecond."""
+    facts = msgspec.to_builtins(request)
+    usage = facts.pop("usage") or {}
+    facts["attempts"] = facts.pop("retries") + 1
+    known = {name: value for name, value in {**facts, **usage}.items() if value not in (None, "")}
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in known.items()}
+
+
+def prompt_excerpt(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the beginning of the last message, as far as `configure_logging` allows it to be logged."""
+    if not _prompt_length or not messages:
+        return ""
+    content = messages[-1].get("content") or ""
+    text = content if isinstance(content, str) else jsonlib.dumps(content)
+    return text[:_prompt_length] + ("…" if len(text) > _prompt_length else "")
