@@ -171,6 +171,15 @@ class CircuitBreaker:
             if ticket == self._period and self._state == "half-open":
                 self._probes_out -= 1
 
+    def settle(self, ticket: int, error: BaseException | None) -> None:
+        """The call with this ticket ended so: by the exception, or well."""
+        if error is None:
+            self.success(ticket)
+        elif isinstance(error, FAILURES):
+            self.failure(ticket)
+        else:
+            self.release(ticket)
+
     def _record(self, *, failed: bool) -> None:
         if self._rate is None:
             return
@@ -232,9 +241,4 @@ class Guard:
         return self._ticket
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._breaker.success(self._ticket)
-        elif isinstance(error, FAILURES):
-            self._breaker.failure(self._ticket)
-        else:
-            self._breaker.release(self._ticket)
+        self._breaker.settle(self._ticket, error)

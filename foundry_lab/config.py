@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -25,14 +26,21 @@ def check_endpoint(value: str, name: str = "endpoint") -> str:
     """Return the service's base address without a trailing slash or `/v1`.
 
     Raises:
-        ConfigurationError: it isn't an http(s) URL with a host.
+        ConfigurationError: it isn't an http(s) URL with a host, or it carries a password, which would show in
+            logs and errors.
     """
     try:
         url = urlsplit(value.strip())
+        secret = "@" in url.netloc
         valid = url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
-        valid = valid and (url.port is None or 0 < url.port < 65536)
-    except ValueError:
-        valid = False
+        valid = valid and (url.port is None or 0 < url.port < 65536) and not re.search(r"\s", url.geturl())
+    except (ValueError, AttributeError, TypeError):
+        valid = secret = False
+    if secret:
+        raise ConfigurationError(
+            f"{name} holds a user name or password. Give the bare base URL there, and the secret as api_key "
+            "or in headers."
+        )
     if not valid:
         raise ConfigurationError(
             f"{name}={value!r} is not a service address. "
@@ -73,6 +81,12 @@ def check_retries(value: int | str, name: str = "retries") -> int:
             f"{name}={value!r} is not a number of retries. Give a whole number from 0 (try once) to 100."
         )
     return number
+
+
+def _check_text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} is a {type(value).__name__}; give it as text.")
+    return value.strip()
 
 
 def _choose(value: str, name: str, allowed: tuple[str, ...]) -> str:
@@ -122,8 +136,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = msgspec.field(
         default_factory=lambda: _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
     )
-    api_key: str | None = msgspec.field(default_factory=lambda: os.environ.get("FOUNDRY_API_KEY") or None)
-    model: str | None = msgspec.field(default_factory=lambda: os.environ.get("FOUNDRY_MODEL") or None)
+    api_key: str | None = msgspec.field(
+        default_factory=lambda: _from_env("FOUNDRY_API_KEY", _check_text, None)
+    )
+    model: str | None = msgspec.field(default_factory=lambda: _from_env("FOUNDRY_MODEL", _check_text, None))
     timeout: float = msgspec.field(
         default_factory=lambda: _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
     )
@@ -139,10 +155,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_is_explicit: bool = False
 
     def __post_init__(self) -> None:
+        model = _check_text(self.model or "", "model")
         checked = {
             "endpoint": check_endpoint(self.endpoint) if self.endpoint else None,
-            "model": self.model or DEFAULT_MODEL,
-            "model_is_explicit": bool(self.model),
+            "api_key": _check_text(self.api_key, "api_key") if self.api_key else None,
+            "model": model or DEFAULT_MODEL,
+            "model_is_explicit": bool(model),
             "timeout": check_timeout(self.timeout),
             "retries": check_retries(self.retries),
             "log_level": check_log_level(self.log_level),

@@ -18,6 +18,7 @@ from .errors import (
     ModelBusyError,
     RequestTimeoutError,
     ServiceUnavailableError,
+    StreamInterruptedError,
 )
 
 # stamina reports each retry to this logger; without a handler Python prints that into a learner's notebook,
@@ -87,12 +88,16 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must be 0 or more seconds.")
 
     def is_retryable(self, error: Exception) -> bool:
-        """Return whether sending the same request again is safe and may help."""
+        """Return whether sending the same request again is safe and may help.
+
+        A broken connection is: the service stops a generation whose caller has gone. Streams are sent again
+        up to their first text only; the clients see to that.
+        """
         if isinstance(error, APIStatusError):
             return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)
         if isinstance(error, RequestTimeoutError):
             return error.phase == "connect" or (self.retry_timeouts and error.phase != "total")
-        return isinstance(error, ServiceUnavailableError)
+        return isinstance(error, (ServiceUnavailableError, StreamInterruptedError))
 
     def wait_s(self, error: Exception, retry: int) -> float | None:
         """Return the seconds to wait before retry number `retry` (from 1), or None to give up."""

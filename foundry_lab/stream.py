@@ -100,11 +100,15 @@ class CompletionStream(StreamState):
         if not call.generates:
             return await self._client._send(call, deadline, record)
         async for attempt in self._client.retry.attempts(deadline):
-            with attempt, self._client._guard() as ticket:
+            with attempt:
                 record.retries += attempt.num > 1
                 self._let_go()
-                reply = await self._open(call, deadline, record)
-        self._ticket = ticket
+                self._attempt(self._client)
+                try:
+                    reply = await self._open(call, deadline, record)
+                except BaseException as error:
+                    self._settle(self._client, error)
+                    raise
         return reply
 
     async def _open(self, call: Call, deadline: Deadline, record: Record) -> Reply:
@@ -154,7 +158,7 @@ class CompletionStream(StreamState):
     def _close(self, error: BaseException | None) -> None:
         if not self._ended:
             self._let_go()
-            self._count_break(self._client, error)
+            self._settle(self._client, error)
             self._finish(self._client, error)
 
     def _let_go(self) -> None:

@@ -92,11 +92,15 @@ class SyncCompletionStream(StreamState):
         if not call.generates:
             return self._client._send(call, deadline, record)
         for attempt in self._client.retry.attempts(deadline):
-            with attempt, self._client._guard() as ticket:
+            with attempt:
                 record.retries += attempt.num > 1
                 self._let_go()
-                reply = self._open(call, deadline, record)
-        self._ticket = ticket
+                self._attempt(self._client)
+                try:
+                    reply = self._open(call, deadline, record)
+                except BaseException as error:
+                    self._settle(self._client, error)
+                    raise
         return reply
 
     def _open(self, call: Call, deadline: Deadline, record: Record) -> Reply:
@@ -139,7 +143,7 @@ class SyncCompletionStream(StreamState):
     def _close(self, error: BaseException | None) -> None:
         if not self._ended:
             self._let_go()
-            self._count_break(self._client, error)
+            self._settle(self._client, error)
             self._finish(self._client, error)
 
     def _let_go(self) -> None:

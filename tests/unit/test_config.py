@@ -1,0 +1,158 @@
+"""Settings: every bad value names the variable, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from foundry_lab import Settings
+from foundry_lab.config import check_endpoint, check_retries, check_timeout
+from foundry_lab.errors import ConfigurationError, FoundryError
+
+
+def from_environment(**variables: str) -> Settings:
+    with mock.patch.dict(os.environ, variables):
+        return Settings()
+
+
+def test_defaults() -> None:
+    settings = Settings()
+    assert (settings.endpoint, settings.model, settings.model_is_explicit) == (None, "phi-4-mini", False)
+    assert (settings.timeout, settings.retries) == (30.0, 3)
+    assert (settings.log_level, settings.catalog, settings.api_key) == ("INFO", "local", None)
+
+
+def test_everything_comes_from_the_environment() -> None:
+    settings = from_environment(
+        FOUNDRY_ENDPOINT="http://127.0.0.1:5273/v1/",
+        FOUNDRY_API_KEY="k",
+        FOUNDRY_MODEL="phi-3",
+        FOUNDRY_TIMEOUT="12.5",
+        FOUNDRY_RETRIES="0",
+        FOUNDRY_LOG_LEVEL="debug",
+        FOUNDRY_LAB_CATALOG="PUBLIC",
+    )
+    assert settings.endpoint == "http://127.0.0.1:5273"
+    assert (settings.model, settings.model_is_explicit) == ("phi-3", True)
+    assert (settings.timeout, settings.retries, settings.log_level) == (12.5, 0, "DEBUG")
+    assert (settings.catalog, settings.api_key) == ("public", "k")
+
+
+def test_empty_counts_as_not_set() -> None:
+    names = ("ENDPOINT", "API_KEY", "MODEL", "TIMEOUT", "RETRIES", "LOG_LEVEL", "LAB_CATALOG")
+    assert from_environment(**{f"FOUNDRY_{name}": "" for name in names}) == Settings()
+    assert not from_environment(FOUNDRY_MODEL="  ").model_is_explicit
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("FOUNDRY_TIMEOUT", "abc", "positive number of seconds"),
+        ("FOUNDRY_TIMEOUT", "0", "positive number of seconds"),
+        ("FOUNDRY_TIMEOUT", "-1", "positive number of seconds"),
+        ("FOUNDRY_TIMEOUT", "nan", "positive number of seconds"),
+        ("FOUNDRY_TIMEOUT", "inf", "positive number of seconds"),
+        ("FOUNDRY_RETRIES", "two", "whole number from 0"),
+        ("FOUNDRY_RETRIES", "-1", "whole number from 0"),
+        ("FOUNDRY_RETRIES", "1.5", "whole number from 0"),
+        ("FOUNDRY_RETRIES", "101", "to 100"),
+        ("FOUNDRY_LOG_LEVEL", "LOUD", "DEBUG, INFO"),
+        ("FOUNDRY_LAB_CATALOG", "mine", "local, public"),
+        ("FOUNDRY_ENDPOINT", "127.0.0.1:5273", "http://"),
+        ("FOUNDRY_ENDPOINT", "ftp://127.0.0.1", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://host:99999", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://host:5273/?a=b", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://two words:5273", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://[::1", "http://"),
+    ],
+)
+def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(
+    variable: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_environment(**{variable: value})
+    message = str(caught.value)
+    assert variable in message and repr(value) in message and allowed in message
+    assert isinstance(caught.value, FoundryError) and isinstance(caught.value, ValueError)
+
+
+def test_a_password_in_the_endpoint_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigurationError, match="api_key") as caught:
+        from_environment(FOUNDRY_ENDPOINT="http://me:hunter2@gateway:8080")
+    assert "hunter2" not in str(caught.value)
+
+
+ENVIRONMENT_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+
+
+@given(st.sampled_from(["TIMEOUT", "RETRIES", "LOG_LEVEL", "LAB_CATALOG", "ENDPOINT"]), ENVIRONMENT_TEXT)
+def test_any_text_is_a_valid_setting_or_a_useful_complaint(name: str, value: str) -> None:
+    assume("@" not in value)  # taken for a password, and so not repeated
+    variable = f"FOUNDRY_{name}"
+    try:
+        settings = from_environment(**{variable: value})
+    except ConfigurationError as error:
+        assert variable in str(error) and repr(value.strip()) in str(error)
+    else:
+        assert 0 < settings.timeout < math.inf and 0 <= settings.retries <= 100
+        assert check_endpoint(settings.endpoint) == settings.endpoint if settings.endpoint else True
+
+
+@given(st.floats())
+def test_timeouts_are_positive_and_finite(value: float) -> None:
+    if 0 < value < math.inf:
+        assert check_timeout(value) == value
+    else:
+        with pytest.raises(ConfigurationError, match="timeout="):
+            check_timeout(value)
+
+
+@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.binary(max_size=3)))
+def test_retries_are_whole_numbers_in_range(value: Any) -> None:
+    if type(value) is int and 0 <= value <= 100:
+        assert check_retries(value) == value
+    else:
+        with pytest.raises(ConfigurationError, match="retries="):
+            check_retries(value)
+
+
+@pytest.mark.parametrize("value", [5, b"http://x:1", None, ["http://x:1"]])
+def test_an_endpoint_of_the_wrong_type_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="endpoint"):
+        check_endpoint(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("endpoint", 5), ("model", 5), ("api_key", 5), ("timeout", "x"), ("retries", 1.0), ("log_level", 3)],
+)
+def test_an_argument_of_the_wrong_type_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=field):
+        Settings(**{field: value})
+
+
+@given(st.text(min_size=8, max_size=40))
+def test_the_key_is_never_shown(key: str) -> None:
+    assume(key not in repr(Settings()) + "***")
+    settings = Settings(api_key=key)
+    assert key not in repr(settings) and key not in str(settings)
+
+
+def test_replace_keeps_what_is_not_given() -> None:
+    settings = Settings(timeout=5, model="a").replace(timeout=None, retries=1)
+    assert (settings.timeout, settings.retries, settings.model, settings.model_is_explicit) == (
+        5,
+        1,
+        "a",
+        True,
+    )
+    assert not Settings().replace(timeout=5).model_is_explicit
+    with pytest.raises(ConfigurationError):
+        Settings().replace(timeout=-1)
