@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,11 @@ from . import __version__
 from .cli_model import model
 from .config import Settings
 from .errors import FoundryError
+
+if TYPE_CHECKING:
+    from .engine import ServiceState
+    from .runner import CellError, RunResult
+    from .workbook import CopyReport
 
 DEFAULT_OUTPUT = "foundry-lab-output"
 DEFAULT_FOLDER = "foundry-lab-notebooks"
@@ -68,7 +73,7 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
         raise click.ClickException(f"{failed} of {len(notebooks)} notebooks failed.")
 
 
-def _run_with_progress(notebook: Path, output: Path, timeout: int | None) -> Any:
+def _run_with_progress(notebook: Path, output: Path, timeout: int | None) -> RunResult:
     from tqdm import tqdm
 
     from . import runner
@@ -84,7 +89,7 @@ def _run_with_progress(notebook: Path, output: Path, timeout: int | None) -> Any
         return runner.run_notebook(notebook, output, timeout=timeout, on_cell=on_cell)
 
 
-def _show_cell_error(name: str, error: Any) -> None:
+def _show_cell_error(name: str, error: CellError) -> None:
     click.echo(f"\n{name}: {error}\n", err=True)
     click.echo("\n".join(f"    {line}" for line in error.source.splitlines()), err=True)
     if error.details:
@@ -152,7 +157,7 @@ def serve(port: int, public_catalog: bool) -> None:
     """Run the embedded service in the foreground until Ctrl-C."""
     from . import engine
 
-    def on_ready(state: engine.ServiceState) -> None:
+    def on_ready(state: ServiceState) -> None:
         click.echo(f"Foundry Local answers at {state.url} with {state.model_id}. Ctrl-C ends it.")
         click.echo(f"Other programs: FOUNDRY_ENDPOINT={state.url}")
 
@@ -228,7 +233,7 @@ def new(folder: Path) -> None:
     _report_copy(workbook.copy_to(folder), folder)
 
 
-def _report_copy(report: Any, folder: Path) -> None:
+def _report_copy(report: CopyReport, folder: Path) -> None:
     click.echo(f"{folder}: {len(report.copied)} files copied, {len(report.unchanged)} there already.")
     if report.kept:
         click.echo(f"Kept as they are, because they were changed: {', '.join(report.kept)}")
