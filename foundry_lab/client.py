@@ -79,11 +79,12 @@ class FoundryAPIClient(ClientCore):
         """
         return CompletionStream(self, ChatRequest.build(prompt, options, self.settings.timeout, stream=True))
 
-    async def health_check(self, *, probe: bool = False) -> Health:
+    async def health_check(self, *, probe: bool = False, timeout: float | None = None) -> Health:
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
 
         Args:
             probe: also have one token generated.
+            timeout: seconds for the answer; the client's own limit if not given.
         """
         try:
             target = await self._connected()
@@ -92,7 +93,7 @@ class FoundryAPIClient(ClientCore):
         return await self._manage(
             "health_check",
             lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
-            self.settings.timeout,
+            timeout or self.settings.timeout,
         )
 
     async def list_models(self) -> list[Model]:

@@ -16,6 +16,10 @@ from .protocol import Call
 from .types import Health
 
 SDK_PACKAGE = "foundry-local-sdk"
+PROBE_SLOW_S = 5.0
+"""A one-token completion that takes longer: the service is busy with others, or the machine is too slow."""
+MEMORY_LOW_MIB = 256
+"""With less free memory than this on its machine the service will soon be slowed by paging, or killed."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -82,9 +86,17 @@ def check(
         try:
             protocol.parse_completion((yield from send(call)), 0.0)
             probe_latency_s = time.perf_counter() - probe_started
+            if probe_latency_s > PROBE_SLOW_S:
+                reasons.append(
+                    f"A one-token completion took {probe_latency_s:.1f} s: the service or the machine is busy."
+                )
         except FoundryError as error:
             reasons.append(f"A one-token completion failed: {error}")
     facts = process_facts(pid, endpoint)
+    if facts and (free_mib := psutil.virtual_memory().available / 2**20) < MEMORY_LOW_MIB:
+        reasons.append(
+            f"Only {free_mib:.0f} MiB of memory are free: close other programs, or load a smaller model."
+        )
     return Health(
         status="degraded" if reasons else "healthy",
         endpoint=endpoint,

@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
@@ -85,7 +86,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+            "time": _utc(record.created),
             "level": record.levelname,
             "logger": record.name,
         }
@@ -97,6 +98,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return jsonlib.dumps(line, ensure_ascii=False)
+
+
+def _utc(epoch_s: float) -> str:
+    """Return a time as RFC 3339 writes it, to the millisecond."""
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _facts(request: msgspec.Struct) -> dict[str, Any]:

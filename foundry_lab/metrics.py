@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,8 +22,12 @@ from .errors import (
 )
 from .types import Usage
 
+if TYPE_CHECKING:
+    from .metrics_server import MetricsServer
+
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 TTFT_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+GENERATING = ("complete", "stream")
 _BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
 MAX_MODEL_LABELS = 32
 """Distinct models counted by name; later ones count as "other", so that labels stay bounded."""
@@ -74,7 +79,11 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The metrics at one moment, for a notebook."""
+    """The metrics at one moment, for a notebook.
+
+    `requests` (by outcome) and `latency` are of completions and streams; health checks and lists of models,
+    which are fast and many, would blur them.
+    """
 
     requests: dict[str, int]
     retries: int
@@ -164,8 +173,9 @@ class Metrics:
         with self._lock:
             self._flying -= 1
             requests, latency = self._series(record)
-            self._counts[record.outcome] = self._counts.get(record.outcome, 0) + 1
-            self._latencies.append(record.latency_s)
+            if record.operation in GENERATING:
+                self._counts[record.outcome] = self._counts.get(record.outcome, 0) + 1
+                self._latencies.append(record.latency_s)
             if record.ttft_s is not None:
                 self._ttfts.append(record.ttft_s)
             self._totals[0] += retries
@@ -201,6 +211,19 @@ class Metrics:
     def text(self) -> str:
         """Return the series in Prometheus' text format."""
         return generate_latest(self.registry).decode("utf-8")
+
+    def serve(self, port: int = 0) -> MetricsServer:
+        """Serve that text at `/metrics` on this machine; the result has `.url` and `.close()`.
+
+        Args:
+            port: on 127.0.0.1; 0 takes a free one.
+
+        Raises:
+            ConfigurationError: the port is taken.
+        """
+        from .metrics_server import MetricsServer  # brings an HTTP server, which few need
+
+        return MetricsServer(self.registry, port)
 
     def _series(self, record: Record) -> tuple[Counter, Histogram]:
         """Return the labelled series, looked up once: `labels()` costs more than counting."""

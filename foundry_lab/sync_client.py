@@ -84,11 +84,12 @@ class SyncFoundryAPIClient(ClientCore):
         request = ChatRequest.build(prompt, options, self.settings.timeout, stream=True)
         return SyncCompletionStream(self, request)
 
-    def health_check(self, *, probe: bool = False) -> Health:
+    def health_check(self, *, probe: bool = False, timeout: float | None = None) -> Health:
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
 
         Args:
             probe: also have one token generated.
+            timeout: seconds for the answer; the client's own limit if not given.
         """
         try:
             target = self._connected()
@@ -97,7 +98,7 @@ class SyncFoundryAPIClient(ClientCore):
         return self._manage(
             "health_check",
             lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
-            self.settings.timeout,
+            timeout or self.settings.timeout,
         )
 
     def list_models(self) -> list[Model]:
