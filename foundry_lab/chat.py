@@ -174,7 +174,8 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
 
 
 def open_stream(directory: Directory, request: ChatRequest) -> Operation[protocol.Reply]:
-    """Have a streamed answer begun; the reply is its beginning, which the caller's transport goes on reading."""
+    """Have a streamed answer begun; the reply is its beginning, which the caller's transport goes on "
+    "reading."""
     return (yield from _answer(directory, request, stream=True))
 
 

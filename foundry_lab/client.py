@@ -22,7 +22,6 @@ from .core import (
     LOAD_TIMEOUT_S,
     ClientCore,
     Target,
-    broke_off,
     connect_timeout,
     hung_up,
     locate,
@@ -36,7 +35,7 @@ from .metrics import Record
 from .operations import Operation, Pause
 from .protocol import MAX_BODY_BYTES, Call, Reply
 from .resilience import Deadline
-from .stream import CompletionStream
+from .stream import CompletionStream, broken_body
 from .types import Completion, Health, Model
 
 T = TypeVar("T")
@@ -45,8 +44,8 @@ T = TypeVar("T")
 class FoundryAPIClient(ClientCore):
     """Async client of one Foundry Local service.
 
-    Works as `async with FoundryAPIClient() as client:` and without, connecting at first use. Inside a notebook
-    just `await` its methods. The arguments are `ClientCore`'s.
+    Works as `async with FoundryAPIClient() as client:` and without, connecting at first use. Inside a
+    notebook just `await` its methods. The arguments are `ClientCore`'s.
     """
 
     _session: aiohttp.ClientSession | None = None
@@ -221,7 +220,11 @@ class FoundryAPIClient(ClientCore):
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         try:
             return await self._pool().request(
-                call.method, URL(base + call.path, encoded=True), data=call.body, headers=headers
+                call.method,
+                URL(base + call.path, encoded=True),
+                data=call.body,
+                headers=headers,
+                allow_redirects=False,
             )
         except aiohttp.ConnectionTimeoutError:
             raise connect_timeout(base, CONNECT_TIMEOUT_S) from None
@@ -245,7 +248,7 @@ class FoundryAPIClient(ClientCore):
                     response.close()
                     raise too_large(MAX_BODY_BYTES)
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise broke_off(str(response.url.origin()), error) from None
+            raise broken_body(response, error) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # --- connection -----------------------------------------------------------------------------------
@@ -284,7 +287,8 @@ class FoundryAPIClient(ClientCore):
 
 
 def _abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the session of a client that nobody closed, without aiohttp's warnings in a learner's notebook."""
+    """Close the session of a client that nobody closed, without aiohttp's warnings in a learner's "
+    "notebook."""
     if session.closed:
         return
     if loop.is_running():

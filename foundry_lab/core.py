@@ -215,23 +215,24 @@ class ClientCore:
 def nobody_answers(endpoint: str, error: object) -> ServiceUnavailableError:
     """Return the error for a connection that couldn't be made."""
     return ServiceUnavailableError(
-        f"Nobody answers at {endpoint} ({error}). Is the service running there? `foundry-lab status` shows the "
-        "lab's own, `foundry-lab serve` starts it; FOUNDRY_ENDPOINT must name the right port."
+        f"Nobody answers at {endpoint} ({error}). Is the service running there? `foundry-lab status` shows "
+        "the lab's own, `foundry-lab serve` starts it; FOUNDRY_ENDPOINT must name the right port."
     )
 
 
 def hung_up(endpoint: str, error: object) -> ServiceUnavailableError:
     """Return the error for a connection that ended before an answer."""
     return ServiceUnavailableError(
-        f"{endpoint} closed the connection without an answer ({error}). The service may have been stopped or be "
-        "restarting: try again, and look at `foundry-lab status` if it stays."
+        f"{endpoint} closed the connection without an answer ({error}). The service may have been stopped "
+        "or be restarting: try again, and look at `foundry-lab status` if it stays."
     )
 
 
 def connect_timeout(endpoint: str, limit_s: float) -> RequestTimeoutError:
     """Return the error for a connection that wasn't accepted in time."""
     return RequestTimeoutError(
-        f"{endpoint} didn't accept a connection within {limit_s:g} s. Check the address and that the service runs.",
+        f"{endpoint} didn't accept a connection within {limit_s:g} s. Check the address and that the "
+        "service runs.",
         phase="connect",
         limit_s=limit_s,
     )
@@ -240,24 +241,29 @@ def connect_timeout(endpoint: str, limit_s: float) -> RequestTimeoutError:
 def broke_off(endpoint: str, error: object) -> StreamInterruptedError:
     """Return the error for a connection that ended in mid-answer."""
     return StreamInterruptedError(
-        f"The connection to {endpoint} broke in mid-answer ({error}). The service may have been stopped: see "
-        "`foundry-lab status`, then ask again."
+        f"The connection to {endpoint} broke in mid-answer ({_in_one_line(error)}). The service may have "
+        "been stopped: see `foundry-lab status`, then ask again."
     )
 
 
 def not_http(endpoint: str, error: object) -> ResponseFormatError:
     """Return the error for somebody who answers, but not in HTTP."""
     return ResponseFormatError(
-        f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({error}). Check the address and port."
+        f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({_in_one_line(error)}). "
+        "Check the address and port."
     )
 
 
 def too_large(limit_bytes: int) -> ResponseFormatError:
     """Return the error for an answer that would fill the memory."""
     return ResponseFormatError(
-        f"The answer is larger than {limit_bytes:,} bytes and was given up. Check that the endpoint is Foundry "
-        "Local."
+        f"The answer is larger than {limit_bytes:,} bytes and was given up. Check that the endpoint is "
+        "Foundry Local."
     )
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -274,13 +280,14 @@ def _headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str
     for name, value in merged.items():
         if not (isinstance(name, str) and isinstance(value, str)) or any(c in name + value for c in "\r\n\0"):
             raise ConfigurationError(
-                f"The header {name!r} can't be sent: names and values must be text in one line. Check api_key "
-                "and headers."
+                f"The header {name!r} can't be sent: names and values must be text in one line. Check "
+                "api_key and headers."
             )
         try:
             value.encode("latin-1")
         except UnicodeEncodeError:
             raise ConfigurationError(
-                f"The header {name!r} has characters that HTTP headers can't carry. Check api_key and headers."
+                f"The header {name!r} has characters that HTTP headers can't carry. Check api_key and "
+                "headers."
             ) from None
     return merged

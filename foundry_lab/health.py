@@ -88,7 +88,7 @@ def check(
             probe_latency_s = time.perf_counter() - probe_started
             if probe_latency_s > PROBE_SLOW_S:
                 reasons.append(
-                    f"A one-token completion took {probe_latency_s:.1f} s: the service or the machine is busy."
+                    f"A one-token completion took {probe_latency_s:.1f} s: service or machine is busy."
                 )
         except FoundryError as error:
             reasons.append(f"A one-token completion failed: {error}")

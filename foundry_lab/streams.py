@@ -107,7 +107,8 @@ class StreamState:
         self._ticket = client.breaker.acquire() if client.breaker is not None else None
 
     def _settle(self, client: ClientCore, error: BaseException | None) -> None:
-        """Tell the breaker, once, how the attempt ended. A stream that is left after its first text worked."""
+        """Tell the breaker, once, how the attempt ended. A stream that is left after its first text "
+        "worked."""
         ticket, self._ticket = self._ticket, None
         if client.breaker is not None and ticket is not None:
             left = self._arrivals and not isinstance(error, FAILURES)
@@ -143,14 +144,15 @@ class StreamState:
         if not self._arrivals:
             return RequestTimeoutError(
                 f"No token came within {self._request.first_token_s:g} s. The service may be busy with other "
-                "requests, still reading a long prompt, or its streaming hangs: allow more first_token_timeout, "
+                "requests, still reading a long prompt, or its streaming hangs: allow more "
+                "first_token_timeout, "
                 'try on_stall="fallback", or restart the service.',
                 phase="first_token",
                 limit_s=self._request.first_token_s,
             )
         return RequestTimeoutError(
-            f"The stream went silent for {self._request.idle_s:g} s after {len(self._arrivals)} pieces of text. "
-            "What had come is in .text of the stream; allow more idle_timeout, or ask again.",
+            f"The stream went silent for {self._request.idle_s:g} s after {len(self._arrivals)} pieces of "
+            "text. What had come is in .text of the stream; allow more idle_timeout, or ask again.",
             phase="idle",
             limit_s=self._request.idle_s,
         )

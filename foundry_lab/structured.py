@@ -1,7 +1,7 @@
 """Structured output: ask for a shape, read the model's text as that shape, say precisely what is wrong.
 
-A service may ignore the schema, and max_tokens may cut the answer, so what the model writes is validated here,
-and a text that doesn't fit is an error and never a guess.
+A service may ignore the schema, and max_tokens may cut the answer, so what the model writes is validated
+here, and a text that doesn't fit is an error and never a guess.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ DEFAULT_PARSE_ATTEMPTS = 3
 
 _BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
 
-# Measured on foundry-local-sdk 2.2.1: it gives the whole of `json_schema` to llguidance as the schema, so that
-# OpenAI's wrapper alone ({"name": …, "schema": …}) permits any JSON. With the schema's keys beside the wrapper's
-# the answer is held to the schema. Free white space lets a small model babble blanks until max_tokens.
+# Measured on foundry-local-sdk 2.2.1: it gives the whole of `json_schema` to llguidance as the schema, so
+# OpenAI's wrapper alone ({"name": …, "schema": …}) permits any JSON. With the schema's own keys beside the
+# wrapper's the answer is held to the schema. Free white space lets a small model babble blanks until
+# max_tokens.
 _COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 
 
@@ -71,8 +72,8 @@ def shape_of(response_model: Any) -> Shape:
                 msgspec.json.schema(response_model),
             )
     raise ConfigurationError(
-        f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct class, "
-        "a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
+        f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
+        "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
     )
 
 
