@@ -21,6 +21,7 @@ from .errors import (
     BadRequestError,
     ConfigurationError,
     ContextLengthError,
+    FoundryError,
     ModelBusyError,
     ModelNotFoundError,
     ModelNotLoadedError,
@@ -299,9 +300,10 @@ class ChatStream:
                 partial="".join(self.parts),
             )
 
-    def broken(self, error: StreamInterruptedError) -> StreamInterruptedError:
+    def broken(self, error: FoundryError) -> FoundryError:
         """Return the error for a broken connection, with the text that had arrived."""
-        error.partial = "".join(self.parts)
+        if isinstance(error, StreamInterruptedError):
+            error.partial = "".join(self.parts)
         return error
 
     def _decode(self, event: Event) -> _Chat:

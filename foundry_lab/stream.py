@@ -13,8 +13,8 @@ import aiohttp
 
 from . import chat, protocol
 from .chat import ChatRequest
-from .core import broke_off
-from .errors import RequestTimeoutError
+from .core import broke_off, not_http
+from .errors import FoundryError, RequestTimeoutError
 from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
@@ -140,7 +140,9 @@ class CompletionStream(StreamState):
         try:
             data = await response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise self._parser.broken(broke_off(str(response.url.origin()), error)) from None
+            if self._parser.finish_reason is None:
+                raise self._parser.broken(broken_body(response, error)) from None
+            data = b""  # nothing is lost but perhaps the usage
         if not data:
             self._parser.end()
             self._parser.done = True
@@ -170,6 +172,14 @@ class CompletionStream(StreamState):
         if response is not None:
             with contextlib.suppress(RuntimeError):  # its loop may be gone, and the socket with it
                 response.release() if response.content.is_eof() else response.close()
+
+
+def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryError:
+    """Return the error for a body that can't be read to its end."""
+    endpoint = str(response.url.origin())
+    if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
+        return not_http(endpoint, error)
+    return broke_off(endpoint, error)
 
 
 class _Watchdog:

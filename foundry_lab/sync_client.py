@@ -237,7 +237,7 @@ class SyncFoundryAPIClient(ClientCore):
             cause = root_cause(error)
             if isinstance(cause, TimeoutError):
                 raise TimedOut from None
-            if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, ConnectionError):
+            if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
                 raise not_http(base, cause) from None
             if isinstance(
                 cause, (urllib3.exceptions.NewConnectionError, ConnectionRefusedError, socket.gaierror)

@@ -133,7 +133,9 @@ class SyncCompletionStream(StreamState):
         except TimedOut:
             raise self._silence(self._deadline) from None
         except StreamInterruptedError as error:
-            raise self._parser.broken(error) from None
+            if self._parser.finish_reason is None:
+                raise self._parser.broken(error) from None
+            data = b""  # nothing is lost but perhaps the usage
         if not data:
             self._parser.end()
             self._parser.done = True

@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from .core import broke_off
+from .core import broke_off, not_http
 
 _read_until: ContextVar[float | None] = ContextVar("read_until", default=None)
 
@@ -79,11 +79,14 @@ def read_some(response: requests.Response, size: int = 64 * 1024) -> bytes:
     Raises:
         TimedOut: nothing came in time.
         StreamInterruptedError: the connection broke.
+        ResponseFormatError: the body isn't compressed as its headers say.
     """
     try:
         return response.raw.read1(size, decode_content=True) or b""
     except (TimeoutError, urllib3.exceptions.TimeoutError):
         raise TimedOut from None
+    except urllib3.exceptions.DecodeError as error:
+        raise not_http(response.url, root_cause(error)) from None
     except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
         raise broke_off(response.url, root_cause(error)) from None
 
