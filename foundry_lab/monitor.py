@@ -1,0 +1,259 @@
+"""A health check at regular times, in the background, and a supervisor that starts a dead service again.
+
+    async with HealthMonitor(client, interval_s=1.0, supervisor=Supervisor()) as monitor:
+        monitor.on_transition(lambda change: print(change.old, "->", change.new))
+        ...
+        print(monitor.latest.health.status)
+
+With a `SyncFoundryAPIClient` it samples from a thread and is used in a plain `with` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from . import health
+from .breaker import State
+from .client import FoundryAPIClient
+from .config import check_timeout
+from .core import ClientCore
+from .errors import ConfigurationError, FoundryError
+from .supervisor import Restart, Restarter, Supervisor
+from .sync_client import SyncFoundryAPIClient
+from .types import Health
+
+HISTORY = 3600
+CHECK_TIMEOUT_S = 5.0
+
+_log = logging.getLogger("foundry_lab.monitor")
+_monitored: weakref.WeakKeyDictionary[ClientCore, HealthMonitor] = weakref.WeakKeyDictionary()
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look. `at_s` is when it ended, in monotonic seconds; `breaker` is the state of the client's."""
+
+    at_s: float
+    health: Health
+    breaker: State | None = None
+
+
+class HealthTransition(msgspec.Struct, frozen=True):
+    """A sample whose status differs from the one before."""
+
+    old: str
+    new: str
+    at_s: float
+    health: Health
+
+
+class HealthMonitor:
+    """Looks at a client's service at regular times. No look begins before the last one has ended.
+
+    Args:
+        client: async (`async with`, or `start` and `aclose`) or sync (`with`, or `start` and `close`).
+        interval_s: seconds from the beginning of one look to the next; a look that takes longer delays it.
+        timeout_s: seconds after which a look counts as unavailable.
+        probe: have one token generated at each look.
+        history: how many samples are kept.
+        supervisor: start the lab's embedded service again when its process is found dead. Off by default.
+
+    Attributes:
+        history: the latest samples, oldest first.
+        restarts: what the supervisor did.
+
+    Raises:
+        ConfigurationError: a time that makes no sense; a supervisor for a service that is not the lab's;
+            on starting, a client that another monitor watches.
+    """
+
+    def __init__(
+        self,
+        client: FoundryAPIClient | SyncFoundryAPIClient,
+        interval_s: float = 1.0,
+        *,
+        timeout_s: float = CHECK_TIMEOUT_S,
+        probe: bool = False,
+        history: int = HISTORY,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        if not isinstance(history, int) or history < 1:
+            raise ConfigurationError(f"history={history!r} must be a whole number from 1.")
+        if supervisor is not None and client.settings.endpoint is not None:
+            raise ConfigurationError(
+                "The supervisor starts the lab's own service, but this client was given the address "
+                f"{client.settings.endpoint}. Make the client without an endpoint (and FOUNDRY_ENDPOINT), or "
+                "leave out the supervisor."
+            )
+        self._client = client
+        self._interval_s = check_timeout(interval_s, "interval_s")
+        self._timeout_s = check_timeout(timeout_s, "timeout_s")
+        self._probe = probe
+        self.history: deque[Sample] = deque(maxlen=history)
+        self.restarts: deque[Restart] = deque(maxlen=history)
+        self._restarter = Restarter(supervisor, client.settings, self.restarts) if supervisor else None
+        self._sample_listeners: list[Callable[[Sample], None]] = []
+        self._transition_listeners: list[Callable[[HealthTransition], None]] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def latest(self) -> Sample | None:
+        """The last sample, or None before the first."""
+        return self.history[-1] if self.history else None
+
+    @property
+    def running(self) -> bool:
+        """Whether samples are being taken."""
+        if self._task is not None:
+            return not self._task.done()
+        return self._thread is not None and self._thread.is_alive()
+
+    def on_sample(self, listener: Callable[[Sample], None]) -> None:
+        """Call `listener` after every sample. One that raises is logged and does no harm."""
+        self._sample_listeners.append(listener)
+
+    def on_transition(self, listener: Callable[[HealthTransition], None]) -> None:
+        """Call `listener` when the status changes. One that raises is logged and does no harm."""
+        self._transition_listeners.append(listener)
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> HealthMonitor:
+        """Begin; return the monitor. Does nothing if it runs already.
+
+        Raises:
+            ConfigurationError: another monitor watches this client.
+        """
+        if self.running:
+            return self
+        other = _monitored.get(self._client)
+        if other is not None and other is not self and other.running:
+            raise ConfigurationError(
+                "Another monitor watches this client already. Use that one, end it first (close() or "
+                "await aclose()), or give each monitor a client of its own."
+            )
+        self._stop.clear()
+        if isinstance(self._client, FoundryAPIClient):
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise ConfigurationError(
+                    "A monitor of an async client must be started in a running event loop: in a coroutine "
+                    "or a notebook cell. In a script without one take SyncFoundryAPIClient."
+                ) from None
+            self._task = loop.create_task(self._watch_async(self._client), name="health-monitor")
+        else:
+            self._thread = threading.Thread(
+                target=self._watch_sync, args=(self._client,), name="health-monitor", daemon=True
+            )
+            self._thread.start()
+        _monitored[self._client] = self
+        return self
+
+    def close(self) -> None:
+        """Stop sampling. Waits for a thread until its look, or a restart, has ended; a task is cancelled."""
+        self._stop.set()
+        if self._task is not None:
+            self._task.cancel()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._thread = None
+
+    async def aclose(self) -> None:
+        """Stop sampling and wait for the end of it."""
+        task, self._task = self._task, None
+        if task is None:
+            await asyncio.to_thread(self.close)
+            return
+        self._stop.set()
+        task.cancel()
+        await asyncio.wait([task])
+
+    def __enter__(self) -> HealthMonitor:
+        if isinstance(self._client, FoundryAPIClient):
+            raise ConfigurationError("The monitor of an async client is used in an `async with` block.")
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> HealthMonitor:
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # --- the loops: look, note, restart, wait ------------------------------------------------------------
+
+    async def _watch_async(self, client: FoundryAPIClient) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                found = await client.health_check(probe=self._probe, timeout=self._timeout_s)
+            except Exception as error:
+                found = self._broken(error)
+            self._note(found)
+            if self._restarter is not None and found.status == "unavailable":
+                restarting = asyncio.ensure_future(
+                    asyncio.to_thread(self._restarter.restart_if_dead, self._stop)
+                )
+                try:
+                    await asyncio.shield(restarting)
+                except asyncio.CancelledError:  # don't leave a thread behind that starts a service
+                    await restarting
+                    raise
+            await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
+
+    def _watch_sync(self, client: SyncFoundryAPIClient) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                found = client.health_check(probe=self._probe, timeout=self._timeout_s)
+            except Exception as error:
+                found = self._broken(error)
+            self._note(found)
+            if self._restarter is not None and found.status == "unavailable":
+                self._restarter.restart_if_dead(self._stop)
+            self._stop.wait(max(0.0, began + self._interval_s - time.monotonic()))
+
+    def _broken(self, error: Exception) -> Health:
+        """A look that failed in a way that it shouldn't: worth a line, not the end of the watch."""
+        _log.exception("a health check failed")
+        return health.unreachable(self._client.endpoint, FoundryError(f"The health check failed: {error!r}"))
+
+    def _note(self, found: Health) -> None:
+        breaker = self._client.breaker
+        sample = Sample(time.monotonic(), found, breaker.state if breaker is not None else None)
+        before = self.latest
+        self.history.append(sample)
+        _call(self._sample_listeners, sample)
+        if before is not None and before.health.status != found.status:
+            change = HealthTransition(before.health.status, found.status, sample.at_s, found)
+            _log.info(
+                "service %s -> %s: %s", change.old, change.new, " ".join(found.reasons) or "no complaints"
+            )
+            _call(self._transition_listeners, change)
+
+
+def _call(listeners: list[Callable[[Any], None]], argument: object) -> None:
+    for listener in list(listeners):
+        try:
+            listener(argument)
+        except Exception:
+            _log.exception("a listener of the health monitor failed")

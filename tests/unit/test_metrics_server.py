@@ -1,0 +1,74 @@
+"""The metrics endpoint: what Prometheus would fetch, on loopback only, and clear about a taken port."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
+from clients import Client
+from prometheus_client.parser import text_string_to_metric_families
+from stub_server import MODEL, StubService
+
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.metrics import Metrics
+
+
+def fetch(url: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_serves_what_the_client_counted() -> None:
+    metrics = Metrics()
+    with (
+        StubService() as stub,
+        Client("sync", stub.url, metrics=metrics) as client,
+        metrics.serve() as server,
+    ):
+        client.complete("hi")
+        client.stream_text()
+        text = fetch(server.url)
+    samples = {
+        (sample.name, sample.labels.get("operation"), sample.labels.get("outcome")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("model") in (None, MODEL)
+    }
+    assert samples["foundry_lab_requests_total", "complete", "ok"] == 1
+    assert samples["foundry_lab_requests_total", "stream", "ok"] == 1
+    assert samples["foundry_lab_time_to_first_token_seconds_count", None, None] == 1
+
+
+def test_listens_on_loopback_and_ends_with_its_block() -> None:
+    with Metrics().serve() as server:
+        assert urlsplit(server.url).hostname == "127.0.0.1"
+        assert "foundry_lab_in_flight" in fetch(server.url)
+    with pytest.raises(urllib.error.URLError):
+        fetch(server.url)
+    server.close()  # harmless
+
+
+def test_a_taken_port_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"port {port}.*another port, or 0"):
+            Metrics().serve(port)
+
+
+def test_a_port_that_is_none_says_so() -> None:
+    with pytest.raises(ConfigurationError, match="70000"):
+        Metrics().serve(70000)
+
+
+def test_health_checks_do_not_blur_the_latency_of_answers() -> None:
+    metrics = Metrics()
+    with StubService() as stub, Client("sync", stub.url, metrics=metrics) as client:
+        for _ in range(3):
+            client.health_check()
+        client.complete("hi")
+    snapshot = metrics.snapshot()
+    assert (snapshot.requests, snapshot.latency.count) == ({"ok": 1}, 1)
+    assert 'operation="health_check"' in metrics.text()

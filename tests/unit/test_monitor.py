@@ -1,0 +1,245 @@
+"""The health monitor: regular looks that never overlap and never outlive it; restarts with backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stub_server import StubService, hang, reply
+
+from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, engine
+from foundry_lab.errors import ConfigurationError, EngineError
+from foundry_lab.monitor import HealthMonitor, HealthTransition, Sample
+from foundry_lab.supervisor import Restart, Restarter, Supervisor
+
+STATUS = ("GET", "/status")
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as server:
+        yield server
+
+
+def sync_client(stub: StubService) -> SyncFoundryAPIClient:
+    return SyncFoundryAPIClient(stub.url, metrics=False)
+
+
+def wait_for(condition: object, limit_s: float = 5.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.005)
+
+
+def test_samples_from_a_thread_until_the_block_ends(stub: StubService) -> None:
+    with sync_client(stub) as client, HealthMonitor(client, 0.02) as monitor:
+        wait_for(lambda: len(monitor.history) >= 3)
+        assert monitor.latest is not None
+        assert (monitor.latest.health.status, monitor.latest.breaker) == ("healthy", "closed")
+    assert not monitor.running
+    looks = stub.count(*STATUS)
+    time.sleep(0.1)
+    assert stub.count(*STATUS) == looks
+    assert not any(thread.name == "health-monitor" for thread in threading.enumerate())
+
+
+async def test_samples_from_a_task_until_the_block_ends(stub: StubService) -> None:
+    async with FoundryAPIClient(stub.url, metrics=False) as client, HealthMonitor(client, 0.02) as monitor:
+        async with asyncio.timeout(5):
+            while len(monitor.history) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    assert not monitor.running
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+def test_a_slow_look_is_not_overtaken_by_the_next(stub: StubService) -> None:
+    stub.on(*STATUS, reply(200, {"pid": 0}, delay_s=0.15))
+    with sync_client(stub) as client, HealthMonitor(client, 0.01) as monitor:
+        wait_for(lambda: len(monitor.history) >= 3)
+    assert stub.most_at_once == 1
+
+
+def test_a_look_without_an_answer_ends_at_its_limit(stub: StubService) -> None:
+    stub.on(*STATUS, hang)
+    with sync_client(stub) as client, HealthMonitor(client, 0.05, timeout_s=0.1) as monitor:
+        wait_for(lambda: len(monitor.history) >= 2)
+    assert {sample.health.status for sample in monitor.history} == {"unavailable"}
+
+
+async def test_leaving_in_the_middle_of_a_look_does_not_wait_for_it(stub: StubService) -> None:
+    stub.on(*STATUS, hang)
+    async with FoundryAPIClient(stub.url, metrics=False) as client:
+        async with asyncio.timeout(3), HealthMonitor(client, timeout_s=30):
+            while not stub.count(*STATUS):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
+def test_history_is_bounded(stub: StubService) -> None:
+    samples: list[Sample] = []
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.001, history=3)
+        monitor.on_sample(samples.append)
+        with monitor:
+            wait_for(lambda: len(samples) >= 6)
+    assert list(monitor.history) == samples[-3:]
+
+
+def test_transitions_are_told_and_a_listener_that_raises_does_no_harm(stub: StubService) -> None:
+    changes: list[HealthTransition] = []
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01)
+        monitor.on_transition(lambda change: 1 / 0)
+        monitor.on_transition(changes.append)
+        with monitor:
+            wait_for(lambda: monitor.latest)
+            stub.on("GET", "/models/loaded", reply(200, []))
+            wait_for(lambda: len(changes) == 1)
+            stub.on(*STATUS, reply(500, b"down"))
+            wait_for(lambda: len(changes) == 2)
+            assert monitor.running
+    assert [(change.old, change.new) for change in changes] == [
+        ("healthy", "degraded"),
+        ("degraded", "unavailable"),
+    ]
+    assert "No model is loaded" in changes[0].health.reasons[0]
+
+
+def test_a_look_that_breaks_is_a_sample_not_the_end(
+    stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sync_client(stub) as client:
+        monkeypatch.setattr(client, "health_check", lambda **_: 1 / 0)
+        with HealthMonitor(client, 0.01) as monitor:
+            wait_for(lambda: len(monitor.history) >= 2)
+    assert "ZeroDivisionError" in monitor.history[0].health.reasons[0]
+
+
+def test_starts_again_after_it_was_closed(stub: StubService) -> None:
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01)
+        for _ in range(2):
+            seen = len(monitor.history)
+            assert monitor.start() is monitor.start()
+            wait_for(lambda seen=seen: len(monitor.history) > seen)
+            monitor.close()
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+def test_two_monitors_on_one_client_are_refused(stub: StubService) -> None:
+    with sync_client(stub) as client:
+        with HealthMonitor(client), pytest.raises(ConfigurationError, match="Another monitor watches"):
+            HealthMonitor(client).start()
+        with HealthMonitor(client, 0.01) as later:  # the first has ended
+            wait_for(lambda: later.latest)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"interval_s": 0}, {"interval_s": float("nan")}, {"timeout_s": -1}, {"history": 0}]
+)
+def test_times_that_make_no_sense_are_refused(stub: StubService, kwargs: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(kwargs))):
+        HealthMonitor(sync_client(stub), **kwargs)
+
+
+def test_a_service_elsewhere_is_not_supervised(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="leave out the supervisor"):
+        HealthMonitor(sync_client(stub), supervisor=Supervisor())
+
+
+def test_an_async_client_needs_its_loop(stub: StubService) -> None:
+    monitor = HealthMonitor(FoundryAPIClient(stub.url, metrics=False))
+    with pytest.raises(ConfigurationError, match="running event loop"):
+        monitor.start()
+    with pytest.raises(ConfigurationError, match="async with"):
+        monitor.__enter__()
+
+
+@pytest.mark.parametrize("name", ["backoff_initial_s", "backoff_max_s", "settle_s"])
+def test_a_negative_backoff_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Supervisor(**{name: -1})
+
+
+# --- the supervisor ----------------------------------------------------------------------------------------
+
+
+class Engine:
+    """The engine's two functions that a restart uses, without a service."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.starts = 0
+        self.fails = False
+        self.alive = False
+        monkeypatch.setattr(engine, "service_status", lambda: object() if self.alive else None)
+        monkeypatch.setattr(engine, "ensure_service", self._ensure)
+
+    def _ensure(self, settings: Settings, *, progress: bool) -> str:
+        self.starts += 1
+        if self.fails:
+            raise EngineError("No space left.")
+        return "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return Engine(monkeypatch)
+
+
+def restarter(**times: float) -> Restarter:
+    return Restarter(Supervisor(**times), Settings(), deque())
+
+
+def test_a_dead_service_is_started_at_once_and_then_after_a_wait(fake: Engine) -> None:
+    keeper, stop = restarter(backoff_initial_s=0.2, settle_s=60), threading.Event()
+    keeper.restart_if_dead(stop)
+    keeper.restart_if_dead(stop)
+    assert fake.starts == 1
+    wait_for(lambda: keeper.restart_if_dead(stop) or fake.starts == 2)
+    first, second = keeper.restarts
+    assert second.at_s - first.at_s >= 0.2
+
+
+def test_a_service_that_lived_long_enough_is_started_at_once_again(fake: Engine) -> None:
+    keeper = restarter(backoff_initial_s=60, settle_s=0)
+    for _ in range(3):
+        keeper.restart_if_dead(threading.Event())
+    assert fake.starts == 3
+
+
+def test_a_process_that_lives_is_left_alone(fake: Engine) -> None:
+    fake.alive = True
+    keeper = restarter()
+    keeper.restart_if_dead(threading.Event())
+    assert (fake.starts, list(keeper.restarts)) == (0, [])
+
+
+def test_nothing_is_started_for_a_monitor_that_is_ending(fake: Engine) -> None:
+    stop = threading.Event()
+    stop.set()
+    restarter().restart_if_dead(stop)
+    assert fake.starts == 0
+
+
+def test_a_restart_that_fails_is_noted_and_waited_after(fake: Engine) -> None:
+    fake.fails = True
+    keeper = restarter(backoff_initial_s=60, settle_s=0)
+    for _ in range(3):
+        keeper.restart_if_dead(threading.Event())
+    (restart,) = keeper.restarts
+    assert isinstance(restart, Restart)
+    assert restart.error == "No space left."
+
+
+@given(st.integers(1, 10_000), st.floats(0, 100), st.floats(0, 1000))
+def test_waits_grow_and_stay_bounded(in_a_row: int, initial_s: float, max_s: float) -> None:
+    policy = Supervisor(backoff_initial_s=initial_s, backoff_max_s=max_s)
+    assert 0 <= policy.wait_s(in_a_row) <= policy.wait_s(in_a_row + 1) <= max_s
