@@ -28,8 +28,9 @@ class ChatOptions(TypedDict, total=False):
     `parser`: a function of the text; a ValueError of it makes the model try again.
     `parse_attempts`: how often the model is asked before StructuredOutputError.
     `cache`: use the client's response cache, if it has one.
-    For streams only: `first_token_timeout` and `idle_timeout` in seconds; `on_stall`: "error", or "fallback"
-    to ask once more without streaming when no first token comes in time.
+    For streams only: `first_token_timeout` and `idle_timeout` in seconds, both `timeout` by default;
+    `on_stall`: "error", or "fallback" to ask once more without streaming when no first token comes in time,
+    which is then half of `timeout` by default.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -123,7 +124,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             shape=shape,
             parse_attempts=attempts,
             cache=bool(given.get("cache", True)),
-            first_token_s=check_timeout(given.get("first_token_timeout", timeout_s), "first_token_timeout"),
+            first_token_s=check_timeout(
+                given.get("first_token_timeout", timeout_s / 2 if on_stall == "fallback" else timeout_s),
+                "first_token_timeout",
+            ),
             idle_s=check_timeout(given.get("idle_timeout", timeout_s), "idle_timeout"),
             fallback=on_stall == "fallback",
         )

@@ -52,8 +52,12 @@ class CompletionStream(StreamState):
             try:
                 if self._record is None:
                     await self._start()
+                elif self._watchdog is not None:
+                    self._watchdog.arm()
                 while not self._ready and not self._ended:
                     await self._read()
+                if self._watchdog is not None:
+                    self._watchdog.armed = False
             except BaseException as error:
                 self._close(error)
                 raise
@@ -146,8 +150,8 @@ class CompletionStream(StreamState):
         if not data:
             self._parser.end()
             self._parser.done = True
-        elif self._feed(data) and self._watchdog is not None:
-            self._watchdog.touch()
+        else:
+            self._feed(data)
 
     async def _drain(self) -> None:
         """Read the end of the body, so that the connection can be used again."""
@@ -183,7 +187,11 @@ def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryEr
 
 
 class _Watchdog:
-    """Ends a read that waits too long. One timer a stream; a token costs it one look at the clock."""
+    """Ends a read that waits too long. One timer a stream; a read costs it one look at the clock.
+
+    Attributes:
+        armed: somebody waits for the next piece; the time a reader takes between two is not the service's.
+    """
 
     def __init__(self, stream: CompletionStream, content: aiohttp.StreamReader, deadline: Deadline) -> None:
         self._loop = asyncio.get_running_loop()
@@ -191,21 +199,25 @@ class _Watchdog:
         self._idle_s = stream._request.idle_s
         self._deadline = deadline
         self._silence = weakref.WeakMethod(stream._silence)  # or a dropped stream would live on in the timer
-        self._last = self._loop.time()
-        self._timer = self._loop.call_at(self._due(), self._look)
+        self._timer: asyncio.TimerHandle | None = None
+        self.arm()
 
-    def touch(self) -> None:
-        """A token came."""
-        self._last = self._loop.time()
+    def arm(self) -> None:
+        """The wait for the next piece begins."""
+        self._due = min(self._loop.time() + self._idle_s, self._deadline.at)
+        self.armed = True
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._look)
 
     def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _due(self) -> float:
-        return min(self._last + self._idle_s, self._deadline.at)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _look(self) -> None:
-        if (due := self._due()) > self._loop.time():
-            self._timer = self._loop.call_at(due, self._look)
+        self._timer = None
+        if not self.armed:
+            return
+        if self._due > self._loop.time():
+            self._timer = self._loop.call_at(self._due, self._look)
         elif silence := self._silence():
             self._content.set_exception(silence(self._deadline))

@@ -81,15 +81,14 @@ class StreamState:
             return None
         return (len(self._arrivals) - 1) / (self._arrivals[-1] - self._arrivals[0])
 
-    def _feed(self, data: bytes) -> bool:
-        """Take bytes off the wire; return whether they brought text or the answer's end."""
+    def _feed(self, data: bytes) -> None:
+        """Take bytes off the wire."""
         elapsed_s = time.perf_counter() - self._started
         chunks = self._parser.feed(data, elapsed_s)
         for chunk in chunks:
             if chunk.content:
                 self._arrivals.append(elapsed_s)
         self._ready.extend(chunks)
-        return bool(chunks)
 
     def _begin(self, client: ClientCore) -> Record:
         """Start the clock and the bookkeeping: the iteration has begun."""

@@ -48,6 +48,7 @@ class SyncCompletionStream(StreamState):
             try:
                 if self._record is None:
                     self._start()
+                self._heard_at = time.monotonic()  # the time a reader takes between two isn't the service's
                 while not self._ready and not self._ended:
                     self._read()
             except BaseException as error:
@@ -139,8 +140,8 @@ class SyncCompletionStream(StreamState):
         if not data:
             self._parser.end()
             self._parser.done = True
-        elif self._feed(data):
-            self._heard_at = time.monotonic()
+        else:
+            self._feed(data)
 
     def _close(self, error: BaseException | None) -> None:
         if not self._ended:

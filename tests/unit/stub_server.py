@@ -246,7 +246,7 @@ class StubService:
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = web.Server(self._handle)
+        server = web.Server(self._handle, handler_cancellation=True)  # a caller who goes ends it
         runner = web.ServerRunner(server, shutdown_timeout=1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -1,0 +1,212 @@
+"""Streamed answers in both clients: what they know, time limits, leaving early."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from clients import Client, both_clients
+from stub_server import CHAT, DONE, ROLE, STOP, USAGE, StubService, chat, delta, hang, stream, text_events
+
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+
+
+def until(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
+    """Wait for a condition of the stub's own thread."""
+    end = time.monotonic() + within_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+@both_clients
+def test_a_stream_knows_its_text_times_and_usage(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(ROLE, *(delta(c) for c in "abcd"), STOP, USAGE, DONE, pause_s=0.02))
+        answer = client.open()
+        assert (answer.text, answer.ttft_s, answer.tokens_per_s, answer.usage) == ("", None, None, None)
+        chunks = client.read(answer)
+        assert [chunk.content for chunk in chunks] == ["a", "b", "c", "d", ""]
+        assert chunks[-1].finish_reason == answer.finish_reason == "stop"
+        assert answer.text == "abcd" and answer.usage.total_tokens == 8 and answer.model
+        times = [chunk.elapsed_s for chunk in chunks]
+        assert times == sorted(times) and answer.ttft_s == times[0] > 0
+        np.testing.assert_allclose(answer.inter_token_s, np.diff(times[:-1]))
+        assert answer.tokens_per_s == pytest.approx(3 / (times[3] - times[0]))
+        assert client.read(answer) == [], "a stream that has ended stays ended"
+
+
+@both_clients
+def test_the_connection_of_a_whole_answer_is_used_again(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        for _ in range(5):
+            assert client.stream_text() == "hello"
+        assert client.complete("hi").content == "hello"
+        assert stub.connections() == 1
+
+
+@both_clients
+def test_nothing_is_sent_before_the_iteration(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        client.leave(client.open())
+        with pytest.raises(errors.ConfigurationError):
+            client.open(temperatur=1)
+        assert not stub.seen
+
+
+@both_clients
+@pytest.mark.parametrize("how", ["leave", "forget"])
+def test_leaving_early_closes_the_connection(kind: str, how: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(*[delta("x")] * 10_000, pause_s=0.01))
+        client.loaded_models()
+        idle = stub.connections()
+        answer = client.open()
+        assert client.next(answer).content == "x"
+        if how == "leave":
+            client.leave(answer)
+        else:
+            del answer
+            gc.collect()
+        client.loaded_models()  # gives the async client's loop a turn
+        assert until(lambda: stub.connections() <= idle)
+        assert client.raw.metrics.snapshot().in_flight == 0
+
+
+async def test_every_way_out_of_the_loop_closes_the_connection() -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, stream(*[delta("x")] * 10_000, pause_s=0.01))
+        async with FoundryAPIClient(stub.url) as client:
+            await client.loaded_models()
+
+            async def breaks() -> None:
+                async for _ in client.stream_complete("hi"):
+                    break
+
+            async def raises() -> None:
+                async for _ in client.stream_complete("hi"):
+                    raise KeyError
+
+            async def leaves_a_block() -> None:
+                async with client.stream_complete("hi") as answer:
+                    await anext(answer)
+
+            async def reads_on() -> None:
+                async for _ in client.stream_complete("hi"):
+                    pass
+
+            for way in (breaks, leaves_a_block):
+                await way()
+            with pytest.raises(KeyError):
+                await raises()
+            task = asyncio.create_task(reads_on())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            gc.collect()
+            assert await asyncio.to_thread(until, lambda: stub.connections() <= 1)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_a_plain_loop_that_breaks_closes_the_connection() -> None:
+    with StubService() as stub, SyncFoundryAPIClient(stub.url) as client:
+        stub.on("POST", CHAT, stream(*[delta("x")] * 10_000, pause_s=0.01))
+        for _ in client.stream_complete("hi"):
+            break
+        assert until(lambda: stub.connections() <= 1)
+
+
+async def test_a_cancelled_completion_closes_its_connection() -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, hang)
+        async with FoundryAPIClient(stub.url) as client:
+            task = asyncio.create_task(client.complete("hi"))
+            await asyncio.to_thread(until, lambda: stub.count("POST", CHAT) == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(until, lambda: stub.connections() == 0)
+            assert client.metrics is not None and client.metrics.snapshot().requests["cancelled"] >= 1
+
+
+# --- time limits ------------------------------------------------------------------------------------------
+
+
+def limit(client: Client, **options: Any) -> errors.RequestTimeoutError:
+    with pytest.raises(errors.RequestTimeoutError) as caught:
+        client.stream_text(**options)
+    return caught.value
+
+
+@both_clients
+def test_no_first_token_in_time(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, hang)
+        error = limit(client, timeout=9, first_token_timeout=0.2)
+        assert (error.phase, error.limit_s) == ("first_token", 0.2) and "on_stall" in str(error)
+        stub.on("POST", CHAT, stream(ROLE, then="hang"))
+        assert limit(client, timeout=9, first_token_timeout=0.2).phase == "first_token"
+
+
+@both_clients
+def test_silence_between_tokens(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(delta("a"), delta("b"), then="hang"))
+        answer = client.open(timeout=9, idle_timeout=0.2)
+        with pytest.raises(errors.RequestTimeoutError) as caught:
+            client.read(answer)
+        assert (caught.value.phase, caught.value.limit_s, answer.text) == ("idle", 0.2, "ab")
+
+
+@both_clients
+def test_tokens_that_keep_coming_meet_the_total_limit(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(*[delta("x")] * 1000, pause_s=0.02))
+        error = limit(client, timeout=0.3, idle_timeout=9)
+        assert (error.phase, error.limit_s) == ("total", 0.3)
+
+
+@both_clients
+def test_a_reader_who_takes_time_is_no_silence_of_the_service(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(*text_events("a b c d e"), pause_s=0.05))
+        answer = client.open(idle_timeout=0.3, timeout=20)
+        text = client.next(answer).content
+        if kind == "async":
+            client._finish(asyncio.sleep(0.7))
+        else:
+            time.sleep(0.7)
+        assert text + "".join(chunk.content for chunk in client.read(answer)) == "a b c d e"
+
+
+@both_clients
+def test_a_stalled_stream_falls_back_to_a_plain_request_when_asked(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, hang, chat("whole"))
+        answer = client.open(on_stall="fallback", timeout=1.0)
+        chunks = client.read(answer)
+        assert [(chunk.content, chunk.finish_reason) for chunk in chunks] == [("whole", "stop")]
+        assert answer.text == "whole" and answer.usage.total_tokens == 8
+        assert [seen.json.get("stream", False) for seen in stub.seen if seen.path == CHAT] == [True, False]
+        assert "without streaming" in caplog.text
+
+
+@both_clients
+def test_a_connection_that_is_not_accepted_in_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("client", "sync_client"):
+        monkeypatch.setattr(f"foundry_lab.{module}.CONNECT_TIMEOUT_S", 0.2)
+    with Client(kind, "http://192.0.2.1:9", retries=0) as client:  # TEST-NET-1: no such machine
+        with pytest.raises(errors.FoundryError) as caught:
+            client.complete("hi", timeout=5)
+        if isinstance(caught.value, errors.RequestTimeoutError):
+            assert caught.value.phase == "connect"
+        else:  # a machine without a route says so at once
+            assert isinstance(caught.value, errors.ServiceUnavailableError)
