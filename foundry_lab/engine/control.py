@@ -24,10 +24,13 @@ import msgspec
 import psutil
 from aiohttp import web
 
+from .runtime import plain
+
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, IModel
 
 PREFIX = "/control"
+RETRY_HINT = "Check the internet connection and HTTPS_PROXY, then try again."
 
 
 class _DownloadRequest(msgspec.Struct):
@@ -57,7 +60,7 @@ class Control:
         self._catalog = catalog
 
     def cancel_downloads(self) -> None:
-        """Make running downloads end; what has arrived is kept by the SDK."""
+        """Make running downloads end."""
         self._stopping.set()
 
     def add_routes(self, app: web.Application) -> None:
@@ -159,7 +162,7 @@ class _Progress:
             self._model.download(self._on_progress, self._cancelled)
             self._put({"done": True, "id": self._model.id})
         except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
-            self._put({"error": f"The download of {self._model.alias} failed: {error}"})
+            self._put({"error": f"The download of {self._model.alias} failed: {plain(error)}. {RETRY_HINT}"})
 
     def _on_progress(self, percent: float) -> None:
         if self._stopping.is_set():

@@ -20,7 +20,7 @@ from . import foundry_cli
 from .launch import failure, launch
 from .prepare import prepare_model
 from .probe import answering_pid, check_foundry_local
-from .state import ServiceState, live_state, make_run_dir, process_of, remove_state, write_state
+from .state import ServiceState, live_state, make_run_dir, process_of, remove_state, state_file, write_state
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
 def service_status() -> ServiceState | None:
     """Return the lab's running service, or None; what a killed one left behind is cleaned away."""
     state = live_state()
+    if state is None and state_file().exists():
+        # Not without the lock: what is there by then may be the note of a service that starts this moment.
+        with contextlib.suppress(EngineError), _lock(timeout=0):
+            if live_state() is None:
+                state_file().unlink(missing_ok=True)
     return state if state is not None and state.ready else None
 
 
@@ -94,6 +99,7 @@ def stop_service(timeout: float = 15.0) -> bool:
     with _lock():
         state = live_state()
         if state is None:
+            state_file().unlink(missing_ok=True)
             return False
         _end(state, timeout)
         return True
@@ -145,14 +151,14 @@ def _address(url: str) -> tuple[str | None, int | None]:
 
 
 @contextlib.contextmanager
-def _lock() -> Iterator[None]:
+def _lock(timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold the lock under which services are started and stopped, across processes and threads."""
-    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=LOCK_TIMEOUT_S)
+    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=timeout)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise EngineError(
-            f"Another program has been starting or stopping the service for {LOCK_TIMEOUT_S:.0f} s "
+            f"Another program has been starting or stopping the service for {timeout:.0f} s "
             f"(lock {lock.lock_file}). End that program, then try again."
         ) from error
     try:

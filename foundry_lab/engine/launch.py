@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from .state import ServiceState, make_run_dir, write_state
 SERVICE_MODULE = f"{__package__}.service"
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
+NOTED = b"noted\n"
+"""Told to the child when it has been noted as starting."""
 LOG_LINES = 8
 
 
@@ -40,7 +43,7 @@ def launch(*, public_catalog: bool) -> None:
         with _new_log().open("wb") as output:
             child = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=paths.home(),  # so that it holds nobody's working directory
@@ -57,7 +60,10 @@ def launch(*, public_catalog: bool) -> None:
         create_time = psutil.Process(child.pid).create_time()
     except psutil.Error:
         create_time = 0.0  # ended already
-    write_state(ServiceState(pid=child.pid, create_time=create_time, public_catalog=public_catalog))
+    assert child.stdin is not None
+    with contextlib.suppress(OSError), child.stdin:  # it may have ended already
+        write_state(ServiceState(pid=child.pid, create_time=create_time, public_catalog=public_catalog))
+        child.stdin.write(NOTED)  # only now may the child put its own note in the place of ours
 
 
 def failure(what: str) -> EngineError:

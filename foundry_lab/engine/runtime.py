@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 from importlib import metadata
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
 APP_NAME = "foundry-lab"
+_SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
 
 class Runtime:
@@ -71,7 +73,7 @@ class Runtime:
             self._load_model()
         except FoundryLocalException as error:
             raise EngineError(
-                f"Foundry Local didn't start: {error}. If the model is damaged, make it anew: "
+                f"Foundry Local didn't start: {plain(error)}. If the model is damaged, make it anew: "
                 "foundry-lab model prepare --force"
             ) from error
 
@@ -118,6 +120,11 @@ class Runtime:
         closing.start()
         closing.join(timeout)
         return not closing.is_alive()
+
+
+def plain(error: Exception) -> str:
+    """Return the SDK's words without the C++ file, line and signature in front of them."""
+    return _SIGNATURE.sub("", str(error)).rstrip(". ")
 
 
 def _set_environment() -> None:

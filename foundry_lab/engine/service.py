@@ -67,8 +67,8 @@ async def run(
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    token = secrets.token_urlsafe(32)
-    control = Control(token, versions(), stop.set)
+    token, used = secrets.token_urlsafe(32), versions()
+    control = Control(token, used, stop.set)
     app = web.Application()
     app.router.add_post(CATALOG_ROUTE, handle_query)
     control.add_routes(app)
@@ -88,7 +88,7 @@ async def run(
             url=runtime.url,
             control_url=own_url,
             control_token=token,
-            versions=versions(),
+            versions=used,
             model_id=spec.MODEL_ID,
             alias=spec.ALIAS,
             started_at=time.time(),
@@ -100,9 +100,7 @@ async def run(
             log.info("%s serves %s", state.url, state.model_id)
             if on_ready is not None:
                 on_ready(state)
-            while not stop.is_set() and not runtime.shutdown_requested():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), POLL_S)
+            await _until_stopped(stop, runtime)
         finally:
             remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
             log.info("stopping")
@@ -112,6 +110,12 @@ async def run(
         await runner.cleanup()
         if not closed:
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
+
+
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
+    while not stop.is_set() and not runtime.shutdown_requested():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL_S)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -137,6 +141,7 @@ def main() -> None:
     parser.add_argument("--log-file", default="")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
         asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
     except FoundryError as error:

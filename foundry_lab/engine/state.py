@@ -120,7 +120,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def read_state() -> ServiceState | None:
-    """Return the note, or None if there is none. One that can't be understood is removed.
+    """Return the note, or None if there is none that can be understood.
 
     Raises:
         EngineError: there is one, and it may not be read.
@@ -131,8 +131,7 @@ def read_state() -> ServiceState | None:
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("Removed the unreadable state of a service, %s: %s", file, error)
-        file.unlink(missing_ok=True)
+        log.warning("The state of the service, %s, is garbage (%s); going on without it.", file, error)
         return None
     except OSError as error:
         raise EngineError(
@@ -163,12 +162,6 @@ def process_of(state: ServiceState) -> psutil.Process | None:
 
 
 def live_state() -> ServiceState | None:
-    """Return the state of the service that runs or starts; one whose process is gone is cleaned away."""
+    """Return the state of the service that runs or starts; None if there is none or its process is gone."""
     state = read_state()
-    if state is None:
-        return None
-    if process_of(state) is None:
-        log.info("The service of process %d is gone; removed its state.", state.pid)
-        remove_state(state.pid)
-        return None
-    return state
+    return state if state is not None and process_of(state) is not None else None

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from service_tools import service_processes
 
@@ -35,15 +36,16 @@ def endpoint(lab_home: Path) -> Iterator[str]:
 def own_home(lab_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home of the test's own, with the prepared model and an awkward name; nothing runs in it."""
     home = tmp_path / "läb home"
-    shutil.copytree(lab_home / "models", home / "models", copy_function=_link)
+    # The model alone: the SDK keeps what a catalog said beside it, which would hide a catalog out of reach.
+    model = paths.model_dir().relative_to(lab_home)
+    shutil.copytree(lab_home / model, home / model, copy_function=_link)
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(home))
     yield home
-    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(home))
-    engine.stop_service()
     left = service_processes(home)
     for process in left:
-        process.kill()
-    assert left == []
+        process.kill()  # a clean stop takes 2 s
+    psutil.wait_procs(left)
+    assert len(left) <= 1, "two services in one home"
 
 
 def _link(source: str, target: str) -> None:

@@ -23,7 +23,9 @@ def get(url: str) -> object:
     return answer.json()
 
 
-def test_the_model_is_listed_and_loaded(endpoint: str) -> None:
+def test_the_model_is_listed_and_loaded(own_home: Path) -> None:
+    """In a home of its own, where no answer of an earlier catalog is kept."""
+    endpoint = engine.ensure_service(progress=False)
     models = get(f"{endpoint}/v1/models")["data"]
     assert [(model["id"], model["owned_by"]) for model in models] == [(spec.MODEL_ID, spec.PUBLISHER)]
     assert get(f"{endpoint}/models/loaded") == [spec.MODEL_ID]
@@ -36,9 +38,9 @@ def test_unload_and_load_by_alias(endpoint: str) -> None:
     assert get(f"{endpoint}/models/loaded") == [spec.MODEL_ID]
 
 
-def test_every_field_of_the_summary_arrives(endpoint: str) -> None:
+def test_every_field_of_the_summary_arrives(own_home: Path) -> None:
     """What the control route tells is what the SDK understood of our summary."""
-    state = engine.control_for(endpoint)
+    state = engine.control_for(engine.ensure_service(progress=False))
     assert state is not None
     authorization = {"Authorization": f"Bearer {state.control_token}"}
     answer = requests.get(f"{state.control_url}/control/models", headers=authorization, timeout=30)
@@ -65,7 +67,9 @@ def test_a_catalog_the_sdk_does_not_take_is_named(own_home: Path) -> None:
         "catalog.model_summary = lambda size: {'modelName': 'of another schema'}\n"
         "service.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     last_line = done.stderr.strip().splitlines()[-1]
     assert last_line.startswith("foundry-lab: foundry-local-sdk ")

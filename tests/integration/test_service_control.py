@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
-from service_tools import ask
+from service_tools import ask, eventually
 
 from foundry_lab import engine
-from foundry_lab.engine import spec
+from foundry_lab.engine import launch, spec
 from foundry_lab.engine.state import ServiceState
 
 
@@ -81,3 +84,35 @@ def test_control_for_knows_its_own_service_only(service: ServiceState, endpoint:
     assert engine.control_for(endpoint.replace("127.0.0.1", "localhost") + "/") == service
     assert engine.control_for("http://127.0.0.1:1") is None
     assert engine.control_for(service.control_url) is None
+
+
+TWO_MODELS = """
+from foundry_lab.engine import catalog, service
+ours = catalog.model_summary
+def find_models(query, size):
+    other = ours(size) | {"name": "other-generic-cpu", "alias": "other"}
+    other["assetId"] = "azureml://registries/azureml/models/other-generic-cpu/versions/1"
+    return {"summaries": [ours(size), other], "totalCount": 2}
+catalog.find_models = find_models
+service.main()
+"""
+
+
+def test_a_download_that_cannot_be_done(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog has a second model, and the SDK can't reach the place where its files are."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    command = [sys.executable, "-c", TWO_MODELS, "--log-file", str(launch.log_file())]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    assert eventually(lambda: engine.service_status() is not None)
+    service = engine.service_status()
+    assert service is not None
+    models = {model["alias"]: model for model in call(service, "GET", "models").json()}
+    assert (models["other"]["cached"], models[spec.ALIAS]["cached"]) == (False, True)
+    answer = call(service, "POST", "download", json={"alias": "other"})
+    last = json.loads(answer.text.splitlines()[-1])
+    assert last["error"].startswith("The download of other failed: ")
+    assert ".cc:" not in last["error"]
+    assert "HTTPS_PROXY" in last["error"]
+    assert engine.stop_service()
+    assert server.wait(10) == 0

@@ -75,8 +75,8 @@ def test_cold_start_without_a_network(own_home: Path) -> None:
     assert result["stopped"] is True
 
 
-@pytest.mark.parametrize("name", PROXIES)
-def test_a_dead_proxy_changes_nothing(own_home: Path, name: str) -> None:
-    result = cold_start(**{name: "http://127.0.0.1:9"})
+@pytest.mark.parametrize("names", [PROXIES, ("http_proxy",)], ids=["all", "http_proxy"])
+def test_a_dead_proxy_changes_nothing(own_home: Path, names: tuple[str, ...]) -> None:
+    result = cold_start(**dict.fromkeys(names, "http://127.0.0.1:9"))
     assert result["models"] == ["smollm2-135m-instruct-generic-cpu:1"]
     assert result["first_token_s"] < 6.0

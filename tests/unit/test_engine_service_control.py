@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from foundry_lab.engine import catalog, control, spec
+from foundry_lab.engine.runtime import plain
 
 TOKEN = "a-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -93,7 +94,9 @@ async def test_a_download_that_fails_says_why(routes: Routes) -> None:
 
     routes.serve(download)
     *_, last = await routes.download()
-    assert last == {"error": "The download of big failed: region fallback exhausted"}
+    assert last["error"].startswith(
+        "The download of big failed: region fallback exhausted. Check the internet"
+    )
 
 
 async def test_a_caller_who_goes_away_cancels_the_download(routes: Routes) -> None:
@@ -124,7 +127,7 @@ async def test_stopping_the_service_cancels_downloads(routes: Routes) -> None:
     routes.serve(download)
     routes.control.cancel_downloads()
     *_, last = await routes.download()
-    assert last == {"error": "The download of big failed: cancelled"}
+    assert last["error"].startswith("The download of big failed: cancelled.")
 
 
 async def test_an_unknown_model_is_404(routes: Routes) -> None:
@@ -193,3 +196,22 @@ def test_a_query_of_another_shape_is_a_value_error(query: bytes) -> None:
 
 async def _within(event: threading.Event, seconds: float) -> bool:
     return await asyncio.to_thread(event.wait, seconds)
+
+
+@pytest.mark.parametrize(
+    ("said", "plainly"),
+    [
+        (
+            "model.cc:530 void fl::Model::Load(fl::ExecutionProvider) model not found at path: x",
+            "model not found at path: x",
+        ),
+        (
+            "http_client.cc:304 std::string fl::RetryWithBackoff(const std::function<int ()>&) no route",
+            "no route",
+        ),
+        ("Generator output 'hidden_states' was not found.", "Generator output 'hidden_states' was not found"),
+        ("", ""),
+    ],
+)
+def test_the_sdks_words_without_cpp(said: str, plainly: str) -> None:
+    assert plain(RuntimeError(said)) == plainly

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundry_lab.engine import paths, state
+from foundry_lab import engine
+from foundry_lab.engine import discovery, paths, state
 from foundry_lab.engine.state import ServiceState
 from foundry_lab.errors import EngineError
 
@@ -60,10 +61,11 @@ def test_only_the_owner_can_read_it() -> None:
 
 @given(content=st.binary(max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_garbage_is_none_and_is_removed(content: bytes) -> None:
+def test_garbage_is_none_and_is_cleaned_away(content: bytes) -> None:
     state.make_run_dir()
     state.state_file().write_bytes(content)
     assert state.read_state() is None
+    assert engine.service_status() is None
     assert not state.state_file().exists()
 
 
@@ -83,7 +85,7 @@ def test_garbage_is_none_and_is_removed(content: bytes) -> None:
 def test_half_right_garbage_is_none_too(content: bytes) -> None:
     state.make_run_dir()
     state.state_file().write_bytes(content)
-    assert state.live_state() is None
+    assert engine.service_status() is None
     assert not state.state_file().exists()
 
 
@@ -115,12 +117,12 @@ def test_a_process_that_ended_is_cleaned_away() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     create_time = psutil.Process(child.pid).create_time()
     state.write_state(ServiceState(pid=child.pid, create_time=create_time, url="http://127.0.0.1:1"))
-    assert state.live_state() is not None
+    assert engine.service_status() is not None
     child.kill()
     zombie = psutil.Process(child.pid)
     while zombie.status() != psutil.STATUS_ZOMBIE and os.name == "posix":
         time.sleep(0.01)
-    assert state.live_state() is None  # nobody has reaped it yet
+    assert engine.service_status() is None  # nobody has reaped it yet
     child.communicate()
     assert not state.state_file().exists()
 
@@ -128,7 +130,7 @@ def test_a_process_that_ended_is_cleaned_away() -> None:
 def test_a_reused_pid_is_not_the_service() -> None:
     own = own_state(url="http://127.0.0.1:1")
     state.write_state(own_state(url="http://127.0.0.1:1", create_time=own.create_time - 60))
-    assert state.live_state() is None
+    assert engine.service_status() is None
     assert not state.state_file().exists()
 
 
@@ -138,6 +140,17 @@ def test_a_clock_that_was_set_does_not_lose_the_service(monkeypatch: pytest.Monk
     monkeypatch.setattr(state, "answering_pid", lambda url: moved.pid if url == moved.url else None)
     state.write_state(moved)
     assert state.live_state() == moved
+
+
+def test_nothing_is_cleaned_while_a_service_is_being_started() -> None:
+    """The stale note may be replaced by a fresh one at any moment."""
+    state.make_run_dir()
+    state.state_file().write_bytes(b"garbage")
+    with discovery._lock():
+        assert engine.service_status() is None
+        assert state.state_file().exists()
+    assert engine.stop_service() is False
+    assert not state.state_file().exists()
 
 
 def test_removing_spares_the_state_of_a_newer_service() -> None:
