@@ -107,8 +107,7 @@ class FoundryAPIClient(ClientCore):
 
     async def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        at = time.monotonic() + timeout
-        return await self._manage("load_model", lambda: self._directory.load(name, at), timeout)
+        return await self._manage("load_model", lambda: self._directory.load(name, timeout), timeout)
 
     async def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -116,8 +115,7 @@ class FoundryAPIClient(ClientCore):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        at = time.monotonic() + timeout
-        return await self._manage("unload_model", lambda: self._directory.unload(name, at), timeout)
+        return await self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
 
     async def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""

@@ -101,7 +101,7 @@ class Directory:
                 yield from send(Call("GET", CURRENT.status, once=once))
                 self._dialect = CURRENT
             except BadRequestError as error:
-                if error.status != 404:
+                if error.status not in protocol.UNKNOWN_ROUTE:
                     raise
                 try:
                     yield from send(Call("GET", LEGACY.status, once=once))
@@ -136,7 +136,7 @@ class Directory:
             Model(
                 id=entry.id,
                 alias=alias_of(entry.id),
-                loaded=any(_same_model(entry.id, name) for name in loaded),
+                loaded=any(same_model(entry.id, name) for name in loaded),
                 owned_by=entry.owned_by,
             )
             for entry in entries
@@ -152,7 +152,7 @@ class Directory:
         low = name.lower()
         for matches in (
             [model for model in models if model.id.lower() == low],
-            [model for model in models if model.alias.lower() == low or _same_model(model.id, name)],
+            [model for model in models if model.alias.lower() == low or same_model(model.id, name)],
         ):
             if matches:
                 return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
@@ -187,15 +187,16 @@ class Directory:
     def _wanted(self, name: str | None) -> str | None:
         return name or (self._settings.model if self._settings.model_is_explicit else None)
 
-    def load(self, name: str, deadline_at: float) -> Operation[Model]:
+    def load(self, name: str, limit_s: float) -> Operation[Model]:
         """Load a model, waiting while the service is busy; return it as it is then."""
-        return (yield from self._change(name, "load", deadline_at))
+        return (yield from self._change(name, "load", limit_s))
 
-    def unload(self, name: str, deadline_at: float) -> Operation[Model]:
-        """Unload a model, waiting while requests use it, until `deadline_at` (monotonic seconds)."""
-        return (yield from self._change(name, "unload", deadline_at))
+    def unload(self, name: str, limit_s: float) -> Operation[Model]:
+        """Unload a model, waiting while requests use it, for at most `limit_s` seconds."""
+        return (yield from self._change(name, "unload", limit_s))
 
-    def _change(self, name: str, what: str, deadline_at: float) -> Operation[Model]:
+    def _change(self, name: str, what: str, limit_s: float) -> Operation[Model]:
+        give_up_at = time.monotonic() + limit_s
         model = yield from self.find(name)
         dialect = yield from self.dialect()
         call = Call("GET", dialect.load(model) if what == "load" else dialect.unload(model))
@@ -204,7 +205,7 @@ class Directory:
                 yield from send(call)
                 break
             except ModelBusyError:
-                if time.monotonic() + BUSY_POLL_S >= deadline_at:
+                if time.monotonic() + BUSY_POLL_S >= give_up_at:
                     raise
                 yield Pause(BUSY_POLL_S)
         self.forget()
@@ -226,7 +227,7 @@ class Directory:
         return ready[0].id
 
 
-def _same_model(model_id: str, name: str) -> bool:
+def same_model(model_id: str, name: str) -> bool:
     """Compare ids; the version counts only where both name one (older services leave it out)."""
     a, b = model_id.lower(), name.lower()
     if (":" in a) == (":" in b):

@@ -35,6 +35,8 @@ from .types import Chunk, Completion, Usage
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_BODY_BYTES = 64 * 1024 * 1024
+UNKNOWN_ROUTE = (404, 405, 501)
+"""How servers say that they have no such route."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -377,7 +379,7 @@ def status_error(
         kind, hint = RateLimitError, "Wait a little, or send fewer requests at once."
     elif "still using it" in low:
         kind, hint = ModelBusyError, "Wait until the requests that use the model have ended."
-    elif foreign and status in (404, 405, 501):
+    elif foreign and status in UNKNOWN_ROUTE:
         kind = BadRequestError
         hint = "Check the endpoint: a Foundry Local service would know this route."
     elif status >= 500:

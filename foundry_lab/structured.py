@@ -97,7 +97,9 @@ def find_json(text: str) -> str:
             try:
                 _, end = decoder.raw_decode(text, start)
                 return text[start:end]
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                raise ValueError("the JSON is nested too deeply") from None
+            except ValueError as error:
                 if problem.startswith("there"):
                     problem = f"the JSON is broken: {error}"
     raise ValueError(problem)

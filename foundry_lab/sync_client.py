@@ -111,8 +111,7 @@ class SyncFoundryAPIClient(ClientCore):
 
     def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        at = time.monotonic() + timeout
-        return self._manage("load_model", lambda: self._directory.load(name, at), timeout)
+        return self._manage("load_model", lambda: self._directory.load(name, timeout), timeout)
 
     def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -120,8 +119,7 @@ class SyncFoundryAPIClient(ClientCore):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        at = time.monotonic() + timeout
-        return self._manage("unload_model", lambda: self._directory.unload(name, at), timeout)
+        return self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
 
     def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""
