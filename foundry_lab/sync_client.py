@@ -14,7 +14,6 @@ from typing import TypeVar, Unpack
 import msgspec
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from . import chat, health, protocol
 from .chat import ChatOptions, ChatRequest
@@ -38,7 +37,7 @@ from .operations import Operation, Pause
 from .protocol import MAX_BODY_BYTES, Call, Reply
 from .resilience import Deadline
 from .sync_stream import SyncCompletionStream
-from .sync_transport import DeadlineAdapter, TimedOut, read_some, reading_until, root_cause
+from .sync_transport import ClosingAdapter, DeadlineAdapter, TimedOut, read_some, reading_until, root_cause
 from .types import Completion, Health, Model
 
 T = TypeVar("T")
@@ -280,6 +279,6 @@ class SyncFoundryAPIClient(ClientCore):
             session.trust_env = False  # a proxy from the environment must not come between us and loopback
             session.headers.update(self._headers)
             session.mount("http://", DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS))
-            session.mount("https://", HTTPAdapter(pool_maxsize=POOL_CONNECTIONS))
+            session.mount("https://", ClosingAdapter(pool_maxsize=POOL_CONNECTIONS))
             weakref.finalize(self, session.close)
         return session

@@ -75,10 +75,10 @@ def test_a_look_without_an_answer_ends_at_its_limit(stub: StubService) -> None:
 
 async def test_leaving_in_the_middle_of_a_look_does_not_wait_for_it(stub: StubService) -> None:
     stub.on(*STATUS, hang)
-    async with FoundryAPIClient(stub.url, metrics=False) as client:
-        async with asyncio.timeout(3), HealthMonitor(client, timeout_s=30):
-            while not stub.count(*STATUS):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+    client = FoundryAPIClient(stub.url, metrics=False)
+    async with client, asyncio.timeout(3), HealthMonitor(client, timeout_s=30):
+        while not stub.count(*STATUS):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def test_history_is_bounded(stub: StubService) -> None:

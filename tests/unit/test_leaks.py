@@ -1,0 +1,34 @@
+"""A closed client has no connection left, whatever happened before and whether or not garbage is collected."""
+
+from __future__ import annotations
+
+import gc
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from clients import Client, both_clients
+from stub_server import CHAT, StubService, reply
+
+from foundry_lab.errors import ServerError
+
+
+def connections_to(url: str) -> int:
+    port = urlsplit(url).port
+    return sum(
+        bool(each.raddr) and each.raddr.port == port and each.status == psutil.CONN_ESTABLISHED
+        for each in psutil.Process().net_connections("tcp4")
+    )
+
+
+@both_clients
+def test_after_an_error_close_closes_the_connections(kind: str) -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, reply(500, {"error": {"message": "no", "type": "server_error"}}))
+        gc.disable()
+        try:
+            with Client(kind, stub.url, retries=0, metrics=False) as client, pytest.raises(ServerError):
+                client.complete("hi")
+            assert connections_to(stub.url) == 0
+        finally:
+            gc.enable()
