@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import aiohttp
 import msgspec
@@ -38,7 +37,12 @@ from .resilience import Deadline
 from .stream import CompletionStream, broken_body
 from .types import Completion, Health, Model
 
+if TYPE_CHECKING:
+    from .batch import BatchOptions, Items
+    from .batch_report import BatchReport
+
 T = TypeVar("T")
+Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
 
 
 class FoundryAPIClient(ClientCore):
@@ -59,10 +63,12 @@ class FoundryAPIClient(ClientCore):
         Raises:
             FoundryError: one of the tree in `foundry_lab.errors`.
         """
-        request = ChatRequest.build(prompt, options, self.settings.timeout)
+        return await self._complete(ChatRequest.build(prompt, options, self.settings.timeout))
+
+    async def _complete(self, request: ChatRequest, send: Send | None = None) -> Completion:
         with self._observed("complete", request.messages) as record:
             completion = await self._run(
-                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
+                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record, send
             )
             record.model, record.usage = completion.model, None if completion.cached else completion.usage
             return completion
@@ -77,6 +83,22 @@ class FoundryAPIClient(ClientCore):
             ConfigurationError: an argument that can't be used. Everything else is raised by the iteration.
         """
         return CompletionStream(self, ChatRequest.build(prompt, options, self.settings.timeout, stream=True))
+
+    async def complete_batch(self, items: Items, **options: Unpack[BatchOptions]) -> BatchReport:
+        """Have many requests answered, each result on disk before it counts. See `BatchOptions`.
+
+        Args:
+            items: prompts, dicts of `complete`'s arguments or lines of the OpenAI Batch format, in a list, an
+                iterator or an async iterator; or a `pathlib.Path` of a .jsonl, .csv, .tsv or .txt file.
+
+        Raises:
+            ConfigurationError: items or options that can't be used; nothing was sent.
+            BatchOutputError: the output can't be used; nothing was sent.
+            BatchStoppedError: it had to stop; `.report` tells how far it came, and running it again goes on.
+        """
+        from .batch import run_batch
+
+        return await run_batch(self, items, options)
 
     async def health_check(self, *, probe: bool = False, timeout: float | None = None) -> Health:
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
@@ -145,7 +167,7 @@ class FoundryAPIClient(ClientCore):
         start: Callable[[], Operation[T]],
         deadline: Deadline,
         record: Record,
-        send: Callable[[Call, Deadline, Record], Awaitable[Reply]] | None = None,
+        send: Send | None = None,
     ) -> T:
         """Drive an operation to its result. `start` makes it, once the service is known."""
         await self._connected()
@@ -285,8 +307,7 @@ class FoundryAPIClient(ClientCore):
 
 
 def _abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the session of a client that nobody closed, without aiohttp's warnings in a learner's "
-    "notebook."""
+    """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
     if session.closed:
         return
     if loop.is_running():
