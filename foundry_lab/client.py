@@ -14,6 +14,7 @@ import msgspec
 from yarl import URL
 
 from . import chat, health, protocol
+from .async_stream import CompletionStream, broken_body
 from .chat import ChatOptions, ChatRequest
 from .config import check_timeout
 from .core import (
@@ -34,7 +35,6 @@ from .metrics import Record
 from .operations import Operation, Pause
 from .protocol import MAX_BODY_BYTES, Call, Reply
 from .resilience import Deadline
-from .stream import CompletionStream, broken_body
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -308,11 +308,18 @@ class FoundryAPIClient(ClientCore):
 
 def _abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
     """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
-    if session.closed:
-        return
-    if loop.is_running():
-        loop.call_soon_threadsafe(lambda: loop.create_task(session.close()))
-        return
-    # The loop has ended and its sockets with it; driving close() by hand only marks the session closed.
+    if loop.is_running() and asyncio._get_running_loop() is not loop:
+        loop.call_soon_threadsafe(_close_now, session)
+    else:
+        _close_now(session)
+
+
+def _close_now(session: aiohttp.ClientSession) -> None:
+    """Close a session without awaiting it, as its loop may be about to end or have ended.
+
+    Closing does its work before it first waits; what is left then is to wait for the sockets' last words.
+    """
+    closing = session.close()
     with contextlib.suppress(StopIteration, RuntimeError):
-        session.close().send(None)
+        closing.send(None)
+    closing.close()
