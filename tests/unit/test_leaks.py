@@ -1,4 +1,4 @@
-"""A closed client has no connection left, whatever happened before and whether or not garbage is collected."""
+"""A closed client has no connection left, whatever happened before, and without the garbage collector."""
 
 from __future__ import annotations
 
