@@ -66,6 +66,7 @@ BODY_FIELDS = (
     "response_format",
 )
 STREAM_OPTIONS = ("first_token_timeout", "idle_timeout", "on_stall")
+_KINDS: dict[str, type] = {"model": str, "system": str, "extra_body": dict}
 COMPLETE_OPTIONS = ("response_model", "parser", "parse_attempts")
 
 
@@ -98,6 +99,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         """
         given = {name: value for name, value in options.items() if value is not None}
         _check_names(given, stream=stream)
+        for name, kind in _KINDS.items():
+            if not isinstance(given.get(name, kind()), kind):
+                raise ConfigurationError(f"{name}={given[name]!r} must be a {kind.__name__}.")
         timeout_s = check_timeout(given.get("timeout", timeout_s))
         shape = None
         if "response_model" in given and "parser" in given:
