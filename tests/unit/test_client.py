@@ -191,7 +191,5 @@ def test_model_labels_stay_bounded() -> None:
     for number in range(3 * MAX_MODEL_LABELS):
         metrics.start()
         metrics.finish(Record("complete", "id", model=f"m{number}", outcome="ok"))
-    names = {
-        line.split('model="')[1].split('"')[0] for line in metrics.text().splitlines() if 'model="' in line
-    }
+    names = set(re.findall(r'model="([^"]*)"', metrics.text()))
     assert len(names) == MAX_MODEL_LABELS + 1 and "other" in names
