@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .cli_batch import batch
 from .cli_model import model
 from .config import Settings
 from .errors import FoundryError
@@ -239,4 +240,5 @@ def _report_copy(report: CopyReport, folder: Path) -> None:
         click.echo(f"Kept as they are, because they were changed: {', '.join(report.kept)}")
 
 
+main.add_command(batch)
 main.add_command(model)

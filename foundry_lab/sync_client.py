@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import msgspec
 import requests
@@ -39,6 +39,10 @@ from .resilience import Deadline
 from .sync_stream import SyncCompletionStream
 from .sync_transport import ClosingAdapter, DeadlineAdapter, TimedOut, read_some, reading_until, root_cause
 from .types import Completion, Health, Model
+
+if TYPE_CHECKING:
+    from .batch import BatchOptions, Items
+    from .batch_report import BatchReport
 
 T = TypeVar("T")
 
@@ -82,6 +86,12 @@ class SyncFoundryAPIClient(ClientCore):
         """
         request = ChatRequest.build(prompt, options, self.settings.timeout, stream=True)
         return SyncCompletionStream(self, request)
+
+    def complete_batch(self, items: Items, **options: Unpack[BatchOptions]) -> BatchReport:
+        """Have many requests answered, as `FoundryAPIClient.complete_batch`; return when it has ended."""
+        from .batch_thread import run_batch_in_thread
+
+        return run_batch_in_thread(self, items, options)
 
     def health_check(self, *, probe: bool = False, timeout: float | None = None) -> Health:
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.

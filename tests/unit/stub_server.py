@@ -198,9 +198,11 @@ class StubService:
 
     Args:
         healthy: begin with the routes of a healthy service; otherwise every route is a 404.
+        port: where to listen; a free one by default.
     """
 
-    def __init__(self, *, healthy: bool = True) -> None:
+    def __init__(self, *, healthy: bool = True, port: int = 0) -> None:
+        self._port = port
         self._answers = {route: [answer] for route, answer in HEALTHY.items()} if healthy else {}
         self.seen: list[Seen] = []
         self.url = ""
@@ -249,7 +251,7 @@ class StubService:
         server = web.Server(self._handle, handler_cancellation=True)  # a caller who goes ends it
         runner = web.ServerRunner(server, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self._port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"

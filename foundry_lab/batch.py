@@ -1,0 +1,328 @@
+"""Batches: thousands of requests, each result on disk before it counts, none lost and none asked twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import logging
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .batch_ask import Asker
+from .batch_index import Index
+from .batch_items import BatchInputError, BatchItem, ItemReader, automatic_id
+from .batch_output import BatchOutput, BatchOutputError
+from .batch_policy import DEFAULT_CONCURRENCY, AdaptiveConcurrency, Policy, as_policy
+from .batch_progress import Progress
+from .batch_report import BatchReport, BatchStoppedError
+from .batch_source import Source
+from .batch_start import open_pool
+from .chat import ChatOptions
+from .config import check_endpoint, check_timeout
+from .errors import ConfigurationError, ServiceUnavailableError
+
+if TYPE_CHECKING:
+    import os
+
+    from .core import ClientCore
+
+MAX_PROBLEMS = 100
+BREATHE_EVERY = 256
+"""While checking a long input, other tasks get their turn after so many items."""
+
+Items = Iterable[Any] | AsyncIterable[Any] | Path
+
+_log = logging.getLogger("foundry_lab.batch")
+
+
+class BatchOptions(ChatOptions, total=False):
+    """What `complete_batch` takes besides the items; all of it is optional.
+
+    `ChatOptions` hold for every item that doesn't say otherwise.
+    `output`: the JSONL file for the results; without one they go into a temporary file, kept with the report.
+    `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
+    `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
+    `retry_failed`: run those again that failed. `ordered`: at the end, put the output in the input's order.
+    `endpoints`: addresses of several services to share the work.
+    `cluster`: a `distributed.Client`; its workers ask their own endpoints, `chunk_size` items at a time.
+    `wait_for_service`: seconds to wait for a service that went away (600).
+    `progress`: True or False; by default a bar in notebooks and terminals.
+    `template`: a prompt with {column}s for the rows of a table.
+    """
+
+    concurrency: int | AdaptiveConcurrency | Literal["adaptive"]
+    output: str | os.PathLike[str] | None
+    resume: bool
+    retry_failed: bool
+    ordered: bool
+    endpoints: Sequence[str] | None
+    cluster: Any
+    chunk_size: int
+    wait_for_service: float
+    progress: bool | None
+    template: str | None
+
+
+async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) -> BatchReport:
+    """Run a batch with a client's settings, headers, cache and metrics. See `BatchOptions`.
+
+    Raises:
+        ConfigurationError: input, option or model can't be used; nothing was sent.
+        BatchOutputError: the output can't be used; nothing was sent.
+        ServiceUnavailableError: there is no service to begin with.
+        BatchStoppedError: it had to stop; what is finished is in the output.
+    """
+    batch = Batch(core, items, options)
+    try:
+        return await batch.run()
+    finally:
+        await batch.close()
+
+
+class Batch:
+    """One run of a batch."""
+
+    def __init__(self, core: ClientCore, items: Items, options: Mapping[str, Any]) -> None:
+        _check_names(options)
+        own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
+        self._core = core
+        self._own: dict[str, Any] = own
+        self._policy: Policy = as_policy(own.get("concurrency", DEFAULT_CONCURRENCY))
+        self._patience_s = check_timeout(own.get("wait_for_service", 600.0), "wait_for_service")
+        self._endpoints = [check_endpoint(each) for each in own.get("endpoints") or ()]
+        chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        self._reader = ItemReader(chat, core.settings)
+        self._source = Source(items, self._reader, own.get("template"))
+        self._retry_failed = bool(own.get("retry_failed", False))
+        self._path = Path(own["output"]) if own.get("output") is not None else None
+        if self._path is not None and self._source.path is not None and _same(self._path, self._source.path):
+            raise BatchInputError(f"{self._path} is the input; choose another file for the output.")
+        self._index = Index()
+        self._output: BatchOutput | None = None
+        self._asker: Asker | None = None
+        self._models: set[str | None] = set()
+        self._had_lines = False
+
+    async def run(self) -> BatchReport:
+        """Check, then ask, then put the output in order."""
+        total = await self._check_input() if self._source.rereadable else None
+        output = self._output = BatchOutput(self._path, self._index, ordered=self._own.get("ordered", False))
+        self._had_lines = output.found > 0
+        pending = await self._compare(output, total)
+        report = BatchReport(output, self._reader.shape, self._own.get("concurrency", DEFAULT_CONCURRENCY))
+        report.total = total or 0
+        if pending == 0:
+            report.skipped = report.total
+        else:
+            asker = self._asker = await self._make_asker()
+            await self._work(output, asker, report, total)
+        output.tidy()
+        return report
+
+    async def close(self) -> None:
+        """Let go of connections, file and lock."""
+        if self._asker is not None:
+            await self._asker.close()
+        if self._output is not None:
+            self._output.close()
+        self._index.close()
+
+    # --- before the first request ----------------------------------------------------------------------
+
+    async def _check_input(self) -> int:
+        """Go through the whole input; return how many items it has.
+
+        Raises:
+            BatchInputError: some can't be used.
+        """
+        problems: list[str] = []
+        bad = total = 0
+        for place, item in self._source:
+            total += 1
+            if problem := item.problem or self._take_note(item):
+                bad += 1
+                if len(problems) < MAX_PROBLEMS:
+                    problems.append(f"{place}: {problem}")
+            if total % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+        if bad:
+            shown = " ".join(problems[:3])
+            more = f" And {bad - 3} more." if bad > 3 else ""
+            raise BatchInputError(
+                f"{bad} of {total} items can't be used, so nothing was sent. {shown}{more}", tuple(problems)
+            )
+        if total == 0 and self._source.path is not None:
+            raise BatchInputError(f"{self._source.path} holds no items; give at least one.")
+        return total
+
+    def _take_note(self, item: BatchItem) -> str:
+        """Remember the item's id and model; return what is wrong with the id."""
+        if item.request is not None and len(self._models) < MAX_PROBLEMS:
+            self._models.add(item.request.model)
+        if not self._index.add_item(item.custom_id, item.number):
+            first = self._index.number_of(item.custom_id)
+            return f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
+        return ""
+
+    async def _compare(self, output: BatchOutput, total: int | None) -> int | None:
+        """Return how many items are still to do, None where nobody can know yet.
+
+        Raises:
+            BatchOutputError: the output belongs to another batch, or resume=False and it isn't empty.
+        """
+        if not self._had_lines:
+            return total
+        if not self._own.get("resume", True):
+            raise BatchOutputError(
+                f"{output.path} holds {output.found} results already, and resume is off. Let it resume, "
+                "choose another output, or delete that file."
+            )
+        if total is None:
+            return None
+        pending = shared = same = named = 0
+        for number, (_, item) in enumerate(self._source, 1):
+            line = self._index.line_of(item.custom_id)
+            if line is not None:
+                shared += 1
+                same += line[0] == item.fingerprint
+                named += item.custom_id != automatic_id(item.number)
+            pending += not self._is_done(item, line)
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+        if total and (shared == 0 or (same == 0 and named == 0)):
+            raise BatchOutputError(
+                f"{output.path} holds {output.found} results of another batch: none answers a request of "
+                "this one. Choose another output, or delete that file."
+            )
+        return pending
+
+    def _is_done(self, item: BatchItem, line: tuple[str, bool] | None) -> bool:
+        """Say whether the output has this item's result, for the same request."""
+        return line is not None and line[0] == item.fingerprint and not (self._retry_failed and line[1])
+
+    async def _make_asker(self) -> Asker:
+        models = self._models or {self._reader.model}
+        if (cluster := self._own.get("cluster")) is not None:
+            from .dask_batch import DaskAsker
+
+            if self._endpoints:
+                raise ConfigurationError(
+                    "Give endpoints or cluster, not both: a cluster's workers use their own endpoints."
+                )
+            return DaskAsker(
+                cluster, self._core, self._policy, self._patience_s, self._own.get("chunk_size", 16)
+            )
+        return await open_pool(self._core, self._endpoints, models, self._policy, self._patience_s)
+
+    # --- the run ---------------------------------------------------------------------------------------
+
+    async def _work(self, output: BatchOutput, asker: Asker, report: BatchReport, total: int | None) -> None:
+        """Have workers ask until the input is used up."""
+        self._items = None if self._source.is_async else iter(self._source)
+        self._stream = aiter(self._source) if self._source.is_async else None
+        self._reading = asyncio.Lock()
+        self._used_up = False
+        self._wake = asyncio.Event()
+        progress = self._progress = Progress(report, total, self._own.get("progress"))
+        report.start()
+        output.on_durable = progress.durable
+        syncing = asyncio.create_task(output.keep_synced())
+        workers = [
+            asyncio.create_task(self._worker(number, output, asker, report))
+            for number in range(asker.workers)
+        ]
+        everything = asyncio.create_task(_all(workers))
+        try:
+            await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
+            (syncing if syncing.done() else everything).result()
+            output.sync()
+        except (BatchOutputError, ServiceUnavailableError) as error:
+            report.end()
+            again = "" if isinstance(error, BatchOutputError) else f". {self._saved(output, report)}"
+            raise BatchStoppedError(f"{error}{again}", report) from error
+        except asyncio.CancelledError:
+            _log.warning("Interrupted. %s", self._saved(output, report))
+            raise
+        finally:
+            for task in (everything, *workers, syncing):
+                task.cancel()
+            await asyncio.gather(everything, *workers, syncing, return_exceptions=True)
+            with contextlib.suppress(BatchOutputError):  # a full disk was complained of before
+                output.sync()
+            report.end()
+            progress.close()
+
+    async def _worker(self, number: int, output: BatchOutput, asker: Asker, report: BatchReport) -> None:
+        while not self._used_up:
+            if not asker.allows(number):
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            items: list[BatchItem] = []
+            while len(items) < asker.chunk and (item := await self._next(report)) is not None:
+                items.append(item)
+            for outcome in await asker.ask(items) if items else ():
+                output.write(outcome.custom_id, outcome.fingerprint, not outcome.ok, outcome.line)
+                report.add(outcome)
+            self._wake.set()
+
+    async def _next(self, report: BatchReport) -> BatchItem | None:
+        """Return the next item to do, None at the end of the input."""
+        passed = 0
+        while not self._used_up:
+            try:
+                if self._stream is not None:
+                    async with self._reading:  # an async generator can't be asked twice at once
+                        place, item = await anext(self._stream)
+                else:
+                    place, item = next(self._items)  # type: ignore[arg-type]
+            except (StopIteration, StopAsyncIteration):
+                self._used_up = True
+                self._wake.set()
+                return None
+            if not self._source.rereadable:
+                report.total += 1
+                if problem := self._take_note(item):
+                    if len(report.problems) < MAX_PROBLEMS:
+                        report.problems.append(f"{place}: {problem}")
+                    continue
+            if not self._had_lines or not self._is_done(item, self._index.line_of(item.custom_id)):
+                return item
+            report.skipped += 1
+            self._progress.skip()
+            passed += 1
+            if passed % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+        return None
+
+    def _saved(self, output: BatchOutput, report: BatchReport) -> str:
+        """Say what is saved and how to go on."""
+        done = report.skipped + output.lines
+        if output.is_temporary:
+            return (
+                f"{done} items were done; give an output file next time, and a batch can go on where it was."
+            )
+        of = f" of {report.total}" if self._source.rereadable else ""
+        return f"{done}{of} results are in {output.path}; run the same batch again to go on from there."
+
+
+async def _all(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)
+
+
+OWN_OPTIONS = BatchOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = [*BatchOptions.__annotations__]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
+            raise ConfigurationError(f"There is no option {name!r}. {hint}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)

@@ -1,0 +1,159 @@
+"""Ask one item of a batch, under its policy: retried, timed out and recorded, without harm to the others."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from .batch_items import BatchItem
+from .batch_policy import Policy
+from .batch_result import Outcome, write_line
+from .errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FoundryError,
+    ModelNotLoadedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseFormatError,
+    ServerError,
+    ServiceUnavailableError,
+    StreamInterruptedError,
+)
+from .metrics import Record
+from .pool import Endpoint, EndpointPool
+from .protocol import Call, Reply
+from .resilience import Deadline
+
+MAX_LOSSES = 3
+"""An item during which the service went away so often is recorded as failed: it may be what kills it."""
+
+SUSPICIOUS_IN_A_ROW = 5
+"""After so many of these failures without a success the endpoint must prove that it can generate."""
+
+LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
+SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)
+
+
+class Asker(Protocol):
+    """What a batch has its items answered by.
+
+    Attributes:
+        workers: how many chunks may be under way. chunk: items in one.
+    """
+
+    workers: int
+    chunk: int
+
+    def allows(self, worker: int) -> bool:
+        """Return whether this worker may take more items now."""
+        ...
+
+    async def ask(self, items: list[BatchItem]) -> list[Outcome]:
+        """Return how the items ended, in any order."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class PoolAsker:
+    """Asks the services of a pool, item by item."""
+
+    chunk = 1
+
+    def __init__(self, pool: EndpointPool, policy: Policy) -> None:
+        self.pool = pool
+        self._policy = policy
+        self.workers = policy.maximum * len(pool.endpoints)
+
+    def allows(self, worker: int) -> bool:
+        """Return whether this worker may take more items now."""
+        return worker < self._policy.limit * len(self.pool.endpoints)
+
+    async def ask(self, items: list[BatchItem]) -> list[Outcome]:
+        """Return how the items ended."""
+        return [await self._item(item) for item in items]
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self.pool.close()
+
+    async def _item(self, item: BatchItem) -> Outcome:
+        if item.request is None:
+            return failed(item, ConfigurationError(item.problem))
+        for _ in range(MAX_LOSSES):
+            endpoint = await self.pool.acquire()
+            try:
+                outcome, error = await ask_once(endpoint, item)
+            finally:
+                self.pool.release(endpoint)
+            lost = isinstance(error, LOST) or (
+                isinstance(error, RequestTimeoutError) and error.phase == "connect"
+            )
+            if not lost:
+                break
+            self.pool.lose(endpoint, str(error))
+        self._judge(endpoint, error)
+        self._policy.observe(outcome.latency_s, outcome.completion_tokens, not isinstance(error, SUSPICIOUS))
+        return outcome
+
+    def _judge(self, endpoint: Endpoint, error: Exception | None) -> None:
+        """Tell a service that is broken from items that are."""
+        if error is None:
+            endpoint.answered += 1
+            endpoint.failed_in_a_row = 0
+        elif isinstance(error, SUSPICIOUS):
+            endpoint.failed_in_a_row += 1
+            if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:
+                self.pool.lose(endpoint, str(error), probe=True)
+
+
+async def ask_once(endpoint: Endpoint, item: BatchItem) -> tuple[Outcome, Exception | None]:
+    """Ask one endpoint, with the client's own retries and the item's deadline."""
+    assert item.request is not None
+    client = endpoint.client
+    last: Reply | None = None
+
+    async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
+        nonlocal last
+        reply = await client._send(call, deadline, record)
+        if call.generates:
+            last = reply
+        return reply
+
+    started = time.perf_counter()
+    try:
+        completion = await client._complete(item.request, send)
+    except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
+        keep = last if not isinstance(error, FoundryError) or _has_text(error) else None
+        line, code = write_line(item.custom_id, item.fingerprint, keep, error)
+        return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
+    line, code = write_line(item.custom_id, item.fingerprint, last, None)
+    usage = completion.usage
+    return (
+        Outcome(
+            item.custom_id,
+            item.fingerprint,
+            line,
+            code,
+            completion.latency_s,
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+            completion.cached,
+            max(0, completion.attempts - 1),
+        ),
+        None,
+    )
+
+
+def failed(item: BatchItem, error: Exception) -> Outcome:
+    """Return the outcome of an item that wasn't sent."""
+    line, _ = write_line(item.custom_id, item.fingerprint, None, error)
+    return Outcome(item.custom_id, item.fingerprint, line, "invalid_item", 0.0)
+
+
+def _has_text(error: FoundryError) -> bool:
+    """Whether the model did answer, only not in the shape that was asked for."""
+    return hasattr(error, "text")

@@ -1,0 +1,75 @@
+"""Which result stands where, on disk: a batch of millions needs no more memory than one of hundreds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+CACHE_KIB = 2048
+
+
+class Index:
+    """The custom_ids of the input and the result lines of the output, in a scratch database.
+
+    SQLite keeps a database without a name in memory up to its cache size, and beyond that in a file that it
+    deletes by itself (https://www.sqlite.org/inmemorydb.html, "Temporary Databases").
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            f"PRAGMA cache_size = -{CACHE_KIB}",
+            "CREATE TABLE item (custom_id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID",
+            "CREATE TABLE line (custom_id TEXT PRIMARY KEY, fingerprint TEXT, failed INTEGER, start INTEGER, "
+            "length INTEGER) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._db.execute(statement)
+
+    def add_item(self, custom_id: str, number: int) -> bool:
+        """Take note of an input item; return False if there is one of that name already."""
+        added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
+        return added.rowcount == 1
+
+    def number_of(self, custom_id: str) -> int:
+        """Return the number of the input item of that name."""
+        return int(self._row("SELECT number FROM item WHERE custom_id = ?", custom_id)[0])
+
+    def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
+        """Take note of a result line, which replaces an earlier one of the same name."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?)",
+            (custom_id, fingerprint, failed, start, length),
+        )
+
+    def line_of(self, custom_id: str) -> tuple[str, bool] | None:
+        """Return fingerprint and failed of the result of that name, None without one."""
+        row = self._db.execute(
+            "SELECT fingerprint, failed FROM line WHERE custom_id = ?", (custom_id,)
+        ).fetchone()
+        return (row[0], bool(row[1])) if row else None
+
+    def count_lines(self) -> int:
+        """Return how many different custom_ids have a result."""
+        return int(self._row("SELECT count(*) FROM line")[0])
+
+    def count_shared(self) -> int:
+        """Return how many results belong to an input item."""
+        return int(self._row("SELECT count(*) FROM line JOIN item USING (custom_id)")[0])
+
+    def places(self, *, by_input: bool) -> Iterator[tuple[int, int]]:
+        """Yield start and length of every line that counts, in the order of the input or of the file."""
+        order = "number IS NULL, number, start" if by_input else "start"
+        yield from self._db.execute(
+            f"SELECT start, length FROM line LEFT JOIN item USING (custom_id) ORDER BY {order}"
+        )
+
+    def close(self) -> None:
+        """Drop it all."""
+        self._db.close()
+
+    def _row(self, query: str, *values: str) -> tuple[int, ...]:
+        row: tuple[int, ...] = self._db.execute(query, values).fetchone()
+        return row

@@ -1,0 +1,190 @@
+"""What may stand in a batch: prompts, arguments of `complete`, or lines of the OpenAI Batch format."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .chat import ChatOptions, ChatRequest
+from .config import Settings
+from .errors import ConfigurationError
+from .protocol import CHAT_PATH
+
+MAX_ID_LENGTH = 512
+_EMPTY_PROMPT = b'{"role":"user","content":""}'
+_BATCH_KEYS = {"custom_id", "method", "url", "body"}
+
+
+class BatchInputError(ConfigurationError):
+    """The input of a batch can't be used; nothing was sent.
+
+    Attributes:
+        problems: what is wrong, one sentence an item; at most the first hundred.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class BatchItem(msgspec.Struct, frozen=True):
+    """One request of a batch.
+
+    Attributes:
+        number: its place in the input, from 1.
+        custom_id: its name in the output; "item-000001" where the input names none.
+        fingerprint: of everything that is sent, so that a changed request can be told from a finished one.
+        request: None where the input can't be used; `problem` says why.
+    """
+
+    number: int
+    custom_id: str
+    fingerprint: str
+    request: ChatRequest | None
+    problem: str = ""
+
+
+class ItemReader:
+    """Reads items. What an item doesn't say comes from the batch's own options.
+
+    Args:
+        options: `ChatOptions` for all items.
+        settings: for the default model and time limit.
+
+    Raises:
+        ConfigurationError: an option that can't be used.
+    """
+
+    def __init__(self, options: Mapping[str, Any], settings: Settings) -> None:
+        self._options = {name: value for name, value in options.items() if value is not None}
+        if "messages" in self._options:
+            raise ConfigurationError(
+                "messages=… would be the same for every item; give each item its own: "
+                '{"messages": […]}. A system prompt for all is system="…".'
+            )
+        self._timeout_s = settings.timeout
+        self._model: str = settings.model or "" if settings.model_is_explicit else ""
+        self._plain = ChatRequest.build("", self._options, self._timeout_s)
+        # A prompt's request is this one around its text, so what goes before and after is encoded once.
+        self._before, _, self._after = _body(self._plain, self._model).partition(_EMPTY_PROMPT)
+        self.shape = self._plain.shape
+        self.model = self._plain.model
+
+    def read(self, number: int, raw: object) -> BatchItem:
+        """Return the item; one that can't be used has a `problem` instead of a request. Never raises."""
+        custom_id = automatic_id(number)
+        try:
+            named = raw.get("custom_id") if isinstance(raw, Mapping) else None
+            if named is not None:
+                custom_id = _check_id(named)
+            if isinstance(raw, str):
+                return BatchItem(number, custom_id, self._fingerprint(raw), self._prompt(raw))
+            request = self._request(raw)
+            return BatchItem(number, custom_id, _digest(_body(request, self._model)), request)
+        except ConfigurationError as error:
+            fingerprint = _digest(repr(raw).encode("utf-8", "backslashreplace"))
+            return BatchItem(number, custom_id, fingerprint, None, str(error))
+
+    def _prompt(self, text: str) -> ChatRequest:
+        system, user = self._plain.messages[:-1], {"role": "user", "content": text}
+        return msgspec.structs.replace(self._plain, messages=[*system, user])
+
+    def _fingerprint(self, text: str) -> str:
+        """Return what `_digest(_body(self._prompt(text)))` is, in a fifth of the time."""
+        try:
+            user = msgspec.json.encode({"role": "user", "content": text})
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(f"The prompt can't be sent: {error.reason}.") from None
+        return _digest(self._before + user + self._after)
+
+    def _request(self, raw: object) -> ChatRequest:
+        if not isinstance(raw, Mapping):
+            raise ConfigurationError(
+                f"An item is a {type(raw).__name__}; give a prompt, a dict of complete()'s arguments, or a "
+                "line of the OpenAI Batch format."
+            )
+        if not _is_finite(raw):
+            raise ConfigurationError("It holds NaN or infinity, which JSON can't carry; give finite numbers.")
+        options = self._batch_line(raw) if "body" in raw or "url" in raw else self._arguments(raw)
+        return ChatRequest.build(options.pop("prompt", None), {**self._options, **options}, self._timeout_s)
+
+    def _arguments(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        options = {name: value for name, value in raw.items() if name != "custom_id"}
+        unknown = options.keys() - ChatOptions.__annotations__.keys() - {"prompt"}
+        if unknown and not options.keys() & {"prompt", "messages"}:
+            raise ConfigurationError(
+                f"It has neither a prompt nor messages, but {', '.join(sorted(map(repr, unknown)))}. Rows of "
+                'a table need a template, such as template="Summarise: {text}".'
+            )
+        return options
+
+    def _batch_line(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        if unknown := raw.keys() - _BATCH_KEYS:
+            raise ConfigurationError(f"A line of the Batch format has no field {min(unknown, key=repr)!r}.")
+        method, url, body = raw.get("method", "POST"), raw.get("url", CHAT_PATH), raw.get("body")
+        if method != "POST":
+            raise ConfigurationError(f"method is {method!r}; only POST can be batched.")
+        if url != CHAT_PATH:
+            raise ConfigurationError(f"url is {url!r}; only {CHAT_PATH} can be batched.")
+        if not isinstance(body, Mapping):
+            raise ConfigurationError("body isn't a JSON object with the request's fields.")
+        if raw.get("custom_id") is None:
+            raise ConfigurationError("It has no custom_id, by which its result is found again.")
+        fields = dict(body)
+        if fields.pop("stream", False):
+            raise ConfigurationError("stream is true, but a batch keeps whole answers; leave it out.")
+        messages = fields.pop("messages", None)
+        if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
+            raise ConfigurationError("body.messages isn't a list of messages.")
+        model = fields.pop("model", None)
+        options: dict[str, Any] = {
+            "messages": messages,
+            "extra_body": {**self._options.get("extra_body", {}), **fields},
+        }
+        if model is not None:
+            if not isinstance(model, str) or not model:
+                raise ConfigurationError(
+                    f"body.model is {model!r}; give a model's id or alias, or leave it out."
+                )
+            options["model"] = model
+        return options
+
+
+def automatic_id(number: int) -> str:
+    """Return the custom_id of an item that names none."""
+    return f"item-{number:06d}"
+
+
+def _body(request: ChatRequest, default_model: str) -> bytes:
+    return request.call(request.model or default_model).body or b""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+def _check_id(custom_id: object) -> str:
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID_LENGTH:
+        raise ConfigurationError(
+            f"custom_id is {str(custom_id)[:60]!r}; give a text of 1 to {MAX_ID_LENGTH} characters."
+        )
+    try:
+        custom_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("custom_id holds half a character (a lone surrogate).") from None
+    return custom_id
+
+
+def _is_finite(value: object) -> bool:
+    """Say whether JSON can carry every number in it; msgspec would write NaN as null."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return True

@@ -1,0 +1,107 @@
+"""How many requests of a batch are under way at once: a fixed number, or one that feels its way."""
+
+from __future__ import annotations
+
+from .errors import ConfigurationError
+
+DEFAULT_CONCURRENCY = 2
+"""One request at the model, the next one waiting: a device that works on one at a time never idles."""
+
+MAX_CONCURRENCY = 1024
+
+
+class FixedConcurrency:
+    """Always the same limit."""
+
+    def __init__(self, limit: int = DEFAULT_CONCURRENCY) -> None:
+        if type(limit) is not int or not 1 <= limit <= MAX_CONCURRENCY:
+            raise ConfigurationError(
+                f'concurrency={limit!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
+            )
+        self.limit = self.maximum = limit
+
+    def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
+        """Take in one finished request; return whether the limit changed. This one never does."""
+        return False
+
+
+class AdaptiveConcurrency:
+    """Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain, 1989), on latency.
+
+    Latency is counted per token, so that long answers don't look like congestion. After every `window`
+    requests the limit goes up by one if their mean was within `tolerance` times the best window so far, else
+    it is halved; a failed request halves it at once. The best is let drift up slowly, as a machine may get
+    slower for good.
+
+    Args:
+        start, minimum, maximum: limits in requests.
+        tolerance: how much slower than the best is still fine.
+        window: requests between two decisions.
+
+    Raises:
+        ConfigurationError: limits out of order, or a tolerance below 1.
+    """
+
+    DRIFT = 1.02
+
+    def __init__(
+        self,
+        start: int = DEFAULT_CONCURRENCY,
+        *,
+        minimum: int = 1,
+        maximum: int = 16,
+        tolerance: float = 1.5,
+        window: int = 8,
+    ) -> None:
+        if not (1 <= minimum <= start <= maximum <= MAX_CONCURRENCY and tolerance >= 1 and window >= 1):
+            raise ConfigurationError(
+                f"minimum={minimum!r}, start={start!r}, maximum={maximum!r} must grow in this order from 1 "
+                f"to {MAX_CONCURRENCY}; tolerance={tolerance!r} and window={window!r} must be at least 1."
+            )
+        self.limit = start
+        self.maximum = maximum
+        self._minimum = minimum
+        self._tolerance = tolerance
+        self._window = window
+        self._sum = 0.0
+        self._count = 0
+        self._best: float | None = None
+
+    def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
+        """Take in one finished request; return whether the limit changed."""
+        before = self.limit
+        if not ok:
+            self._decrease()
+            return self.limit != before
+        self._sum += latency_s / max(1, tokens)
+        self._count += 1
+        if self._count >= self._window:
+            mean = self._sum / self._count
+            if self._best is None or mean < self._best:
+                self._best = mean
+            if mean <= self._best * self._tolerance:
+                self.limit = min(self.maximum, self.limit + 1)
+                self._start_window()
+            else:
+                self._decrease()
+            self._best *= self.DRIFT
+        return self.limit != before
+
+    def _decrease(self) -> None:
+        self.limit = max(self._minimum, self.limit // 2)
+        self._start_window()
+
+    def _start_window(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+
+Policy = FixedConcurrency | AdaptiveConcurrency
+
+
+def as_policy(concurrency: object) -> Policy:
+    """Return what a `concurrency` argument means: a number, "adaptive", or a policy."""
+    if isinstance(concurrency, AdaptiveConcurrency | FixedConcurrency):
+        return concurrency
+    if concurrency == "adaptive":
+        return AdaptiveConcurrency()
+    return FixedConcurrency(concurrency)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""The progress bar of a batch, in a notebook and in a terminal."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+from .batch_report import BatchReport
+from .metrics import percentile
+
+DETAILS_EVERY_S = 0.5
+
+
+class Progress:
+    """Shows durable items, tokens per second, p95 latency and failures; tqdm adds the time left.
+
+    Args:
+        total: items of the input; None where nobody can know.
+        show: None shows a bar in a notebook or on a terminal only.
+    """
+
+    def __init__(self, report: BatchReport, total: int | None, show: bool | None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm.auto's advice about ipywidgets helps nobody here
+            from tqdm.auto import tqdm
+            from tqdm.notebook import tqdm_notebook
+        ask_tqdm = show is None and not issubclass(tqdm, tqdm_notebook)  # whether there is a terminal
+        self._report = report
+        self._shown_at = 0.0
+        self._bar: Any = tqdm(
+            total=total,
+            unit="item",
+            desc="batch",
+            disable=None if ask_tqdm else show is False,
+            dynamic_ncols=True,
+        )
+
+    def skip(self) -> None:
+        """One more item turned out to be done already."""
+        self._bar.update(1)
+
+    def durable(self, lines: int) -> None:
+        """So many lines of this run are on disk."""
+        now = time.monotonic()
+        if now - self._shown_at >= DETAILS_EVERY_S and not self._bar.disable:
+            self._shown_at = now
+            p95 = percentile(self._report.recent, 95) or 0.0
+            details = (
+                f"{self._report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {self._report.failed} failed"
+            )
+            self._bar.set_postfix_str(details, refresh=False)
+        self._bar.update(self._report.skipped + lines - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

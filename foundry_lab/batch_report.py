@@ -1,0 +1,163 @@
+"""What a batch did: counts, throughput, percentiles, failures by kind, and the results themselves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .batch_output import BatchOutput
+from .batch_result import BatchResult, Outcome, read_line
+from .errors import FoundryError
+from .metrics import percentile
+from .structured import Shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+MAX_SAMPLES = 8192
+RECENT = 256
+
+
+class BatchStoppedError(FoundryError):
+    """A batch had to stop before its end; what is finished is in its output.
+
+    Attributes:
+        report: the report up to there.
+    """
+
+    def __init__(self, message: str, report: BatchReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One finished item: seconds since the start, its latency in seconds, whether it has an answer."""
+
+    at_s: float
+    latency_s: float
+    ok: bool
+
+
+class BatchReport:
+    """The summary of one run; `print(report)` shows it, `report.plot()` draws it.
+
+    Attributes:
+        output: the file with the results; None where none was named.
+        total: items of the input. skipped: those that were done before this run.
+        done: items with an answer, of this run. failed: items without.
+        failures: how many failed for which reason.
+        problems: items that could be given no result line, such as a custom_id used twice; the first hundred.
+        wall_s: seconds of this run.
+        prompt_tokens, completion_tokens: as the service counted; answers from the cache aren't in it.
+        cached: answers from the response cache. retries: attempts after the first.
+        samples: at most 8,192 of the items, evenly over the run; percentiles are exact up to that number.
+    """
+
+    def __init__(self, output: BatchOutput, shape: Shape | None, concurrency: object) -> None:
+        self._store = output
+        self._shape = shape
+        self.concurrency = concurrency
+        self.output: Path | None = None if output.is_temporary else output.path
+        self.total = self.skipped = self.done = self.failed = self.cached = self.retries = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.failures: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.wall_s = 0.0
+        self.samples: list[Sample] = []
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self._stride = 1
+        self._started = time.perf_counter()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one finished item."""
+        if outcome.ok:
+            self.done += 1
+        else:
+            self.failed += 1
+            self.failures[outcome.code] += 1
+        self.retries += outcome.retries
+        if outcome.cached:
+            self.cached += 1
+        else:
+            self.prompt_tokens += outcome.prompt_tokens
+            self.completion_tokens += outcome.completion_tokens
+        self.recent.append(outcome.latency_s)
+        self.wall_s = time.perf_counter() - self._started
+        if (self.done + self.failed - 1) % self._stride == 0:
+            if len(self.samples) == MAX_SAMPLES:  # keep every second one, and from now on as seldom
+                del self.samples[1::2]
+                self._stride *= 2
+            self.samples.append(Sample(self.wall_s, outcome.latency_s, outcome.ok))
+
+    def start(self) -> None:
+        """The first item is about to be asked."""
+        self._started = time.perf_counter()
+
+    def end(self) -> None:
+        """The run is over."""
+        self.wall_s = time.perf_counter() - self._started
+
+    @property
+    def items_per_s(self) -> float:
+        """Finished items per second of wall time."""
+        return (self.done + self.failed) / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Completion tokens per second of wall time."""
+        return self.completion_tokens / self.wall_s if self.wall_s else 0.0
+
+    def latency_s(self, q: float) -> float | None:
+        """Return the q-th percentile (0-100) of the answered items' latency in seconds, None without any."""
+        return percentile([sample.latency_s for sample in self.samples if sample.ok], q)
+
+    def results(self) -> Iterator[BatchResult]:
+        """Read the results from the output, one by one, as they stand there.
+
+        Raises:
+            FoundryError: the output has gone or was changed by somebody else.
+        """
+        try:
+            with self._store.path.open("rb") as file:
+                for line in file:
+                    yield read_line(line, self._shape)
+        except (OSError, ValueError) as error:
+            raise FoundryError(
+                f"The results in {self._store.path} can't be read any more: {error}."
+            ) from error
+
+    def plot(self) -> Figure:
+        """Return a figure: items over time, and each one's latency."""
+        from .plots_batch import batch_figure
+
+        return batch_figure(self)
+
+    def __str__(self) -> str:
+        p50, p95, p99 = (self.latency_s(q) for q in (50, 95, 99))
+        lines = [
+            f"{self.done} answered, {self.failed} failed, {self.skipped} done before; "
+            f"{self.wall_s:.1f} s with concurrency {self.concurrency}",
+            f"throughput  {self.items_per_s:.1f} items/s, {self.tokens_per_s:.1f} tokens/s "
+            f"({self.prompt_tokens} prompt + {self.completion_tokens} completion tokens)",
+        ]
+        if p50 is not None and p95 is not None and p99 is not None:
+            lines.append(f"latency     p50 {p50:.3f} s, p95 {p95:.3f} s, p99 {p99:.3f} s")
+        if self.cached or self.retries:
+            lines.append(f"cache       {self.cached} answers; {self.retries} retries")
+        if self.failures:
+            kinds = ", ".join(f"{count} {code}" for code, count in self.failures.most_common())
+            lines.append(f"failures    {kinds}; retry_failed=True runs these again")
+        lines += [f"problem     {problem}" for problem in self.problems[:5]]
+        if self.output is not None:
+            lines.append(f"results     {os.fspath(self.output)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)

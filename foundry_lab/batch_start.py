@@ -1,0 +1,73 @@
+"""Find out before the first item whether the batch's services are there and have its models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from .batch_ask import PoolAsker
+from .batch_policy import Policy
+from .client import FoundryAPIClient
+from .core import ClientCore
+from .errors import ModelNotLoadedError, RequestTimeoutError, ServiceUnavailableError
+from .operations import same_model
+from .pool import EndpointPool
+
+
+def batch_client(core: ClientCore, endpoint: str | None = None) -> FoundryAPIClient:
+    """Return an async client like `core`, without a circuit breaker: a batch waits where a call gives up."""
+    return FoundryAPIClient(
+        endpoint,
+        settings=core.settings,
+        headers=core._headers,
+        retry=core.retry,
+        breaker=False,
+        metrics=core.metrics or False,
+        cache=core.cache,
+    )
+
+
+async def open_pool(
+    core: ClientCore,
+    endpoints: Sequence[str | None],
+    models: set[str | None],
+    policy: Policy,
+    patience_s: float,
+) -> PoolAsker:
+    """Return what asks the services; one that isn't there now is looked for while the others work.
+
+    Raises:
+        FoundryError: none is there, or one doesn't have a model that the batch names.
+    """
+    clients = [batch_client(core, endpoint) for endpoint in endpoints or [None]]
+    pool = EndpointPool(clients, limit=policy.maximum, patience_s=patience_s)
+    missing: list[Exception] = []
+    try:
+        for endpoint in pool.endpoints:
+            try:
+                await _check_models(endpoint.client, models)
+            except (ServiceUnavailableError, RequestTimeoutError) as error:
+                missing.append(error)
+                pool.lose(endpoint, str(error))
+        if len(missing) == len(clients):
+            raise missing[0]
+    except BaseException:
+        await pool.close()
+        raise
+    return PoolAsker(pool, policy)
+
+
+async def _check_models(client: FoundryAPIClient, models: set[str | None]) -> None:
+    await client._connected()
+    loaded = await client.loaded_models()
+    for name in models:
+        chosen = await client._manage(
+            "choose_model", partial(client._directory.choose, name), client.settings.timeout
+        )
+        if not any(same_model(chosen, each) for each in loaded):
+            raise ModelNotLoadedError(
+                f"The model {chosen!r} isn't loaded at {client.endpoint}",
+                status=400,
+                by_service=False,
+                hint="Load it first: load_model(alias).",
+            )

@@ -1,0 +1,147 @@
+"""Several services as one: the least busy of those that work gets the next request.
+
+A service that stops answering is taken out and looked at until it is back. While none is left, callers wait,
+within a limit. With one service this is what makes a batch pause and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from .client import FoundryAPIClient
+from .errors import FoundryError, ServiceUnavailableError
+
+FIRST_LOOK_S = 0.2
+LONGEST_PAUSE_S = 5.0
+
+_log = logging.getLogger("foundry_lab.pool")
+
+
+class Endpoint:
+    """One service of a pool.
+
+    Attributes:
+        busy: requests under way. answered: requests it has answered. failed_in_a_row: failures since then.
+    """
+
+    def __init__(self, client: FoundryAPIClient) -> None:
+        self.client = client
+        self.busy = self.answered = self.failed_in_a_row = 0
+        self.watch: asyncio.Task[None] | None = None
+        self.reason = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is in use."""
+        return self.watch is None
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """What the least busy one has least of; among equals it is the one that has answered less."""
+        return self.busy, self.answered
+
+    @property
+    def url(self) -> str:
+        """Its address, as far as known."""
+        return self.client.endpoint or "the lab's service"
+
+
+class EndpointPool:
+    """Chooses endpoints.
+
+    Args:
+        clients: one for each service, without circuit breakers: waiting is the pool's own way.
+        limit: requests under way at one endpoint.
+        patience_s: seconds to wait while no endpoint works.
+    """
+
+    def __init__(self, clients: list[FoundryAPIClient], *, limit: int, patience_s: float) -> None:
+        self.endpoints = [Endpoint(client) for client in clients]
+        self.limit = limit
+        self.patience_s = patience_s
+        self._changed = asyncio.Event()
+        self._down_since: float | None = None
+
+    async def acquire(self) -> Endpoint:
+        """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
+
+        Raises:
+            ServiceUnavailableError: none worked for `patience_s`.
+        """
+        while True:
+            choice: Endpoint | None = None
+            for each in self.endpoints:
+                if each.watch is None and (choice is None or each.load < choice.load):
+                    choice = each
+            if choice is not None and choice.busy < self.limit:
+                choice.busy += 1
+                return choice
+            self._changed.clear()
+            limit = (
+                None if self._down_since is None else self._down_since + self.patience_s - time.monotonic()
+            )
+            try:
+                await asyncio.wait_for(self._changed.wait(), limit)
+            except TimeoutError:
+                raise self._gone() from None
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Give an endpoint back."""
+        endpoint.busy -= 1
+        self._changed.set()
+
+    def lose(self, endpoint: Endpoint, reason: str, *, probe: bool = False) -> None:
+        """Take an endpoint out until it works again.
+
+        Args:
+            probe: it only works if it also generates a token.
+        """
+        if not endpoint.is_up:
+            return
+        endpoint.reason = reason
+        endpoint.watch = asyncio.create_task(self._watch(endpoint, probe))
+        if not any(each.is_up for each in self.endpoints):
+            self._down_since = time.monotonic()
+            _log.warning(
+                "no service works; waiting up to %.0f s for one to come back (%s)", self.patience_s, reason
+            )
+        else:
+            _log.warning("%s is left out until it works again (%s)", endpoint.url, reason)
+        self._changed.set()  # those who wait learn of the time limit
+
+    async def close(self) -> None:
+        """Stop looking, and close the clients."""
+        for endpoint in self.endpoints:
+            if endpoint.watch is not None:
+                endpoint.watch.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await endpoint.watch
+            await endpoint.client.close()
+
+    async def _watch(self, endpoint: Endpoint, probe: bool) -> None:
+        pause = FIRST_LOOK_S
+        while not await self._works(endpoint, probe):
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE_S, pause * 1.5)
+        endpoint.watch, endpoint.failed_in_a_row = None, 0
+        self._down_since = None
+        _log.warning("%s works again", endpoint.url)
+        self._changed.set()
+
+    async def _works(self, endpoint: Endpoint, probe: bool) -> bool:
+        try:
+            health = await endpoint.client.health_check(probe=probe)
+        except FoundryError as error:  # answered, but not as a service does
+            endpoint.reason = str(error)
+            return False
+        if health.loaded_models and (health.probe_latency_s is not None or not probe):
+            return True
+        endpoint.reason = " ".join(health.reasons)
+        return False
+
+    def _gone(self) -> ServiceUnavailableError:
+        reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
+        return ServiceUnavailableError(f"No service worked for {self.patience_s:g} s ({reasons})")
