@@ -1,0 +1,203 @@
+"""A small chat in a notebook: type, watch the tokens arrive, stop when it has said enough."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import threading
+import time
+from typing import Any
+
+import ipywidgets
+
+from .async_stream import CompletionStream
+from .client import FoundryAPIClient
+
+REDRAW_S = 0.05
+"""Time between two redraws: as fast as eyes follow, and far slower than tokens come."""
+
+_CSS = """<style>
+.fl-chat {font-family: sans-serif; font-size: 14px; line-height: 1.45; max-width: 720px}
+.fl-chat div {margin: 6px 0; padding: 7px 11px; border-radius: 10px; white-space: pre-wrap; color: #111}
+.fl-chat .user {background: #d7e8f7; margin-left: 20%}
+.fl-chat .assistant {background: #eeeeee; margin-right: 20%}
+.fl-chat .note {background: none; color: #a33; font-size: 12px; padding: 0 11px}
+</style>"""
+
+
+class ChatPanel(ipywidgets.VBox):
+    """Chat with the loaded model. Enter sends; Tab reaches every control.
+
+    Args:
+        client: whom to ask, used by the panel alone; by default one that finds the service by itself.
+        system: a system prompt for the whole conversation.
+        temperature: where its slider starts, 0 to 2.
+        max_tokens: where its slider starts, tokens of one answer.
+
+    Attributes:
+        messages: the conversation so far, as chat messages.
+        tokens_per_s: decode throughput of the latest answer; None before it has two tokens.
+    """
+
+    def __init__(
+        self,
+        client: FoundryAPIClient | None = None,
+        *,
+        system: str | None = None,
+        temperature: float = 0.7,
+        max_tokens: int = 120,
+    ) -> None:
+        # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
+        self._client = client or FoundryAPIClient()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.tokens_per_s: float | None = None
+        self._note = ""
+
+        self.transcript_view = ipywidgets.HTML(layout={"max_height": "360px", "overflow": "auto"})
+        self.text = ipywidgets.Text(placeholder="Ask something and press Enter", layout={"flex": "1 1 auto"})
+        self.send_button = ipywidgets.Button(description="Send", button_style="primary")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        self.temperature = ipywidgets.FloatSlider(
+            value=temperature, min=0, max=2, step=0.1, description="temperature", readout_format=".1f"
+        )
+        self.max_tokens = ipywidgets.IntSlider(value=max_tokens, min=1, max=500, description="max_tokens")
+        self.status = ipywidgets.Label("ready")
+        self.text.on_msg(self._on_text_message)
+        self.send_button.on_click(lambda _: self._send_typed())
+        self.stop_button.on_click(lambda _: self.stop())
+        super().__init__(
+            [
+                self.transcript_view,
+                ipywidgets.HBox([self.text, self.send_button, self.stop_button], layout={"width": "100%"}),
+                ipywidgets.HBox([self.temperature, self.max_tokens, self.status]),
+            ],
+            layout={"max_width": "760px"},
+        )
+        self._draw()
+
+    def send(self, prompt: str) -> None:
+        """Ask; the answer arrives in the background. Does nothing while one is being written."""
+        if not prompt.strip() or self.busy:
+            return
+        self.messages.append({"role": "user", "content": prompt})
+        self._note, self.tokens_per_s = "", None
+        self._idle.clear()
+        self._show_busy(True)
+        self._draw("")
+        stream = self._client.stream_complete(
+            messages=self.messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
+        )
+        self._running_loop().call_soon_threadsafe(self._start, stream)
+
+    def stop(self) -> None:
+        """End the answer that is being written; what has come stays, and the service stops generating."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when no answer is being written; `timeout` in seconds.
+
+        Raises:
+            TimeoutError: it isn't complete by then; it goes on.
+        """
+        if not self._idle.wait(timeout):
+            raise TimeoutError(f"The answer wasn't complete within {timeout} s; panel.stop() ends it.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written."""
+        return not self._idle.is_set()
+
+    def transcript(self) -> Any:
+        """Return the conversation as HTML that stays readable where widgets don't run."""
+        from IPython.display import HTML
+
+        return HTML(self._html())
+
+    def close(self) -> None:
+        """Stop, close the connection and take the panel off the page."""
+        self.stop()
+        self.wait(5.0)
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result(5.0)
+            loop.call_soon_threadsafe(loop.stop)
+        super().close()
+
+    def _start(self, stream: CompletionStream) -> None:
+        """Begin reading, in the panel's own loop."""
+        self._task = asyncio.create_task(self._read(stream))
+        self._task.add_done_callback(lambda task: self._settle(task, stream))
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self, stream: CompletionStream) -> None:
+        drawn_at = 0.0
+        async with stream:
+            async for _ in stream:
+                if time.monotonic() - drawn_at > REDRAW_S:
+                    drawn_at = time.monotonic()
+                    self._draw(stream.text)
+                    self._show_rate(stream.tokens_per_s, "writing")
+
+    def _settle(self, task: asyncio.Task[None], stream: CompletionStream) -> None:
+        """Put a finished answer away, however it ended."""
+        if task.cancelled():
+            outcome = "stopped"
+        elif (error := task.exception()) is not None:
+            outcome, self._note = "failed", str(error)
+        else:
+            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
+        if stream.text:  # an empty turn would puzzle the model
+            self.messages.append({"role": "assistant", "content": stream.text})
+        self._draw()
+        self._show_rate(stream.tokens_per_s, outcome)
+        self._show_busy(False)
+        self._idle.set()
+
+    def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
+        self.tokens_per_s = tokens_per_s
+        self.status.value = outcome if tokens_per_s is None else f"{outcome}, {tokens_per_s:.0f} tokens/s"
+
+    def _show_busy(self, busy: bool) -> None:
+        self.send_button.disabled = busy
+        self.stop_button.disabled = not busy
+        if busy:
+            self.status.value = "waiting for the first token"
+
+    def _draw(self, growing: str | None = None) -> None:
+        """Show the conversation; `growing` is the answer that is being written."""
+        self.transcript_view.value = self._html(growing)
+
+    def _html(self, growing: str | None = None) -> str:
+        said = [m for m in self.messages if m["role"] != "system" and m["content"]]
+        if growing is not None:
+            said.append({"role": "assistant", "content": growing or "…"})
+        turns = "".join(f'<div class="{m["role"]}">{html.escape(m["content"])}</div>' for m in said)
+        note = f'<div class="note">{html.escape(self._note)}</div>' if self._note else ""
+        return f'{_CSS}<div class="fl-chat" role="log" aria-live="polite">{turns}{note}</div>'
+
+    def _on_text_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        if content.get("event") == "submit":  # the Enter key
+            self._send_typed()
+
+    def _send_typed(self) -> None:
+        if not self.busy:
+            prompt, self.text.value = self.text.value, ""
+            self.send(prompt)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="chat-panel", daemon=True).start()
+        return self._loop
+
+    def __repr__(self) -> str:
+        turns = [f"{m['role']}: {m['content']}" for m in self.messages]
+        return "\n".join(["ChatPanel", *turns])
