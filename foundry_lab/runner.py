@@ -171,6 +171,7 @@ def _execute(book: NotebookNode, work_dir: Path, timeout: int | None, on_cell: O
         kernel_manager_class=kernel.ThisPythonKernelManager,
         kernel_name=NATIVE_KERNEL_NAME,
         timeout=timeout,
+        coalesce_streams=True,  # a streamed answer is one output, not one for each token
         resources={"metadata": {"path": str(work_dir)}},
     )
     total = sum(_has_code(cell) for cell in book.cells)
