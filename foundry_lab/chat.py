@@ -55,19 +55,13 @@ class ChatOptions(TypedDict, total=False):
     on_stall: Literal["error", "fallback"]
 
 
-BODY_FIELDS = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "tools",
-    "tool_choice",
-    "response_format",
+BODY_FIELDS = frozenset(
+    ("max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format")
 )
-STREAM_OPTIONS = ("first_token_timeout", "idle_timeout", "on_stall")
-_KINDS: dict[str, type] = {"model": str, "system": str, "extra_body": dict}
-COMPLETE_OPTIONS = ("response_model", "parser", "parse_attempts")
+STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
+COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
+_ALL = frozenset(ChatOptions.__annotations__)
+_ALLOWED = {True: _ALL - COMPLETE_OPTIONS, False: _ALL - STREAM_OPTIONS}  # by whether it streams
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,43 +92,56 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: an option that doesn't exist, or a value that can't be used.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        _check_names(given, stream=stream)
-        for name, kind in _KINDS.items():
-            if not isinstance(given.get(name, kind()), kind):
-                raise ConfigurationError(f"{name}={given[name]!r} must be a {kind.__name__}.")
-        timeout_s = check_timeout(given.get("timeout", timeout_s))
-        shape = None
+        if not given.keys() <= _ALLOWED[stream]:
+            raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
+        fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
+        if extra := given.get("extra_body"):
+            if not isinstance(extra, Mapping):
+                raise ConfigurationError(f"extra_body={extra!r} must be a dict of fields.")
+            fields.update(extra)
+        model = given.get("model")
+        if model is not None and not isinstance(model, str):
+            raise ConfigurationError(f"model={model!r} must be the name of a model.")
+        if "timeout" in given:
+            timeout_s = check_timeout(given["timeout"])
+        request = cls(
+            messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
+            model=model,
+            fields=fields,
+            timeout_s=timeout_s,
+            cache=bool(given.get("cache", True)),
+        )
+        if stream:
+            return request._with_limits(given)
+        return request._with_shape(given) if given.keys() & COMPLETE_OPTIONS else request
+
+    def _with_limits(self, given: Mapping[str, Any]) -> ChatRequest:
+        on_stall = given.get("on_stall", "error")
+        if on_stall not in ("error", "fallback"):
+            raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
+        fallback = on_stall == "fallback"
+        first_token_s = given.get("first_token_timeout", self.timeout_s / 2 if fallback else self.timeout_s)
+        return msgspec.structs.replace(
+            self,
+            first_token_s=check_timeout(first_token_s, "first_token_timeout"),
+            idle_s=check_timeout(given.get("idle_timeout", self.timeout_s), "idle_timeout"),
+            fallback=fallback,
+        )
+
+    def _with_shape(self, given: Mapping[str, Any]) -> ChatRequest:
         if "response_model" in given and "parser" in given:
             raise ConfigurationError("Give response_model or parser, not both.")
+        attempts = given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS)
+        if type(attempts) is not int or attempts < 1:
+            raise ConfigurationError(f"parse_attempts={attempts!r} must be a whole number from 1.")
+        shape = None
         if "response_model" in given:
             shape = shape_of(given["response_model"])
         elif "parser" in given:
             shape = parser_shape(given["parser"])
-        fields = {name: given[name] for name in BODY_FIELDS if name in given}
-        if shape is not None and "response_format" not in fields:
-            fields["response_format"] = shape.response_format()
-        fields.update(given.get("extra_body", {}))
-        attempts = given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS)
-        if type(attempts) is not int or attempts < 1:
-            raise ConfigurationError(f"parse_attempts={attempts!r} must be a whole number from 1.")
-        on_stall = given.get("on_stall", "error")
-        if on_stall not in ("error", "fallback"):
-            raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
-        return cls(
-            messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
-            model=given.get("model"),
-            fields=fields,
-            timeout_s=timeout_s,
-            shape=shape,
-            parse_attempts=attempts,
-            cache=bool(given.get("cache", True)),
-            first_token_s=check_timeout(
-                given.get("first_token_timeout", timeout_s / 2 if on_stall == "fallback" else timeout_s),
-                "first_token_timeout",
-            ),
-            idle_s=check_timeout(given.get("idle_timeout", timeout_s), "idle_timeout"),
-            fallback=on_stall == "fallback",
-        )
+        asked = shape.response_format() if shape is not None else None
+        fields = {"response_format": asked, **self.fields} if asked else self.fields
+        return msgspec.structs.replace(self, shape=shape, parse_attempts=attempts, fields=fields)
 
     def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
         """Return the call that asks this model."""
@@ -211,16 +218,13 @@ def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
     ]
 
 
-def _check_names(given: Mapping[str, Any], *, stream: bool) -> None:
-    known = list(ChatOptions.__annotations__)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
-            raise ConfigurationError(
-                f"There is no option {name!r}. {hint}Fields that this client doesn't know go into "
-                f"extra_body={{{name!r}: …}}."
-            )
-        if name in (COMPLETE_OPTIONS if stream else STREAM_OPTIONS):
-            method = "complete" if stream else "stream_complete"
-            raise ConfigurationError(f"{name} is an option of {method}() only.")
+def _wrong_name(name: str) -> ConfigurationError:
+    if name in _ALL:
+        method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
+        return ConfigurationError(f"{name} is an option of {method}() only.")
+    close = difflib.get_close_matches(name, _ALL, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    return ConfigurationError(
+        f"There is no option {name!r}. {hint}Fields that this client doesn't know go into "
+        f"extra_body={{{name!r}: …}}."
+    )

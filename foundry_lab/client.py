@@ -170,7 +170,8 @@ class FoundryAPIClient(ClientCore):
         send: Send | None = None,
     ) -> T:
         """Drive an operation to its result. `start` makes it, once the service is known."""
-        await self._connected()
+        if self._target is None:
+            await self._connected()
         operation = start()
         reply: Reply | None = None
         error: FoundryError | None = None
@@ -221,8 +222,8 @@ class FoundryAPIClient(ClientCore):
         """Send one call once and read its whole reply."""
         try:
             async with asyncio.timeout(deadline.remaining()):
-                async with await self._dispatch(call, request_id) as response:
-                    body = await self._read(response)
+                response = await self._dispatch(call, request_id)
+                body = await self._read(response)
         except RequestTimeoutError:
             raise
         except TimeoutError:
@@ -233,7 +234,7 @@ class FoundryAPIClient(ClientCore):
 
     async def _dispatch(self, call: Call, request_id: str) -> aiohttp.ClientResponse:
         """Send a call; return the response when its headers are there."""
-        target = await self._connected()
+        target = self._target or await self._connected()
         base, headers = target.endpoint, {"X-Request-Id": request_id}
         if call.control:
             assert target.control_url is not None, "only the lab's own service has a control route"
@@ -258,18 +259,22 @@ class FoundryAPIClient(ClientCore):
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the body, refusing one that would fill the memory."""
-        parts: list[bytes] = []
-        size = 0
+        content = response.content
         try:
-            while data := await response.content.readany():
-                parts.append(data)
-                size += len(data)
+            body = await content.readany()
+            if content.at_eof():
+                return body
+            parts, size = [body], len(body)
+            while part := await content.readany():
+                parts.append(part)
+                size += len(part)
                 if size > MAX_BODY_BYTES:
-                    response.close()
                     raise too_large(MAX_BODY_BYTES)
+            return b"".join(parts)
         except (aiohttp.ClientError, ConnectionError) as error:
             raise broken_body(response, error) from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            response.close()  # closes no connection whose answer was read to its end
 
     # --- connection -----------------------------------------------------------------------------------
 

@@ -142,7 +142,8 @@ class Metrics:
         self._retries = Counter(
             "foundry_lab_retries_total", "Attempts after the first", registry=self.registry
         )
-        self._in_flight = Gauge("foundry_lab_in_flight", "Operations under way", registry=self.registry)
+        in_flight = Gauge("foundry_lab_in_flight", "Operations under way", registry=self.registry)
+        in_flight.set_function(lambda: self._flying)
         self._breaker_state = Gauge(
             "foundry_lab_circuit_breaker_state",
             "0 closed, 1 half-open, 2 open",
@@ -164,7 +165,6 @@ class Metrics:
         """An operation begins."""
         with self._lock:
             self._flying += 1
-        self._in_flight.inc()
 
     def finish(self, record: Record) -> None:
         """An operation that was started has ended."""
@@ -182,7 +182,6 @@ class Metrics:
             if usage is not None:
                 self._totals[1] += usage.prompt_tokens
                 self._totals[2] += usage.completion_tokens
-        self._in_flight.dec()
         requests.inc()
         latency.observe(record.latency_s)
         if record.ttft_s is not None:

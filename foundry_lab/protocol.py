@@ -105,7 +105,11 @@ def build_messages(
                 '{"role": "user", "content": "Hello"}.'
             )
     chat = [dict(message) for message in messages]
-    return [{"role": "system", "content": system}, *chat] if system is not None else chat
+    if system is None:
+        return chat
+    if not isinstance(system, str):
+        raise ConfigurationError(f"system={system!r} must be a text.")
+    return [{"role": "system", "content": system}, *chat]
 
 
 def build_chat(
@@ -144,15 +148,16 @@ _TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
 
 def _check_types(fields: Mapping[str, Any]) -> None:
     """Refuse what the service would ignore: it takes a value of the wrong type for not given."""
-    for name, (types, words) in _TYPES.items():
-        value = fields.get(name)
-        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+    for name, value in fields.items():
+        if (rule := _TYPES.get(name)) is None:
+            continue
+        types, words = rule
+        if not isinstance(value, types) or isinstance(value, bool):
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
-    stop = fields.get("stop")
-    if isinstance(stop, (list, tuple)) and not all(isinstance(each, str) for each in stop):
-        raise ConfigurationError(f"stop={stop!r} must be a string or a list of strings.")
+        if name == "stop" and not all(isinstance(each, str) for each in value):
+            raise ConfigurationError(f"stop={value!r} must be {words}.")
 
 
 class _Message(msgspec.Struct):

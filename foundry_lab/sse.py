@@ -93,9 +93,12 @@ class SSEDecoder:
         return head.removeprefix(_BOM)
 
     def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if value[:1] == b" ":
-            value = value[1:]
+        if line[:6] == b"data: ":  # nearly always
+            name, value = b"data", line[6:]
+        else:
+            name, _, value = line.partition(b":")
+            if value[:1] == b" ":
+                value = value[1:]
         if name == b"data":
             self._data.append(value)
             self._data_bytes += len(value) + 1

@@ -37,7 +37,7 @@ from .operations import Operation, Pause
 from .protocol import MAX_BODY_BYTES, Call, Reply
 from .resilience import Deadline
 from .sync_stream import SyncCompletionStream
-from .sync_transport import ClosingAdapter, DeadlineAdapter, TimedOut, read_some, reading_until, root_cause
+from .sync_transport import ClosingAdapter, DeadlineAdapter, ReadingUntil, TimedOut, read_some, root_cause
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class SyncFoundryAPIClient(ClientCore):
     def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
         """Send one call once and read its whole reply."""
         try:
-            with reading_until(deadline.at):
+            with ReadingUntil(deadline.at):
                 response = self._dispatch(call, request_id, deadline.remaining())
                 try:
                     body = self._read(response)

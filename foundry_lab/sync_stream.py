@@ -16,7 +16,7 @@ from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
 from .streams import StreamState
-from .sync_transport import TimedOut, read_some, reading_until
+from .sync_transport import ReadingUntil, TimedOut, read_some
 from .types import Chunk
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class SyncCompletionStream(StreamState):
         self._heard_at = time.monotonic()
         limit_s = min(self._request.first_token_s, deadline.remaining())
         try:
-            with reading_until(self._heard_at + limit_s):
+            with ReadingUntil(self._heard_at + limit_s):
                 response = self._response = self._client._dispatch(call, record.request_id, limit_s)
                 reply = Reply(response.status_code, response.headers, b"", record.request_id)
                 if response.status_code != 200 or not protocol.is_event_stream(reply):
@@ -129,7 +129,7 @@ class SyncCompletionStream(StreamState):
             return
         limit_s = self._request.idle_s if self._arrivals else self._request.first_token_s
         try:
-            with reading_until(min(self._heard_at + limit_s, self._deadline.at)):
+            with ReadingUntil(min(self._heard_at + limit_s, self._deadline.at)):
                 data = read_some(response)
         except TimedOut:
             raise self._silence(self._deadline) from None

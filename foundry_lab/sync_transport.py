@@ -6,11 +6,9 @@ for ever. Here each read of the socket is given only what is left of the request
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import socket
 import time
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,14 +23,19 @@ from .core import broke_off, not_http
 _read_until: ContextVar[float | None] = ContextVar("read_until", default=None)
 
 
-@contextlib.contextmanager
-def reading_until(monotonic_s: float) -> Iterator[None]:
-    """Let reads in this block wait until this time of `time.monotonic()`, and not longer."""
-    token = _read_until.set(monotonic_s)
-    try:
-        yield
-    finally:
-        _read_until.reset(token)
+class ReadingUntil:
+    """Lets reads in a `with` block wait until this time of `time.monotonic()`, and not longer."""
+
+    __slots__ = ("_at", "_token")
+
+    def __init__(self, monotonic_s: float) -> None:
+        self._at = monotonic_s
+
+    def __enter__(self) -> None:
+        self._token = _read_until.set(self._at)
+
+    def __exit__(self, *_: object) -> None:
+        _read_until.reset(self._token)
 
 
 class _DeadlineSocket(socket.socket):
