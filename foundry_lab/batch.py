@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import logging
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,8 +32,6 @@ BREATHE_EVERY = 256
 """While checking a long input, other tasks get their turn after so many items."""
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
-
-_log = logging.getLogger("foundry_lab.batch")
 
 
 class BatchOptions(ChatOptions, total=False):
@@ -228,6 +225,7 @@ class Batch:
         progress = self._progress = Progress(report, total, self._own.get("progress"))
         report.start()
         output.on_durable = progress.durable
+        asker.on_wait(progress.waiting)
         syncing = asyncio.create_task(output.keep_synced())
         workers = [
             asyncio.create_task(self._worker(number, output, asker, report))
@@ -243,7 +241,7 @@ class Batch:
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved(output, report)}"
             raise BatchStoppedError(f"{error}{again}", report) from error
         except asyncio.CancelledError:
-            _log.warning("Interrupted. %s", self._saved(output, report))
+            progress.say(f"Interrupted. {self._saved(output, report)}")
             raise
         finally:
             for task in (everything, *workers, syncing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from .batch_items import BatchItem
@@ -53,6 +54,10 @@ class Asker(Protocol):
         """Return how the items ended, in any order."""
         ...
 
+    def on_wait(self, callback: Callable[[bool], None]) -> None:
+        """Have it called when no service works, and when one works again."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...
@@ -75,6 +80,10 @@ class PoolAsker:
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items ended."""
         return [await self._item(item) for item in items]
+
+    def on_wait(self, callback: Callable[[bool], None]) -> None:
+        """Have it called when no service works, and when one works again."""
+        self.pool.on_wait = callback
 
     async def close(self) -> None:
         """Close the pool."""

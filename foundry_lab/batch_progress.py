@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from typing import Any
@@ -51,6 +52,14 @@ class Progress:
             )
             self._bar.set_postfix_str(details, refresh=False)
         self._bar.update(self._report.skipped + lines - self._bar.n)
+
+    def waiting(self, waiting: bool) -> None:
+        """Show that no service works, or that one works again."""
+        self._bar.set_description_str("batch, waiting for the service" if waiting else "batch")
+
+    def say(self, sentence: str) -> None:
+        """Tell the person something, whether or not a bar is shown."""
+        self._bar.write(sentence, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""

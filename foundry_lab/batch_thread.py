@@ -22,7 +22,7 @@ def run_batch_in_thread(core: ClientCore, items: Items, options: Mapping[str, An
         KeyboardInterrupt: after everything finished was saved.
     """
     outcome: list[BatchReport | BaseException] = []
-    started = threading.Event()
+    started, finished = threading.Event(), threading.Event()
     handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[BatchReport]]] = []
 
     async def main() -> BatchReport:
@@ -36,17 +36,19 @@ def run_batch_in_thread(core: ClientCore, items: Items, options: Mapping[str, An
             outcome.append(asyncio.run(main()))
         except BaseException as error:  # handed to the caller's thread below
             outcome.append(error)
+        finally:
+            finished.set()
 
     thread = threading.Thread(target=target, name="foundry-lab batch")
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)  # in pieces, as a Ctrl-C doesn't get through a join on Windows
+        while not finished.wait(POLL_S):  # in pieces, as a Ctrl-C doesn't get through a wait on Windows
+            pass
     except KeyboardInterrupt:
         started.wait()
         loop, task = handles[0]
         loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        finished.wait()  # not Thread.join: one that was interrupted may return at once (python/cpython#90882)
         raise
     (result,) = outcome
     if isinstance(result, BaseException):

@@ -3,15 +3,16 @@
     from distributed import Client
     report = await client.complete_batch(items, output="results.jsonl", cluster=Client("scheduler:8786"))
 
-A worker's service is the one its own environment names (FOUNDRY_ENDPOINT), else the lab's on its machine. Work
-goes out in chunks; the chunk of a worker that is lost runs again on another. Results are written here alone and
-only for chunks that came back whole, so none is written twice. Needs the extra `foundry-lab[dask]`.
+A worker's service is the one its own environment names (FOUNDRY_ENDPOINT), else the lab's on its machine.
+Work goes out in chunks; the chunk of a worker that is lost runs again on another. Results are written here
+alone and only for chunks that came back whole, so none is written twice. Needs the extra `foundry-lab[dask]`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,11 +28,11 @@ from .errors import ConfigurationError, FoundryError, ServiceUnavailableError
 from .resilience import RetryPolicy
 
 _one_chunk_at_a_time = threading.Lock()
-"""Dask runs as many tasks at once as a worker has threads; its service wants no more than `concurrency`."""
+"""Dask runs a task in each thread of a worker; its one service takes one chunk."""
 
 
 class ChunkPlan(msgspec.Struct, frozen=True):
-    """What a worker needs besides the items. The headers may hold a key: use an encrypted cluster for that."""
+    """What a worker needs besides the items. The headers may hold a key, so the cluster must be trusted."""
 
     model: str | None
     headers: dict[str, str]
@@ -85,7 +86,10 @@ class DaskAsker:
         if not good:
             return outcomes
         future = self._cluster.submit(ask_chunk, self._plan, good, pure=False)
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
+            await done.wait()
             outcomes += await asyncio.to_thread(future.result)
         except FoundryError as error:
             raise ServiceUnavailableError(f"A worker of the cluster can't go on: {error}") from error
@@ -96,6 +100,9 @@ class DaskAsker:
         finally:
             future.cancel()  # nothing if it is done; else nobody waits for it any more
         return outcomes
+
+    def on_wait(self, callback: Callable[[bool], None]) -> None:
+        """The workers wait by themselves; nobody here knows."""
 
     async def close(self) -> None:
         """The cluster is its owner's to close."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 from .client import FoundryAPIClient
 from .errors import FoundryError, ServiceUnavailableError
@@ -56,12 +57,16 @@ class EndpointPool:
         clients: one for each service, without circuit breakers: waiting is the pool's own way.
         limit: requests under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
+
+    Attributes:
+        on_wait: called with True when the last endpoint stops working, with False when one is back.
     """
 
     def __init__(self, clients: list[FoundryAPIClient], *, limit: int, patience_s: float) -> None:
         self.endpoints = [Endpoint(client) for client in clients]
         self.limit = limit
         self.patience_s = patience_s
+        self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
         self._down_since: float | None = None
 
@@ -105,6 +110,7 @@ class EndpointPool:
         endpoint.watch = asyncio.create_task(self._watch(endpoint, probe))
         if not any(each.is_up for each in self.endpoints):
             self._down_since = time.monotonic()
+            self.on_wait(True)
             _log.warning(
                 "no service works; waiting up to %.0f s for one to come back (%s)", self.patience_s, reason
             )
@@ -127,7 +133,9 @@ class EndpointPool:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)
         endpoint.watch, endpoint.failed_in_a_row = None, 0
-        self._down_since = None
+        if self._down_since is not None:
+            self._down_since = None
+            self.on_wait(False)
         _log.warning("%s works again", endpoint.url)
         self._changed.set()
 

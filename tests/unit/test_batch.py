@@ -436,7 +436,7 @@ async def test_a_service_that_stays_away_stops_the_batch(tmp_path: Path) -> None
 
 
 async def test_cancelling_saves_and_says_how_to_go_on(
-    client: FoundryAPIClient, stub: StubService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub.on("POST", CHAT, chat(delay_s=0.02))
     output = tmp_path / "out.jsonl"
@@ -446,7 +446,7 @@ async def test_cancelling_saves_and_says_how_to_go_on(
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await batch
-    assert "of 50 results are in" in caplog.text
+    assert "of 50 results are in" in capsys.readouterr().err
     done = len(ids(output))
     assert 8 <= done < 50
     report = await client.complete_batch(items, output=output)

@@ -1,0 +1,254 @@
+"""Batches that are killed, or whose disk gives up: what was written stays, and nothing is asked twice."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stub_server import CHAT, StubService, chat
+
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
+from foundry_lab.batch_index import Index
+from foundry_lab.batch_output import BatchOutput
+from foundry_lab.batch_report import BatchStoppedError
+
+ITEMS = 2000
+KILLS = 20
+CONCURRENCY = 4
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as service:
+        yield service
+
+
+def write_items(path: Path, count: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            body = {"messages": [{"role": "user", "content": f"prompt-{number}"}], "max_tokens": 8}
+            line = {"custom_id": f"id-{number}", "method": "POST", "url": CHAT, "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+def command(stub: StubService, source: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "foundry_lab", "batch", str(source), "-o", str(output)),
+        *("--endpoint", stub.url, "-c", str(CONCURRENCY), *more),
+    ]
+
+
+def whole_lines(output: Path) -> list[dict[str, Any]]:
+    """The lines that are there; a half-written last one doesn't count."""
+    data = output.read_bytes() if output.exists() else b""
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def asked(stub: StubService) -> Counter[str]:
+    return Counter(
+        "id-" + seen.json["messages"][0]["content"].removeprefix("prompt-")
+        for seen in list(stub.seen)
+        if seen.path == CHAT
+    )
+
+
+def test_killed_at_twenty_random_moments_nothing_is_lost_or_done_twice(
+    stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.003))
+    source, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_items(source, ITEMS)
+    chance = random.Random(4)
+    in_flight = 0
+    for _ in range(KILLS):
+        before = asked(stub)
+        process = subprocess.Popen(command(stub, source, output), stderr=subprocess.DEVNULL)
+        goal = len(stub.seen) + chance.randint(1, ITEMS // KILLS)
+        while len(stub.seen) < goal and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.01)
+        process.kill()
+        assert process.wait() == (-signal.SIGKILL if os.name == "posix" else 1), (
+            "it ended before it was killed"
+        )
+        done = {line["custom_id"] for line in whole_lines(output)}
+        again = asked(stub) - before
+        in_flight += len(set(again) - done)
+        assert len(set(again) - done) <= CONCURRENCY
+
+    assert len(whole_lines(output)) < ITEMS
+    subprocess.run(command(stub, source, output), check=True, stdout=subprocess.DEVNULL)
+    lines = whole_lines(output)
+    assert output.read_bytes().endswith(b"\n")
+    assert Counter(line["custom_id"] for line in lines) == Counter(f"id-{n}" for n in range(ITEMS))
+    assert all(line["error"] is None for line in lines)
+    total = asked(stub)
+    assert sum(total.values()) == ITEMS + in_flight  # asked again: those in flight at a kill, and no others
+    assert len(total) == ITEMS
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to one process")
+def test_ctrl_c_saves_and_prints_how_to_go_on(stub: StubService, tmp_path: Path) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.01))
+    source, output = tmp_path / "items.jsonl", tmp_path / "my out.jsonl"
+    write_items(source, 300)
+    process = subprocess.Popen(command(stub, source, output), stderr=subprocess.PIPE, text=True)
+    while not asked(stub).total() > 20:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"To go on: foundry-lab batch {source} -o '{output}' --endpoint {stub.url}" in words
+    assert "Traceback" not in words
+    saved = len(whole_lines(output))
+    assert 0 < saved < 300
+    assert sorted(tmp_path.iterdir()) == [source, output]
+    done = subprocess.run(command(stub, source, output), check=True, capture_output=True, text=True)
+    assert f"{300 - saved} answered, 0 failed, {saved} done before" in done.stdout
+    assert len({line["custom_id"] for line in whole_lines(output)}) == len(whole_lines(output)) == 300
+
+
+LIMITED = """
+import asyncio, resource, signal, sys
+from foundry_lab import SyncFoundryAPIClient
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+SyncFoundryAPIClient(sys.argv[1]).complete_batch([str(n) for n in range(200)], output=sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files by setrlimit")
+def test_a_file_that_cannot_grow_stops_the_batch_and_stays_valid(stub: StubService, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, stub.url, str(output)], capture_output=True, text=True, check=False
+    )
+    assert "BatchStoppedError" in done.stderr
+    assert "there is no room on the disk" in done.stderr
+    assert "run the same batch again to go on" in done.stderr
+    lines = whole_lines(output)
+    assert 20 < len(lines) < 200
+    assert output.read_bytes().endswith(b"\n")
+    report = SyncFoundryAPIClient(stub.url).complete_batch([str(n) for n in range(200)], output=output)
+    assert (report.skipped, report.done) == (len(lines), 200 - len(lines))
+    assert len({line["custom_id"] for line in whole_lines(output)}) == 200
+
+
+class FailingFile(io.FileIO):
+    """A file that takes half of a line after some lines, and then fails, as a full disk does."""
+
+    fail_after = 3
+    code = errno.ENOSPC
+
+    def write(self, data: Any) -> int:
+        if self.fail_after == 0:
+            raise OSError(self.code, os.strerror(self.code))
+        self.fail_after -= 1
+        return super().write(data[: len(data) // 2] if self.fail_after == 0 else data)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no room on the disk.*Make room"),
+        (errno.EACCES, "isn't allowed any more.*Allow it again"),
+        (errno.EROFS, "isn't allowed any more"),
+        (errno.EIO, "the disk says"),
+    ],
+)
+async def test_a_disk_that_fails_in_mid_line_leaves_whole_lines(
+    stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    output = tmp_path / "out.jsonl"
+    output.touch()
+    monkeypatch.setattr(FailingFile, "code", code)
+    monkeypatch.setattr("foundry_lab.batch_output._open", lambda path: FailingFile(path, "r+b"))
+    async with FoundryAPIClient(stub.url) as client:
+        with pytest.raises(BatchStoppedError, match=f"(?s){words}") as caught:
+            await client.complete_batch([str(n) for n in range(20)], output=output)
+    assert caught.value.report.done == 2
+    assert len(whole_lines(output)) == 2
+    assert output.read_bytes().endswith(b"\n")
+
+
+async def test_a_disk_that_fails_to_sync_stops_the_batch(
+    stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(number: int) -> None:
+        raise OSError(errno.EIO, "the cable came out")
+
+    stub.on("POST", CHAT, chat(delay_s=0.02))
+    monkeypatch.setattr("foundry_lab.batch_output._sync_folder", lambda path: None)
+    monkeypatch.setattr("os.fsync", fsync)
+    async with FoundryAPIClient(stub.url) as client:
+        with pytest.raises(BatchStoppedError, match="the cable came out"):
+            await client.complete_batch([str(n) for n in range(500)], output=tmp_path / "out.jsonl")
+    assert 0 < len(whole_lines(tmp_path / "out.jsonl")) < 200
+
+
+async def test_lines_count_when_they_are_on_disk_and_in_groups(
+    stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    syncs: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr("os.fsync", lambda number: (syncs.append(number), real(number))[1])
+    monkeypatch.setattr(
+        "foundry_lab.batch_progress.Progress.durable", lambda self, lines: counted.append(lines)
+    )
+    stub.on("POST", CHAT, chat(delay_s=0.01))
+    async with FoundryAPIClient(stub.url) as client:
+        await client.complete_batch([str(n) for n in range(100)], output=tmp_path / "out.jsonl")
+    assert counted == sorted(counted)
+    assert counted[-1] == 100
+    assert 2 <= len(counted) < 20
+    assert len(counted) <= len(syncs) < 25
+
+
+LINES = [
+    b'{"id":"batch_req_ab","custom_id":"x","response":null,"error":{"code":"c","message":"m"}}\n',
+    '{"id":"batch_req_cd","custom_id":"ü","response":null,"error":null}\n'.encode(),
+]
+
+
+@given(st.integers(0, len(LINES[0] + LINES[1])))
+def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "out.jsonl"
+    path.write_bytes((LINES[0] + LINES[1])[:length])
+    index = Index()
+    output = BatchOutput(path, index)
+    whole = (length >= len(LINES[0])) + (length >= len(LINES[0] + LINES[1]))
+    assert output.found == whole
+    assert path.read_bytes() == b"".join(LINES[:whole])
+    assert index.line_of("x") == (("ab", True) if whole else None)
+    output.write("y", "ef", False, LINES[1])
+    output.close()
+    assert path.read_bytes() == b"".join([*LINES[:whole], LINES[1]])
+
+
+def test_the_index_finds_lines_in_either_order() -> None:
+    index = Index()
+    for number, name in enumerate("abc", 1):
+        assert index.add_item(name, number)
+    assert not index.add_item("b", 9)
+    index.put_line("c", "1", False, 0, 10)
+    index.put_line("b", "2", True, 10, 5)
+    index.put_line("stranger", "3", False, 15, 5)
+    index.put_line("a", "4", False, 20, 5)
+    index.put_line("c", "5", False, 25, 7)
+    assert list(index.places(by_input=True)) == [(20, 5), (10, 5), (25, 7), (15, 5)]
+    assert list(index.places(by_input=False)) == [(10, 5), (15, 5), (20, 5), (25, 7)]
+    assert (index.count_lines(), index.line_of("c"), index.line_of("z")) == (4, ("5", False), None)
