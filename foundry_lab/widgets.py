@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .chat_panel import ChatPanel
+from .dashboard import HealthDashboard
 
-__all__ = ["ChatPanel"]
+__all__ = ["ChatPanel", "HealthDashboard"]

@@ -1,0 +1,86 @@
+"""The checklist tells a client that can be used in earnest from one that can't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+from stub_server import CHAT, MODEL, StubService
+
+from foundry_lab import SyncFoundryAPIClient
+from foundry_lab.checklist import Ask, run_checklist
+from foundry_lab.errors import ConfigurationError
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as server:
+        yield server
+
+
+def ours(url: str) -> Ask:
+    client = SyncFoundryAPIClient(url, metrics=False)
+    return lambda prompt, timeout_s: client.complete(prompt, timeout=timeout_s).content
+
+
+def naive(url: str) -> Ask:
+    session = requests.Session()
+    session.trust_env = False
+
+    def ask(prompt: str, timeout_s: float) -> str:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
+        answer = session.post(url + CHAT, json=body, timeout=timeout_s)
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    return ask
+
+
+def stubborn(url: str) -> Ask:
+    """Repeats whatever happens, at once, twenty times."""
+    once = naive(url)
+
+    def ask(prompt: str, timeout_s: float) -> str:
+        for _ in range(20):
+            try:
+                return once(prompt, timeout_s)
+            except Exception as error:
+                failed = error
+        raise failed
+
+    return ask
+
+
+def failures(make: object, url: str) -> list[str]:
+    result = run_checklist(make, url)  # type: ignore[arg-type]
+    assert result.passed == (not [trial for trial in result.trials if not trial.passed])
+    assert str(result).splitlines()[-1].endswith(f"of {len(result.trials)} passed")
+    return [trial.demand for trial in result.trials if not trial.passed]
+
+
+def test_our_client_passes(stub: StubService) -> None:
+    assert failures(ours, stub.url) == []
+
+
+def test_bare_requests_fails_where_it_has_no_policy(stub: StubService) -> None:
+    failed = failures(naive, stub.url)
+    assert "answers in spite of one 503" in failed
+    assert "is back within 0.6 s though bytes trickle in" in failed
+    assert "spares a service that is down (circuit breaker)" in failed
+    assert "never repeats a 400" not in failed
+
+
+def test_a_stubborn_client_fails_by_asking_too_often(stub: StubService) -> None:
+    failed = failures(stubborn, stub.url)
+    assert "answers in spite of one 503" not in failed
+    for demand in ("never repeats a 400", "gives up on a service that keeps failing"):
+        assert demand in failed
+    assert "doesn't repeat a generation that timed out" in failed
+
+
+def test_a_client_that_never_works_is_no_trial(stub: StubService) -> None:
+    def broken(url: str) -> Ask:
+        return lambda prompt, timeout_s: ""
+
+    with pytest.raises(ConfigurationError, match="without faults either"):
+        run_checklist(broken, stub.url)

@@ -1,0 +1,116 @@
+"""The dashboard without a browser: what it shows, what its buttons do, what stays without them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from stub_server import CHAT, StubService, chat, reply
+
+from foundry_lab import CircuitBreaker, SyncFoundryAPIClient
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.faults import FaultProxy
+from foundry_lab.metrics import Metrics
+from foundry_lab.widgets import HealthDashboard
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(stub: StubService) -> Iterator[FaultProxy]:
+    with FaultProxy(stub.url) as running:
+        yield running
+
+
+@pytest.fixture
+def dashboard(proxy: FaultProxy) -> Iterator[HealthDashboard]:
+    client = SyncFoundryAPIClient(
+        proxy.url, retries=0, breaker=CircuitBreaker(failure_threshold=2), metrics=Metrics()
+    )
+    made = HealthDashboard(client, proxy=proxy, interval_s=0.05)
+    yield made
+    made.close()
+
+
+def wait_for(dashboard: HealthDashboard, text: str, limit_s: float = 5.0) -> str:
+    deadline = time.monotonic() + limit_s
+    while text not in dashboard._view.value:
+        assert time.monotonic() < deadline, f"{text!r} never showed: {dashboard._view.value}"
+        time.sleep(0.01)
+    return str(dashboard._view.value)
+
+
+def test_the_light_follows_the_service(dashboard: HealthDashboard) -> None:
+    assert 'data-status="not watched"' in dashboard.html()
+    dashboard._start.click()
+    wait_for(dashboard, 'data-status="healthy"')
+    dashboard._fault.value = "reset"
+    assert "closed the connection" in wait_for(dashboard, 'data-status="unavailable"')
+    dashboard._fault.value = "no fault"
+    wait_for(dashboard, 'data-status="healthy"')
+    dashboard._stop.click()
+    assert 'data-status="not watched"' in dashboard.html()
+
+
+def test_asking_moves_requests_and_breaker(stub: StubService, dashboard: HealthDashboard) -> None:
+    dashboard._ask.click()
+    wait_for(dashboard, "hello")
+    assert "<b>1</b> answered, <b>0</b> failed" in wait_for(dashboard, "breaker <b>closed</b>")
+    stub.on("POST", CHAT, reply(500, b"{}"))
+    for failed in (1, 2):
+        dashboard._ask.click()
+        wait_for(dashboard, f"<b>{failed}</b> failed")
+    wait_for(dashboard, "breaker <b>open</b>")
+
+
+def test_health_checks_do_not_count_as_requests(stub: StubService, dashboard: HealthDashboard) -> None:
+    dashboard.start()
+    wait_for(dashboard, "<polyline")
+    assert "<b>0</b> answered, <b>0</b> failed" in dashboard.html()
+
+
+def test_the_rate_reaches_the_proxy_and_refused_ignores_it(
+    dashboard: HealthDashboard, proxy: FaultProxy
+) -> None:
+    dashboard._fault.value = "latency"
+    dashboard._rate.value = 0.3
+    assert [(fault.kind, fault.rate) for fault in proxy.faults] == [("latency", 0.3)]
+    dashboard._fault.value = "refused"
+    assert [(fault.kind, fault.rate) for fault in proxy.faults] == [("refused", 1.0)]
+
+
+def test_readable_without_javascript_and_safe_against_html(
+    stub: StubService, dashboard: HealthDashboard
+) -> None:
+    stub.on("POST", CHAT, chat("<script>alert(1)</script>"))
+    dashboard._ask.click()
+    wait_for(dashboard, "&lt;script&gt;")
+    bundle = dashboard._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "breaker" in bundle["text/html"]
+    assert "<script" not in bundle["text/html"]
+
+
+def test_stop_ends_the_looks(stub: StubService, dashboard: HealthDashboard) -> None:
+    dashboard.start()
+    wait_for(dashboard, 'data-status="healthy"')
+    dashboard.stop()
+    looks = stub.count("GET", "/status")
+    time.sleep(0.2)
+    assert stub.count("GET", "/status") == looks
+
+
+def test_without_a_proxy_there_are_no_switches(stub: StubService) -> None:
+    dashboard = HealthDashboard(SyncFoundryAPIClient(stub.url, metrics=False))
+    assert len(dashboard.widget.children) == 2
+    dashboard.close()
+
+
+def test_an_interval_that_makes_no_sense_is_refused(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="interval_s"):
+        HealthDashboard(SyncFoundryAPIClient(stub.url), interval_s=0)

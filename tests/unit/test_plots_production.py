@@ -1,0 +1,84 @@
+"""The figures of the production notebook hold what they were given."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.axes import Axes
+
+from foundry_lab import plots_production as plots
+from foundry_lab.breaker import Transition
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.faults import ProxiedRequest
+from foundry_lab.monitor import Sample
+from foundry_lab.supervisor import Restart
+from foundry_lab.types import Health
+
+
+def words(ax: Axes) -> str:
+    return " | ".join(text.get_text() for text in ax.texts) + " | " + ax.get_title()
+
+
+def request(at_s: float, call: str, fault: str = "", duration_s: float | None = 0.1) -> ProxiedRequest:
+    return ProxiedRequest(at_s, "POST", "/v1/chat/completions", call, fault, 200, duration_s)
+
+
+def sample(at_s: float, status: str) -> Sample:
+    return Sample(at_s, Health(status=status, endpoint="http://127.0.0.1:1"))
+
+
+def test_the_path_names_every_policy_and_its_error() -> None:
+    text = words(plots.request_path().axes[0])
+    for word in ("deadline", "retries", "breaker", "CircuitOpenError", "RequestTimeoutError"):
+        assert word in text
+
+
+def test_attempts_has_a_row_a_call_and_a_bar_an_attempt() -> None:
+    log = [request(10.0, "a", "reset"), request(10.3, "a"), request(10.1, "b"), request(11, "c", "", None)]
+    ax = plots.attempts(log, deadline_s=1.0).axes[0]
+    bars = [(patch.get_x(), patch.get_y()) for patch in ax.patches]
+    assert [x for x, _ in bars] == pytest.approx([0.0, 0.3, 0.0])
+    assert bars[0][1] == bars[1][1] > bars[2][1]  # the first call is on top
+    assert "reset" in words(ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["1", "2"]
+
+
+def test_arrivals_says_how_many_came_at_once() -> None:
+    fig = plots.arrivals({"without": [5.0, 5.0, 5.0, 6.0], "with": [1.0, 1.5, 2.0, 2.5]})
+    assert [words(ax).split("at most ")[1] for ax in fig.axes] == ["3 at once", "1 at once"]
+
+
+def test_breaker_timeline_counts_each_outcome() -> None:
+    outcomes = [(0.0, 0.1, "ok"), (0.2, 0.3, "failed"), (0.4, 0.5, "open"), (0.6, 0.7, "open")]
+    transitions = [Transition("closed", "open", 0.35, "1 failure")]
+    fig = plots.breaker_timeline(outcomes, transitions, dark=(0.15, 0.4))
+    for expected in ("1 answered", "1 sent, and failed", "2 refused by the breaker", "service away"):
+        assert expected in words(fig.axes[1])
+
+
+def test_recovery_says_how_long_it_took() -> None:
+    outcomes = [(9.0, 9.2, "ok"), (9.9, 10.1, "failed"), (11.0, 11.1, "open"), (12.0, 12.5, "ok")]
+    samples = [sample(9.0, "healthy"), sample(10.4, "unavailable"), sample(12.2, "healthy")]
+    fig = plots.recovery(outcomes, samples, [Restart(10.5, 1.2)], killed_at_s=10.0)
+    assert "first answer 2.5 s after the kill" in words(fig.axes[1])
+
+
+def test_an_answer_that_was_under_way_is_no_recovery() -> None:
+    outcomes = [(9.9, 10.05, "ok"), (9.9, 10.1, "failed"), (9.95, 10.2, "ok")]
+    assert plots.time_to_recovery_s(outcomes, 10.0) is None
+    assert plots.time_to_recovery_s([*outcomes, (11.0, 11.5, "ok")], 10.0) == pytest.approx(1.5)
+    assert plots.time_to_recovery_s([(1.0, 2.0, "ok")], 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.attempts([]),
+        lambda: plots.arrivals({}),
+        lambda: plots.arrivals({"a": []}),
+        lambda: plots.breaker_timeline([], []),
+        lambda: plots.recovery([], [], [], 0.0),
+    ],
+)
+def test_nothing_to_draw_says_so(draw: object) -> None:
+    with pytest.raises(ConfigurationError):
+        draw()  # type: ignore[operator]
