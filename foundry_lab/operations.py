@@ -21,6 +21,7 @@ from .config import DEFAULT_MODEL, Settings
 from .dialect import CURRENT, LEGACY, Dialect
 from .errors import BadRequestError, ModelBusyError, ModelNotFoundError, ModelNotLoadedError
 from .protocol import Call, Reply
+from .replies import UNKNOWN_ROUTE
 from .types import Model
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class Directory:
                 yield from send(Call("GET", CURRENT.status, once=once))
                 self._dialect = CURRENT
             except BadRequestError as error:
-                if error.status not in protocol.UNKNOWN_ROUTE:
+                if error.status not in UNKNOWN_ROUTE:
                     raise
                 try:
                     yield from send(Call("GET", LEGACY.status, once=once))

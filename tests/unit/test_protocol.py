@@ -16,6 +16,7 @@ from stub_server import DONE, MODEL, ROLE, STOP, USAGE, chat_body, delta, error_
 
 from foundry_lab import errors, protocol
 from foundry_lab.protocol import ChatStream, Reply
+from foundry_lab.replies import retry_after
 from foundry_lab.types import Chunk
 
 JSON = {"Content-Type": "application/json", "Server": "oatpp/1.3.0"}
@@ -280,20 +281,18 @@ def test_an_empty_success_is_no_answer(status: int, body: bytes) -> None:
     ],
 )
 def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
-    assert protocol.retry_after({"retry-AFTER": value}) == seconds
+    assert retry_after({"retry-AFTER": value}) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
     now = time.time()
-    assert protocol.retry_after({"Retry-After": formatdate(now + 7, usegmt=True)}, now) == pytest.approx(
-        7, abs=1
-    )
-    assert protocol.retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}, now) == 0.0
+    assert retry_after({"Retry-After": formatdate(now + 7, usegmt=True)}, now) == pytest.approx(7, abs=1)
+    assert retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}, now) == 0.0
 
 
 @given(st.text(max_size=40))
 def test_any_retry_after_is_seconds_or_none(value: str) -> None:
-    wait = protocol.retry_after({"Retry-After": value})
+    wait = retry_after({"Retry-After": value})
     assert wait is None or 0 <= wait < float("inf")
 
 
