@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from . import chat, protocol
+from .async_transport import broken_body, read_body
 from .chat import ChatRequest
-from .core import broke_off, not_http
-from .errors import FoundryError, RequestTimeoutError
+from .errors import RequestTimeoutError
 from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
@@ -123,7 +123,7 @@ class CompletionStream(StreamState):
                 response = self._response = await self._client._dispatch(call, record.request_id)
                 reply = Reply(response.status, response.headers, b"", record.request_id)
                 if response.status != 200 or not protocol.is_event_stream(reply):
-                    body = await self._client._read(response)
+                    body = await read_body(response)
                     raise protocol.not_a_stream(Reply(reply.status, reply.headers, body, reply.request_id))
                 while not self._ready and not self._parser.done:
                     await self._read()
@@ -176,14 +176,6 @@ class CompletionStream(StreamState):
         if response is not None:
             with contextlib.suppress(RuntimeError):  # its loop may be gone, and the socket with it
                 response.release() if response.content.is_eof() else response.close()
-
-
-def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryError:
-    """Return the error for a body that can't be read to its end."""
-    endpoint = str(response.url.origin())
-    if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
-        return not_http(endpoint, error)
-    return broke_off(endpoint, error)
 
 
 class _Watchdog:

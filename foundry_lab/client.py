@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -14,7 +13,8 @@ import msgspec
 from yarl import URL
 
 from . import chat, health, protocol
-from .async_stream import CompletionStream, broken_body
+from .async_stream import CompletionStream
+from .async_transport import abandon, open_session, read_body
 from .chat import ChatOptions, ChatRequest
 from .config import check_timeout
 from .core import (
@@ -28,12 +28,12 @@ from .core import (
     nobody_answers,
     not_http,
     relocate,
-    too_large,
 )
+from .download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from .errors import FoundryError, RequestTimeoutError
 from .metrics import Record
 from .operations import Operation, Pause
-from .protocol import MAX_BODY_BYTES, Call, Reply
+from .protocol import Call, Reply
 from .resilience import Deadline
 from .types import Completion, Health, Model
 
@@ -139,6 +139,24 @@ class FoundryAPIClient(ClientCore):
         """
         return await self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
 
+    async def download_model(
+        self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
+    ) -> Model:
+        """Have the lab's service download a model by alias or id; one that is there already is not fetched.
+
+        Args:
+            progress: show a bar, or not, or call this function with the percent done.
+            timeout: seconds for everything. A download that was cut short goes on where it stopped.
+
+        Raises:
+            EngineError: the download failed.
+            ConfigurationError: the service isn't the lab's own, and so can't be asked to.
+        """
+        with reporter(name, progress) as report:
+            return await self._manage(
+                "download_model", lambda: self._directory.download(name, report), timeout
+            )
+
     async def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""
         session, self._session = self._session, None
@@ -223,7 +241,8 @@ class FoundryAPIClient(ClientCore):
         try:
             async with asyncio.timeout(deadline.remaining()):
                 response = await self._dispatch(call, request_id)
-                body = await self._read(response)
+                watch = call.on_data if response.status == 200 else None
+                body = await read_body(response, watch)
         except RequestTimeoutError:
             raise
         except TimeoutError:
@@ -257,25 +276,6 @@ class FoundryAPIClient(ClientCore):
         except (aiohttp.ClientError, ConnectionError) as error:
             raise hung_up(base, error) from None
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body, refusing one that would fill the memory."""
-        content = response.content
-        try:
-            body = await content.readany()
-            if content.at_eof():
-                return body
-            parts, size = [body], len(body)
-            while part := await content.readany():
-                parts.append(part)
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise too_large(MAX_BODY_BYTES)
-            return b"".join(parts)
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise broken_body(response, error) from None
-        finally:
-            response.close()  # closes no connection whose answer was read to its end
-
     # --- connection -----------------------------------------------------------------------------------
 
     async def _connected(self) -> Target:
@@ -300,31 +300,7 @@ class FoundryAPIClient(ClientCore):
         if self._session is None or self._session.closed or self._loop is not loop:
             if self._finalizer is not None:
                 self._finalizer()
-            self._session = aiohttp.ClientSession(
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = open_session(self._headers)
             self._loop = loop
-            self._finalizer = weakref.finalize(self, _abandon, self._session, loop)
+            self._finalizer = weakref.finalize(self, abandon, self._session, loop)
         return self._session
-
-
-def _abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
-    if loop.is_running() and asyncio._get_running_loop() is not loop:
-        loop.call_soon_threadsafe(_close_now, session)
-    else:
-        _close_now(session)
-
-
-def _close_now(session: aiohttp.ClientSession) -> None:
-    """Close a session without awaiting it, as its loop may be about to end or have ended.
-
-    Closing does its work before it first waits; what is left then is to wait for the sockets' last words.
-    """
-    closing = session.close()
-    with contextlib.suppress(StopIteration, RuntimeError):
-        closing.send(None)
-    closing.close()

@@ -19,7 +19,14 @@ import msgspec
 from . import protocol
 from .config import DEFAULT_MODEL, Settings
 from .dialect import CURRENT, LEGACY, Dialect
-from .errors import BadRequestError, ModelBusyError, ModelNotFoundError, ModelNotLoadedError
+from .download import DownloadLines, Report
+from .errors import (
+    BadRequestError,
+    ConfigurationError,
+    ModelBusyError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+)
 from .protocol import Call, Reply
 from .replies import UNKNOWN_ROUTE
 from .types import Model
@@ -211,6 +218,26 @@ class Directory:
                 yield Pause(BUSY_POLL_S)
         self.forget()
         return msgspec.structs.replace(model, loaded=what == "load")
+
+    def download(self, name: str, report: Report) -> Operation[Model]:
+        """Have the lab's service fetch a model; return it as it is then.
+
+        Raises:
+            ConfigurationError: the service isn't the lab's own.
+            EngineError: the download failed.
+        """
+        if not self._has_control:
+            raise ConfigurationError(
+                "Only the lab's own service can be asked to download. For another Foundry Local service use "
+                f"its own command there: foundry model download {name}."
+            )
+        model = yield from self.find(name)
+        lines = DownloadLines(report)
+        body = msgspec.json.encode({"alias": model.id})
+        yield from send(Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed))
+        lines.end()
+        self.forget()
+        return (yield from self.find(model.id))
 
     def _loaded_chat_model(self) -> Operation[str]:
         models = yield from self.list_models()

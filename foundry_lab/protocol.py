@@ -7,7 +7,7 @@ foundry-local-sdk 2.2; the chat part is OpenAI's chat completions format.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class Call(msgspec.Struct, frozen=True):
         generates: it makes the model work.
         control: it goes to the lab service's own control route instead of the REST service.
         cacheable: the response cache may answer it.
+        on_data: called with each piece of a successful reply as it arrives.
         once: it is sent as it is, past retries and breaker: a look at the service must show its state.
     """
 
@@ -44,6 +45,7 @@ class Call(msgspec.Struct, frozen=True):
     control: bool = False
     cacheable: bool = False
     once: bool = False
+    on_data: Callable[[bytes], None] | None = None
 
 
 # --- requests -------------------------------------------------------------------------------------------

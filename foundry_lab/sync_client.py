@@ -29,15 +29,15 @@ from .core import (
     nobody_answers,
     not_http,
     relocate,
-    too_large,
 )
+from .download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from .errors import FoundryError
 from .metrics import Record
 from .operations import Operation, Pause
-from .protocol import MAX_BODY_BYTES, Call, Reply
+from .protocol import Call, Reply
 from .resilience import Deadline
 from .sync_stream import SyncCompletionStream
-from .sync_transport import ClosingAdapter, DeadlineAdapter, ReadingUntil, TimedOut, read_some, root_cause
+from .sync_transport import ReadingUntil, TimedOut, open_session, read_body, root_cause
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from .batch_report import BatchReport
 
 T = TypeVar("T")
-
-POOL_CONNECTIONS = 64
 
 
 class SyncFoundryAPIClient(ClientCore):
@@ -130,6 +128,13 @@ class SyncFoundryAPIClient(ClientCore):
         """
         return self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
 
+    def download_model(
+        self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
+    ) -> Model:
+        """Have the lab's service download a model, as `FoundryAPIClient.download_model` does."""
+        with reporter(name, progress) as report:
+            return self._manage("download_model", lambda: self._directory.download(name, report), timeout)
+
     def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""
         session, self._session = self._session, None
@@ -204,7 +209,8 @@ class SyncFoundryAPIClient(ClientCore):
             with ReadingUntil(deadline.at):
                 response = self._dispatch(call, request_id, deadline.remaining())
                 try:
-                    body = self._read(response)
+                    watch = call.on_data if response.status_code == 200 else None
+                    body = read_body(response, watch)
                 finally:
                     response.close()  # gives the connection back when the body was read to its end
         except TimedOut:
@@ -255,17 +261,6 @@ class SyncFoundryAPIClient(ClientCore):
         except requests.RequestException as error:
             raise not_http(base, error) from None
 
-    def _read(self, response: requests.Response) -> bytes:
-        """Return the body, refusing one that would fill the memory."""
-        parts: list[bytes] = []
-        size = 0
-        while data := read_some(response):
-            parts.append(data)
-            size += len(data)
-            if size > MAX_BODY_BYTES:
-                raise too_large(MAX_BODY_BYTES)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
     # --- connection -----------------------------------------------------------------------------------
 
     def _connected(self) -> Target:
@@ -283,12 +278,9 @@ class SyncFoundryAPIClient(ClientCore):
                 self._connect_to(moved)
 
     def _pool(self) -> requests.Session:
-        session = self._session
-        if session is None:
-            session = self._session = requests.Session()
-            session.trust_env = False  # a proxy from the environment must not come between us and loopback
-            session.headers.update(self._headers)
-            session.mount("http://", DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS))
-            session.mount("https://", ClosingAdapter(pool_maxsize=POOL_CONNECTIONS))
-            weakref.finalize(self, session.close)
-        return session
+        if self._session is None:
+            with self._locating:
+                if self._session is None:
+                    self._session = open_session(self._headers)
+                    weakref.finalize(self, self._session.close)
+        return self._session

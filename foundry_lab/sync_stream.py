@@ -16,7 +16,7 @@ from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
 from .streams import StreamState
-from .sync_transport import ReadingUntil, TimedOut, read_some
+from .sync_transport import ReadingUntil, TimedOut, read_body, read_some
 from .types import Chunk
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SyncCompletionStream(StreamState):
                 response = self._response = self._client._dispatch(call, record.request_id, limit_s)
                 reply = Reply(response.status_code, response.headers, b"", record.request_id)
                 if response.status_code != 200 or not protocol.is_event_stream(reply):
-                    body = self._client._read(response)
+                    body = read_body(response)
                     raise protocol.not_a_stream(Reply(reply.status, reply.headers, body, reply.request_id))
         except TimedOut:
             raise self._silence(deadline) from None

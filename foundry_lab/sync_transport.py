@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,7 +19,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from .core import broke_off, not_http
+from .core import broke_off, not_http, too_large
+from .protocol import MAX_BODY_BYTES
+
+POOL_CONNECTIONS = 64
 
 _read_until: ContextVar[float | None] = ContextVar("read_until", default=None)
 
@@ -82,6 +86,16 @@ class DeadlineAdapter(ClosingAdapter):
         }
 
 
+def open_session(headers: Mapping[str, str]) -> requests.Session:
+    """Return a session that keeps deadlines and asks no proxy, which would come between us and loopback."""
+    session = requests.Session()
+    session.trust_env = False
+    session.headers.update(headers)
+    session.mount("http://", DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS))
+    session.mount("https://", ClosingAdapter(pool_maxsize=POOL_CONNECTIONS))
+    return session
+
+
 class TimedOut(Exception):
     """A read ran into its limit; the caller knows which limit that was."""
 
@@ -102,6 +116,24 @@ def read_some(response: requests.Response, size: int = 64 * 1024) -> bytes:
         raise not_http(response.url, root_cause(error)) from None
     except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
         raise broke_off(response.url, root_cause(error)) from None
+
+
+def read_body(response: requests.Response, on_data: Callable[[bytes], None] | None = None) -> bytes:
+    """Return the whole body, refusing one that would fill the memory. Raises as `read_some`.
+
+    Args:
+        on_data: called with each piece as it arrives.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while part := read_some(response):
+        if on_data is not None:
+            on_data(part)
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise too_large(MAX_BODY_BYTES)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -132,7 +132,7 @@ def test_bytes_no_service_should_send(
 
 @both_clients
 def test_an_endless_body_is_given_up_at_the_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("client", "sync_client"):
+    for module in ("async_transport", "sync_transport"):
         monkeypatch.setattr(f"foundry_lab.{module}.MAX_BODY_BYTES", 1 << 20)
     with (
         RawServer(floods(ENDLESS)) as server,

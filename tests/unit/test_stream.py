@@ -201,7 +201,7 @@ def test_a_stalled_stream_falls_back_to_a_plain_request_when_asked(
 
 @both_clients
 def test_a_connection_that_is_not_accepted_in_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("client", "sync_client"):
+    for module in ("client", "sync_client", "async_transport"):
         monkeypatch.setattr(f"foundry_lab.{module}.CONNECT_TIMEOUT_S", 0.2)
     with Client(kind, "http://192.0.2.1:9", retries=0) as client:  # TEST-NET-1: no such machine
         with pytest.raises(errors.FoundryError) as caught:
