@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .plots import fit_latency
 from .plotstyle import BLUE, CYCLE, GREY, ORANGE, RED, figure, label, panels
@@ -81,6 +82,6 @@ def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -
     for q, style in ((50, "-"), (95, "--")):
         value = float(np.percentile(ms, q))
         ax.axvline(value, color=GREY, linestyle=style, linewidth=1.8, label=f"p{q} = {value:.1f} ms")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=10)
     label(ax, xlabel, ylabel)
