@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_lab import plots
+from foundry_lab import plots, plots_stream
 from foundry_lab.errors import ConfigurationError
 
 
@@ -38,3 +38,13 @@ def test_latency_figure_names_its_axes_with_units() -> None:
 @pytest.mark.parametrize("draw", [plots.architecture, lambda: plots.latency_by_tokens([1, 2], [0.1, 0.2])])
 def test_figures_show_as_pictures_in_a_notebook(draw: object) -> None:
     assert draw()._repr_png_().startswith(b"\x89PNG")  # type: ignore[operator]
+
+
+def test_stream_figures_name_their_axes_with_units() -> None:
+    times = [0.1, 0.11, 0.125]
+    timeline = plots_stream.token_timeline({"one": times, "none yet": []})
+    assert timeline.axes[0].get_xlabel() == "time since the call (s)"
+    histograms = plots_stream.latency_distributions([0.1, 0.2], [0.01, 0.02, 0.03])
+    assert all("(ms)" in axes.get_xlabel() for axes in histograms.axes)
+    prefill = plots_stream.prefill_and_decode([10, 100], [0.05, 0.2], [0.01, 0.01])
+    assert "prefill: 1.67 ms a token" in prefill.axes[0].get_title()
