@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
@@ -16,6 +17,7 @@ from .monitor import Sample
 from .plotstyle import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, figure, label, panels
 from .supervisor import Restart
 
+FAULT_COLORS = (RED, ORANGE, PURPLE, GREEN, GREY)
 STATE_COLORS = {"closed": GREEN, "half-open": ORANGE, "open": RED}
 STATUS_COLORS = {"healthy": GREEN, "degraded": ORANGE, "unavailable": RED}
 
@@ -92,40 +94,34 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         "call",
         size=(9, 1.6 + 0.34 * len(calls)),
     )
-    longest = 0.0
+    ends = [
+        entry.at_s + (entry.duration_s or 0.0) - each[0].at_s for each in calls.values() for entry in each
+    ]
+    longest = max([*ends, deadline_s or 0.0])
+    met = dict.fromkeys(entry.fault for each in calls.values() for entry in each)
+    faults = [fault for fault in met if fault]
+    colors = {"": BLUE} if "" in met else {}
+    colors |= {fault: FAULT_COLORS[n % len(FAULT_COLORS)] for n, fault in enumerate(faults)}
     for row, entries in zip(range(0, -len(calls), -1), calls.values(), strict=True):  # the first on top
         start = entries[0].at_s
-        for number, entry in enumerate(entries):
-            duration_s = entry.duration_s or 0.0
-            at = entry.at_s - start
-            longest = max(longest, at + duration_s)
-            if number:
-                before = entries[number - 1]
-                ax.plot(
-                    [before.at_s + (before.duration_s or 0.0) - start, at],
-                    [row, row],
-                    color=GREY,
-                    lw=1,
-                    ls=":",
-                )
-            color = RED if entry.fault else BLUE
-            ax.barh(row, max(duration_s, 0.006), left=at, height=0.55, color=color)
-            if entry.fault:
-                ax.text(at, row + 0.3, entry.fault, fontsize=8, va="bottom", color=RED)
+        ax.plot([0, entries[-1].at_s - start], [row, row], color=GREY, lw=1, ls=":", zorder=1)
+        for entry in entries:
+            width = max(entry.duration_s or 0.0, 0.008 * longest)  # wide enough to be seen
+            ax.barh(row, width, left=entry.at_s - start, height=0.6, color=colors[entry.fault], zorder=2)
     ax.set_yticks(range(0, -len(calls), -1), [str(number) for number in range(1, len(calls) + 1)])
-    ax.set_ylim(-len(calls) + 0.4, 0.8)
-    handles = [Patch(color=BLUE, label="passed on"), Patch(color=RED, label="met a fault")]
+    ax.set_ylim(-len(calls) + 0.4, 0.6)
+    handles: list[Artist] = [
+        Patch(color=color, label=fault or "passed on") for fault, color in colors.items()
+    ]
     if deadline_s is not None:
-        ax.axvline(deadline_s, color=PURPLE, lw=2, ls="--")
-        handles.append(Patch(color=PURPLE, label="deadline"))
-        longest = max(longest, deadline_s)
+        handles.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
     ax.set_xlim(-0.01 * longest, longest * 1.06)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
     return fig
 
 
 def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Figure:
-    """Draw how many requests reach a service in each short interval, one panel a run.
+    """Draw how many retries reach a service in each short interval, one panel a run.
 
     Args:
         runs: name and arrival times in seconds.
@@ -146,11 +142,11 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Fig
     for ax, (name, times), color in zip(axes, runs.items(), (RED, GREEN, BLUE), strict=False):
         counts, _, _ = ax.hist(np.asarray(times) - starts[name], bins=bins.tolist(), color=color)
         highest = max(highest, int(np.max(counts)))
-        label(ax, "", f"requests in {bin_s * 1000:.0f} ms", f"{name}: at most {int(np.max(counts))} at once")
+        label(ax, "", f"retries in {bin_s * 1000:.0f} ms", f"{name}: at most {int(np.max(counts))} at once")
     for ax in axes:
         ax.set_ylim(0, highest * 1.1)
         ax.set_xlim(-bin_s, bins[-1])
-    label(axes[-1], "seconds since the first request", axes[-1].get_ylabel(), axes[-1].get_title())
+    label(axes[-1], "seconds since the first retry", axes[-1].get_ylabel(), axes[-1].get_title())
     return fig
 
 
@@ -194,9 +190,10 @@ def breaker_timeline(
     label(axes[1], "seconds", "", "calls, at the moment they ended")
     for ax in axes:
         ax.set_xlim(0, end)
-        if dark is not None:
-            ax.axvspan(dark[0] - began, dark[1] - began, color=GREY, alpha=0.18, lw=0)
+        for at in dark or ():
+            ax.axvline(at - began, color="black", lw=1, ls=":")
     if dark is not None:
+        axes[1].axvspan(dark[0] - began, dark[1] - began, color=GREY, alpha=0.18, lw=0)
         axes[1].text((sum(dark) / 2) - began, -0.5, "service away", ha="center", fontsize=9, color=GREY)
     return fig
 
@@ -238,13 +235,12 @@ def recovery(
     for ax in axes:
         ax.set_xlim(0, end)
         ax.axvline(1.5, color="black", lw=1.5)
-        for restart in restarts:
-            ax.axvspan(
-                restart.at_s - began, restart.at_s + restart.took_s - began, color=BLUE, alpha=0.15, lw=0
-            )
         ticks = np.arange(0, int(end) + 1)
         ax.set_xticks(ticks + 0.5, [str(tick - 1) for tick in ticks])
     axes[0].text(1.53, 0.97, " kill -9", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9)
+    for restart in restarts:
+        start = restart.at_s - began
+        axes[1].axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)
     if restarts:
         at = restarts[-1].at_s + restarts[-1].took_s / 2 - began
         axes[1].text(at, len(OUTCOME_STYLE) - 0.45, "restart", ha="center", fontsize=9, color=BLUE)
@@ -270,7 +266,11 @@ def _bands(
     for number, (word, at) in enumerate(marks):
         until = marks[number + 1][1] - began if number + 1 < len(marks) else end
         if until > 0:
-            ax.axvspan(max(0.0, at - began), until, color=colors[word], alpha=0.75, lw=0)
+            start = max(0.0, at - began)
+            width = max(until - start, 0.006 * end)  # a short one must be seen too
+            ax.axvspan(
+                start, start + width, color=colors[word], lw=0, zorder=2 if width > until - start else 1
+            )
     ax.set_yticks([])
     present = [word for word in colors if any(word == each for each, _ in marks)]
     handles = [Patch(color=colors[word], label=word) for word in present]
