@@ -90,8 +90,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def is_retryable(self, error: Exception) -> bool:
         """Return whether sending the same request again is safe and may help.
 
-        A broken connection is: the service stops a generation whose caller has gone. Streams are sent again
-        up to their first text only; the clients see to that.
+        A broken connection is, as it breaks when the service goes. Streams are sent again up to their first
+        text only; the clients see to that. A time limit is not: foundry-local-sdk 2.2.1 finishes a whole
+        answer that nobody waits for any more, and the next request has to wait for it.
         """
         if isinstance(error, APIStatusError):
             return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)
