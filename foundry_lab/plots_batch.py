@@ -61,6 +61,7 @@ def batch_figure(report: BatchReport) -> Figure:
         if (value := report.latency_s(q)) is not None:
             right.axhline(value, color=colour, linewidth=2, label=f"p{q} = {value:.2f} s")
     label(right, "time (s)", "latency (s)", "Latency of each item")
+    right.set_xlim(*left.get_xlim())
     right.set_ylim(bottom=0)
     if report.samples:
         right.legend(loc="best", framealpha=0.9)
@@ -89,9 +90,8 @@ def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
     label(right, "requests at once", "latency (s)", "Latency")
     right.legend(loc="upper left", framealpha=0.9)
     for axes in (left, right):
-        axes.set_xscale("log", base=2)
+        axes.set_xlim(left=0)
         axes.set_xticks(x, [str(each) for each in x])
-        axes.minorticks_off()
     return fig
 
 

@@ -1,0 +1,88 @@
+"""Throughput and latency of the real service against concurrency, fair on a machine with other work.
+
+    python -m benchmarks.batch_sweep [--rounds 5] [--png FILE] [--json FILE]
+
+Each round runs the same prompts at every concurrency, in an order that rotates from round to round; what
+counts is, for each concurrency, the median over the rounds of its throughput relative to the round's mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from foundry_lab import FoundryAPIClient
+from foundry_lab.batch_policy import DEFAULT_CONCURRENCY
+from foundry_lab.plots_batch import SweepPoint, sweep_figure
+
+CONCURRENCIES = (1, 2, 4, 8, 16)
+SUBJECTS = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "library"]
+PROMPTS = [f"{what} {subject}." for what in ("Describe a", "Name one use of a") for subject in SUBJECTS]
+OPTIONS: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "timeout": 300, "progress": False}
+SLACK = 0.03
+
+
+async def measure(rounds: int) -> dict[int, list[SweepPoint]]:
+    points: dict[int, list[SweepPoint]] = {each: [] for each in CONCURRENCIES}
+    async with FoundryAPIClient() as client:
+        await client.complete("Hi", max_tokens=4)
+        for number in range(rounds):
+            shift = number % len(CONCURRENCIES)
+            for concurrency in CONCURRENCIES[shift:] + CONCURRENCIES[:shift]:
+                report = await client.complete_batch(
+                    PROMPTS,
+                    concurrency=concurrency,
+                    max_tokens=24,
+                    temperature=0,
+                    timeout=300,
+                    progress=False,
+                )
+                assert report.failed == 0
+                points[concurrency].append(SweepPoint.of(concurrency, report))
+    return points
+
+
+def median_point(points: list[SweepPoint]) -> SweepPoint:
+    fields = SweepPoint.__struct_fields__
+    return SweepPoint(*(statistics.median(getattr(point, name) for point in points) for name in fields))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--png", type=Path, help="draw the figure here")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    points = asyncio.run(measure(options.rounds))
+    rounds = range(options.rounds)
+    mean = [statistics.mean(points[each][number].tokens_per_s for each in CONCURRENCIES) for number in rounds]
+    relative = {
+        each: statistics.median(points[each][number].tokens_per_s / mean[number] for number in rounds)
+        for each in CONCURRENCIES
+    }
+    typical = {each: median_point(points[each]) for each in CONCURRENCIES}
+    top = max(relative.values())
+    print(f"{'at once':>8} {'tokens/s':>9} {'of best':>8} {'p50 s':>7} {'p95 s':>7} {'Little s':>9}")
+    for each, point in typical.items():
+        law = each / point.items_per_s
+        print(
+            f"{each:8} {point.tokens_per_s:9.1f} {relative[each] / top:8.1%} {point.p50_s:7.2f} "
+            f"{point.p95_s:7.2f} {law:9.2f}"
+        )
+    if options.png:
+        sweep_figure(list(typical.values())).savefig(options.png)
+    if options.json:
+        options.json.write_text(json.dumps({str(n): share / top for n, share in relative.items()}) + "\n")
+    if relative[DEFAULT_CONCURRENCY] < top * (1 - SLACK):
+        sys.exit(f"The default concurrency {DEFAULT_CONCURRENCY} is more than {SLACK:.0%} below the best.")
+
+
+if __name__ == "__main__":
+    main()
