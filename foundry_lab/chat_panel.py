@@ -61,10 +61,19 @@ class ChatPanel(ipywidgets.VBox):
         self.text = ipywidgets.Text(placeholder="Ask something and press Enter", layout={"flex": "1 1 auto"})
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
         self.temperature = ipywidgets.FloatSlider(
-            value=temperature, min=0, max=2, step=0.1, description="temperature", readout_format=".1f"
+            value=temperature,
+            min=0,
+            max=2,
+            step=0.1,
+            description="temperature",
+            readout_format=".1f",
+            **whole,
         )
-        self.max_tokens = ipywidgets.IntSlider(value=max_tokens, min=1, max=500, description="max_tokens")
+        self.max_tokens = ipywidgets.IntSlider(
+            value=max_tokens, min=1, max=500, description="max_tokens", **whole
+        )
         self.status = ipywidgets.Label("ready")
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())
