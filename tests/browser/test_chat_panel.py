@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def test_type_send_watch_stop_and_go_on(page: Page, tmp_path: Path) -> None:
     text.fill("Name three colours.")
     page.get_by_role("button", name="Send").click()
     expect(answers).to_have_count(2)
-    expect(page.get_by_text("tokens/s")).to_contain_text("done")
+    # how long the second answer gets depends on where the first one was stopped
+    expect(page.get_by_text("tokens/s")).to_contain_text(re.compile("done|cut at max_tokens"))
     expect(text).to_have_value("")
     page.screenshot(path=tmp_path / "done.png")
     assert (tmp_path / "done.png").stat().st_size > 10_000
