@@ -44,8 +44,8 @@ class Deadline:
     def error(self) -> RequestTimeoutError:
         """Return the error that says this budget is spent."""
         return RequestTimeoutError(
-            f"No whole answer within {self.limit_s:g} s. Ask for fewer max_tokens, or allow more time: "
-            "timeout=… on the call, or FOUNDRY_TIMEOUT.",
+            f"No whole answer within {self.limit_s:g} s; the service may go on with it for a while. Ask for "
+            "fewer max_tokens, or allow more time: timeout=… on the call, or FOUNDRY_TIMEOUT.",
             phase="total",
             limit_s=self.limit_s,
         )
