@@ -331,4 +331,4 @@ async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService
         assert response.status == 503
         await closing
     begun = {thread.name for thread in set(threading.enumerate()) - before}
-    assert all(name.startswith("asyncio_") for name in begun)  # the pool of asyncio.to_thread keeps its worker
+    assert all(name.startswith("asyncio_") for name in begun)  # asyncio.to_thread keeps its worker
