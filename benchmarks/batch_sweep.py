@@ -2,8 +2,8 @@
 
     python -m benchmarks.batch_sweep [--rounds 5] [--png FILE] [--json FILE]
 
-Each round runs the same prompts at every concurrency, in an order that rotates from round to round; what
-counts is, for each concurrency, the median over the rounds of its throughput relative to the round's mean.
+Each round runs the same prompts at every concurrency, in an order that rotates from round to round. Other
+work on the machine can only slow a run down, so what counts for each concurrency is its fastest round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,6 @@ async def measure(rounds: int) -> dict[int, list[SweepPoint]]:
     return points
 
 
-def median_point(points: list[SweepPoint]) -> SweepPoint:
-    fields = SweepPoint.__struct_fields__
-    return SweepPoint(*(statistics.median(getattr(point, name) for point in points) for name in fields))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,26 +55,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     points = asyncio.run(measure(options.rounds))
-    rounds = range(options.rounds)
-    mean = [statistics.mean(points[each][number].tokens_per_s for each in CONCURRENCIES) for number in rounds]
-    relative = {
-        each: statistics.median(points[each][number].tokens_per_s / mean[number] for number in rounds)
-        for each in CONCURRENCIES
-    }
-    typical = {each: median_point(points[each]) for each in CONCURRENCIES}
-    top = max(relative.values())
+    fastest = {each: max(runs, key=lambda run: run.tokens_per_s) for each, runs in points.items()}
+    top = max(point.tokens_per_s for point in fastest.values())
     print(f"{'at once':>8} {'tokens/s':>9} {'of best':>8} {'p50 s':>7} {'p95 s':>7} {'Little s':>9}")
-    for each, point in typical.items():
+    for each, point in fastest.items():
         law = each / point.items_per_s
         print(
-            f"{each:8} {point.tokens_per_s:9.1f} {relative[each] / top:8.1%} {point.p50_s:7.2f} "
+            f"{each:8} {point.tokens_per_s:9.1f} {point.tokens_per_s / top:8.1%} {point.p50_s:7.2f} "
             f"{point.p95_s:7.2f} {law:9.2f}"
         )
     if options.png:
-        sweep_figure(list(typical.values())).savefig(options.png)
+        sweep_figure(list(fastest.values())).savefig(options.png)
     if options.json:
-        options.json.write_text(json.dumps({str(n): share / top for n, share in relative.items()}) + "\n")
-    if relative[DEFAULT_CONCURRENCY] < top * (1 - SLACK):
+        options.json.write_text(
+            json.dumps({each: point.tokens_per_s / top for each, point in fastest.items()}) + "\n"
+        )
+    if fastest[DEFAULT_CONCURRENCY].tokens_per_s < top * (1 - SLACK):
         sys.exit(f"The default concurrency {DEFAULT_CONCURRENCY} is more than {SLACK:.0%} below the best.")
 
 

@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .batch_ask import Asker
 from .batch_index import Index
 from .batch_items import BatchInputError, BatchItem, ItemReader, automatic_id
+from .batch_options import OWN_OPTIONS, Items, check_names
 from .batch_output import BatchOutput, BatchOutputError
-from .batch_policy import DEFAULT_CONCURRENCY, AdaptiveConcurrency, Policy, as_policy
+from .batch_policy import DEFAULT_CONCURRENCY, Policy, as_policy
 from .batch_progress import Progress
 from .batch_report import BatchReport, BatchStoppedError
 from .batch_source import Source
 from .batch_start import open_pool
-from .chat import ChatOptions
 from .config import check_endpoint, check_timeout
 from .errors import ConfigurationError, ServiceUnavailableError
 
 if TYPE_CHECKING:
-    import os
-
     from .core import ClientCore
 
 MAX_PROBLEMS = 100
 BREATHE_EVERY = 256
 """While checking a long input, other tasks get their turn after so many items."""
-
-Items = Iterable[Any] | AsyncIterable[Any] | Path
-
-
-class BatchOptions(ChatOptions, total=False):
-    """What `complete_batch` takes besides the items; all of it is optional.
-
-    `ChatOptions` hold for every item that doesn't say otherwise.
-    `output`: the JSONL file for the results; without one they go into a temporary file, kept with the report.
-    `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
-    `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
-    `retry_failed`: run those again that failed. `ordered`: at the end, put the output in the input's order.
-    `endpoints`: addresses of several services to share the work.
-    `cluster`: a `distributed.Client`; its workers ask their own endpoints, `chunk_size` items at a time.
-    `wait_for_service`: seconds to wait for a service that went away (600).
-    `progress`: True or False; by default a bar in notebooks and terminals.
-    `template`: a prompt with {column}s for the rows of a table.
-    """
-
-    concurrency: int | AdaptiveConcurrency | Literal["adaptive"]
-    output: str | os.PathLike[str] | None
-    resume: bool
-    retry_failed: bool
-    ordered: bool
-    endpoints: Sequence[str] | None
-    cluster: Any
-    chunk_size: int
-    wait_for_service: float
-    progress: bool | None
-    template: str | None
 
 
 async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) -> BatchReport:
@@ -82,7 +49,7 @@ class Batch:
     """One run of a batch."""
 
     def __init__(self, core: ClientCore, items: Items, options: Mapping[str, Any]) -> None:
-        _check_names(options)
+        check_names(options)
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
         self._core = core
         self._own: dict[str, Any] = own
@@ -308,18 +275,6 @@ class Batch:
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks)
-
-
-OWN_OPTIONS = BatchOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    known = [*BatchOptions.__annotations__]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
-            raise ConfigurationError(f"There is no option {name!r}. {hint}")
 
 
 def _same(one: Path, other: Path) -> bool:

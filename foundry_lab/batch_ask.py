@@ -103,7 +103,8 @@ class PoolAsker:
             )
             if not lost:
                 break
-            self.pool.lose(endpoint, str(error))
+            endpoint.failed_in_a_row += 1
+            self.pool.lose(endpoint, str(error), probe=endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW)
         self._judge(endpoint, error)
         self._policy.observe(outcome.latency_s, outcome.completion_tokens, not isinstance(error, SUSPICIOUS))
         return outcome

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from .batch import Items, run_batch
+from .batch import run_batch
+from .batch_options import Items
 from .batch_report import BatchReport
 from .core import ClientCore
 

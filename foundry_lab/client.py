@@ -38,7 +38,7 @@ from .resilience import Deadline
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
-    from .batch import BatchOptions, Items
+    from .batch_options import BatchOptions, Items
     from .batch_report import BatchReport
 
 T = TypeVar("T")

@@ -132,7 +132,9 @@ class EndpointPool:
         while not await self._works(endpoint, probe):
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)
-        endpoint.watch, endpoint.failed_in_a_row = None, 0
+        endpoint.watch = None
+        if probe:
+            endpoint.failed_in_a_row = 0
         if self._down_since is not None:
             self._down_since = None
             self.on_wait(False)

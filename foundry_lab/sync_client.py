@@ -41,7 +41,7 @@ from .sync_transport import ReadingUntil, TimedOut, open_session, read_body, roo
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
-    from .batch import BatchOptions, Items
+    from .batch_options import BatchOptions, Items
     from .batch_report import BatchReport
 
 T = TypeVar("T")

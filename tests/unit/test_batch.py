@@ -353,6 +353,15 @@ async def test_a_broken_service_does_not_burn_through_the_items(
     assert len(set(ids(tmp_path / "out.jsonl"))) == 100
 
 
+async def test_a_service_that_answers_only_its_status_does_not_burn_through_the_items(
+    client: FoundryAPIClient, stub: StubService
+) -> None:
+    stub.on("POST", CHAT, drop)
+    with pytest.raises(BatchStoppedError, match="No service worked") as caught:
+        await client.complete_batch([str(n) for n in range(100)], wait_for_service=0.5)
+    assert caught.value.report.failed <= 4
+
+
 async def test_one_item_that_takes_too_long_is_recorded(client: FoundryAPIClient, stub: StubService) -> None:
     stub.on("POST", CHAT, hang, chat("fine"))
     report = await client.complete_batch(["a", "b", "c"], timeout=0.3, concurrency=1)

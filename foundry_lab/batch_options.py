@@ -1,0 +1,60 @@
+"""What `complete_batch` may be told."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .batch_policy import AdaptiveConcurrency
+from .chat import ChatOptions
+from .errors import ConfigurationError
+
+Items = Iterable[Any] | AsyncIterable[Any] | Path
+
+
+class BatchOptions(ChatOptions, total=False):
+    """What `complete_batch` takes besides the items; all of it is optional.
+
+    `ChatOptions` hold for every item that doesn't say otherwise.
+    `output`: the JSONL file for the results; without one they go into a temporary file, kept with the report.
+    `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
+    `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
+    `retry_failed`: run those again that failed. `ordered`: at the end, put the output in the input's order.
+    `endpoints`: addresses of several services to share the work.
+    `cluster`: a `distributed.Client`; its workers ask their own endpoints, `chunk_size` items at a time.
+    `wait_for_service`: seconds to wait for a service that went away (600).
+    `progress`: True or False; by default a bar in notebooks and terminals.
+    `template`: a prompt with {column}s for the rows of a table.
+    """
+
+    concurrency: int | AdaptiveConcurrency | Literal["adaptive"]
+    output: str | os.PathLike[str] | None
+    resume: bool
+    retry_failed: bool
+    ordered: bool
+    endpoints: Sequence[str] | None
+    cluster: Any
+    chunk_size: int
+    wait_for_service: float
+    progress: bool | None
+    template: str | None
+
+
+OWN_OPTIONS = BatchOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Refuse options that don't exist.
+
+    Raises:
+        ConfigurationError: the message names what comes closest.
+    """
+    known = [*BatchOptions.__annotations__]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
+            raise ConfigurationError(f"There is no option {name!r}. {hint}")
