@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import ConfigurationError
 
 DEFAULT_CONCURRENCY = 2
-"""One request at the model, the next one waiting: a device that works on one at a time never idles."""
+"""One request at work and the next one on its way, so that the service never waits for the client."""
 
 MAX_CONCURRENCY = 1024
 
