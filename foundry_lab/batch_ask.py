@@ -29,8 +29,9 @@ from .resilience import Deadline
 MAX_LOSSES = 3
 """An item during which the service went away so often is recorded as failed: it may be what kills it."""
 
-SUSPICIOUS_IN_A_ROW = 5
-"""After so many of these failures without a success the endpoint must prove that it can generate."""
+SUSPICIOUS_IN_A_ROW = 2 * MAX_LOSSES
+"""After so many failures without a success the endpoint must prove that it can generate. Two items may be at
+fault themselves."""
 
 LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
 SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)

@@ -388,6 +388,15 @@ async def test_an_item_that_kills_the_service_every_time_is_recorded(
     assert report.done == 2
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_two_items_that_kill_the_service_do_not_stop_the_batch(
+    client: FoundryAPIClient, stub: StubService, concurrency: int
+) -> None:
+    stub.on("POST", CHAT, drop)
+    report = await client.complete_batch(["a", "b"], concurrency=concurrency, wait_for_service=0.5)
+    assert report.failures == {"unavailable": 2}
+
+
 async def test_a_model_unloaded_in_mid_batch_is_waited_for(
     client: FoundryAPIClient, stub: StubService
 ) -> None:
