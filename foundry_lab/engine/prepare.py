@@ -13,6 +13,7 @@ from .fetch import fetch_gguf, remove_downloads
 from .paths import model_dir
 from .spec import PreparedModel
 from .storage import disk_errors, exclusive, replace_directory, require_space, workspace
+from .threads import write_config
 
 
 def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
@@ -86,6 +87,7 @@ def install(built: Path, work: Path) -> PreparedModel:
     """Describe a complete model and put it in its place. Call it under `exclusive()`."""
     manifest = manifests.describe(built)
     manifests.write(built, manifest)
+    write_config(built)
     replace_directory(built, model_dir(), work)
     return _model(manifest)
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ..errors import EngineError
 from . import paths, spec
+from .threads import write_config
 
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, FoundryLocalManager
@@ -67,6 +68,7 @@ class Runtime:
             catalog_urls=catalogs,
             disable_nonessential_telemetry=True,
         )
+        _fit_to_machine()
         try:
             self._manager = FoundryLocalManager(configuration)
             self._manager.start_web_service()
@@ -134,6 +136,17 @@ def _set_environment() -> None:
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     hosts = [host for host in direct.split(",") if host] + ["127.0.0.1", "localhost"]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
+
+
+def _fit_to_machine() -> None:
+    """Raise EngineError if the prepared model can't be given this machine's number of threads."""
+    try:
+        write_config(paths.model_dir())
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"The model isn't prepared in {paths.model_dir()} ({error}). "
+            "Prepare it: foundry-lab model prepare --force"
+        ) from error
 
 
 def _check_free(address: str) -> None:

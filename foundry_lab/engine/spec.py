@@ -16,11 +16,14 @@ LICENSE = "apache-2.0"
 CONTEXT_LENGTH = 8192
 """Tokens, prompt and answer together."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the conversion changes, so that models prepared before are prepared anew."""
+CONFIG = "genai_config.json"
+BASE_CONFIG = "genai_config.base.json"
+"""What the conversion writes; `CONFIG` is made of it for the machine, see `threads`."""
 MODEL_FILES = (
     "chat_template.jinja",
-    "genai_config.json",
+    BASE_CONFIG,
     "inference_model.json",
     "model.onnx",
     "model.onnx.data",

@@ -61,7 +61,7 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> di
 
 
 def genai_config(reader: gguf.GGUFReader) -> dict[str, Any]:
-    """Return `genai_config.json`; see https://onnxruntime.ai/docs/genai/reference/config.html."""
+    """Return what `genai_config.json` is made of; see https://onnxruntime.ai/docs/genai/reference/config.html."""
     arch = read_architecture(reader)
     token_ids = {
         f"{kind}_token_id": reader.fields[f"tokenizer.ggml.{name}_token_id"].contents()
@@ -135,7 +135,7 @@ def write_configuration(reader: gguf.GGUFReader, directory: Path) -> None:
             "unk_token": tokens[value("ggml.unknown_token_id")],
             "chat_template": template,
         },
-        "genai_config.json": genai_config(reader),
+        spec.BASE_CONFIG: genai_config(reader),
         "inference_model.json": {"Name": spec.MODEL_ID, "PromptTemplate": None},
     }
     for name, document in documents.items():

@@ -196,7 +196,10 @@ def test_changed_byte_is_noticed(archive):
 def test_model_of_another_recipe_is_refused(archive):
     entries = members(archive)
     member, content = entries[0]
-    write(archive, [renamed(member.name, content.replace(b'"recipe": 1', b'"recipe": 9')), *entries[1:]])
+    write(
+        archive,
+        [renamed(member.name, content.replace(b'"recipe": %d' % spec.RECIPE, b'"recipe": 99')), *entries[1:]],
+    )
     assert_refused(archive, "another version of foundry-lab.*installed here")
 
 

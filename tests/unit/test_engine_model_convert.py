@@ -9,6 +9,7 @@ import pytest
 import tiny_model
 from tokenizers import Tokenizer
 
+from foundry_lab.engine import spec
 from foundry_lab.engine.convert import DATA_FILE, MODEL_FILE, write_model
 from foundry_lab.engine.tokenizer import write_configuration
 
@@ -89,7 +90,7 @@ def test_tokenizer_gives_the_text_back(model, text):
 
 
 def test_configuration_is_that_of_the_gguf(model):
-    config = json.loads((model / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    config = json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))["model"]
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
     assert config["context_length"] == tiny_model.CONTEXT
     assert config["decoder"]["num_key_value_heads"] == tiny_model.KV_HEADS

@@ -65,7 +65,7 @@ def test_prepared_where_foundry_local_looks_and_found_again(lab, monkeypatch):
     model = prepare.prepare_model(progress=False)
     assert model.path == lab / "models" / "HuggingFaceTB" / "smollm2-135m-instruct-generic-cpu-1"
     assert model.model_id == "smollm2-135m-instruct-generic-cpu:1"
-    assert {file.name for file in model.path.iterdir()} == {*spec.MODEL_FILES, "manifest.json"}
+    assert {file.name for file in model.path.iterdir()} == {*spec.MODEL_FILES, spec.CONFIG, "manifest.json"}
     assert model.size_bytes == sum((model.path / name).stat().st_size for name in spec.MODEL_FILES)
     assert not tiny_model.workspaces(lab)
     assert prepare.find_prepared() == model
@@ -167,7 +167,7 @@ def damage_manifest(directory):
 
 def damage_recipe(directory):
     text = (directory / "manifest.json").read_text()
-    (directory / "manifest.json").write_text(text.replace('"recipe": 1', '"recipe": 0'))
+    (directory / "manifest.json").write_text(text.replace(f'"recipe": {spec.RECIPE}', '"recipe": 0'))
 
 
 @pytest.mark.parametrize(

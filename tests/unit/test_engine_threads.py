@@ -1,0 +1,77 @@
+"""The model gets the threads of the machine it runs on, whichever machine prepared it."""
+
+import json
+
+import loky
+import psutil
+import pytest
+import tiny_model
+
+from foundry_lab.engine import prepare, spec, threads
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    tiny_model.make_lab(tmp_path, monkeypatch)
+    return prepare.prepare_model(progress=False).path
+
+
+def written(model):
+    return json.loads((model / spec.CONFIG).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "usable", "expected"),
+    [
+        (2, 2, 2),
+        (4, 4, 4),
+        (1, 1, 1),
+        (1, 2, 1),
+        (8, 16, 8),
+        (8, 8, 4),
+        (64, 128, 16),
+        (64, 2, 2),
+        (None, 4, 2),
+    ],
+    ids=[
+        "two cores",
+        "four",
+        "one",
+        "one with two threads",
+        "eight with two threads",
+        "eight, perhaps some slow",
+        "a server",
+        "a container's limit",
+        "unknown",
+    ],
+)
+def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usable, expected):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores)
+    monkeypatch.setattr(loky, "cpu_count", lambda: usable)
+    threads.write_config(model)
+    options = written(model)["model"]["decoder"]["session_options"]
+    assert options["intra_op_num_threads"] == expected
+    assert prepare.find_prepared() is not None, "the number of threads is no damage"
+
+
+def test_all_else_is_as_prepared(model):
+    config = written(model)
+    del config["model"]["decoder"]["session_options"]["intra_op_num_threads"]
+    assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", None], ids=["empty", "half", "missing"])
+def test_a_damaged_one_is_written_anew(model, damage):
+    before = written(model)
+    if damage is None:
+        (model / spec.CONFIG).unlink()
+    else:
+        (model / spec.CONFIG).write_bytes(damage)
+    threads.write_config(model)
+    assert written(model) == before
+
+
+def test_one_that_fits_is_left_alone(model):
+    before = (model / spec.CONFIG).stat().st_mtime_ns
+    threads.write_config(model)
+    assert (model / spec.CONFIG).stat().st_mtime_ns == before
