@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.batch_policy import DEFAULT_CONCURRENCY
+from foundry_lab.batch.policy import DEFAULT_CONCURRENCY
 from foundry_lab.plots_batch import SweepPoint, sweep_figure
 
 CONCURRENCIES = (1, 2, 4, 8, 16)

@@ -38,8 +38,8 @@ from .resilience import Deadline
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
-    from .batch_options import BatchOptions, Items
-    from .batch_report import BatchReport
+    from .batch.options import BatchOptions, Items
+    from .batch.report import BatchReport
 
 T = TypeVar("T")
 Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
@@ -96,7 +96,7 @@ class FoundryAPIClient(ClientCore):
             BatchOutputError: the output can't be used; nothing was sent.
             BatchStoppedError: it had to stop; `.report` tells how far it came, and running it again goes on.
         """
-        from .batch import run_batch
+        from .batch.run import run_batch
 
         return await run_batch(self, items, options)
 

@@ -13,7 +13,7 @@ from .errors import ConfigurationError
 from .plotstyle import BLUE, GREEN, GREY, ORANGE, RED, figure, label, panels
 
 if TYPE_CHECKING:
-    from .batch_report import BatchReport
+    from .batch.report import BatchReport
 
 
 class SweepPoint(msgspec.Struct, frozen=True):

@@ -41,8 +41,8 @@ from .sync_transport import ReadingUntil, TimedOut, open_session, read_body, roo
 from .types import Completion, Health, Model
 
 if TYPE_CHECKING:
-    from .batch_options import BatchOptions, Items
-    from .batch_report import BatchReport
+    from .batch.options import BatchOptions, Items
+    from .batch.report import BatchReport
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class SyncFoundryAPIClient(ClientCore):
 
     def complete_batch(self, items: Items, **options: Unpack[BatchOptions]) -> BatchReport:
         """Have many requests answered, as `FoundryAPIClient.complete_batch`; return when it has ended."""
-        from .batch_thread import run_batch_in_thread
+        from .batch.thread import run_batch_in_thread
 
         return run_batch_in_thread(self, items, options)
 

@@ -17,11 +17,11 @@ from clients import Client, both_clients
 from stub_server import CHAT, MODEL, StubService, chat, chat_body, drop, error, hang, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
-from foundry_lab.batch_index import Index
-from foundry_lab.batch_items import BatchInputError
-from foundry_lab.batch_output import BatchOutput, BatchOutputError
-from foundry_lab.batch_report import MAX_SAMPLES, BatchReport, BatchStoppedError
-from foundry_lab.batch_result import Outcome
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
+from foundry_lab.batch.result import Outcome
 from foundry_lab.errors import (
     ConfigurationError,
     ModelNotFoundError,

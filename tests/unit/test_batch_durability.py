@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
-from foundry_lab.batch_index import Index
-from foundry_lab.batch_output import BatchOutput
-from foundry_lab.batch_report import BatchStoppedError
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.output import BatchOutput
+from foundry_lab.batch.report import BatchStoppedError
 
 ITEMS = 2000
 KILLS = 20
@@ -175,7 +175,7 @@ async def test_a_disk_that_fails_in_mid_line_leaves_whole_lines(
     output = tmp_path / "out.jsonl"
     output.touch()
     monkeypatch.setattr(FailingFile, "code", code)
-    monkeypatch.setattr("foundry_lab.batch_output._open", lambda path: FailingFile(path, "r+b"))
+    monkeypatch.setattr("foundry_lab.batch.output._open", lambda path: FailingFile(path, "r+b"))
     async with FoundryAPIClient(stub.url) as client:
         with pytest.raises(BatchStoppedError, match=f"(?s){words}") as caught:
             await client.complete_batch([str(n) for n in range(20)], output=output)
@@ -191,7 +191,7 @@ async def test_a_disk_that_fails_to_sync_stops_the_batch(
         raise OSError(errno.EIO, "the cable came out")
 
     stub.on("POST", CHAT, chat(delay_s=0.02))
-    monkeypatch.setattr("foundry_lab.batch_output._sync_folder", lambda path: None)
+    monkeypatch.setattr("foundry_lab.batch.output._sync_folder", lambda path: None)
     monkeypatch.setattr("os.fsync", fsync)
     async with FoundryAPIClient(stub.url) as client:
         with pytest.raises(BatchStoppedError, match="the cable came out"):
@@ -207,7 +207,7 @@ async def test_lines_count_when_they_are_on_disk_and_in_groups(
     real = os.fsync
     monkeypatch.setattr("os.fsync", lambda number: (syncs.append(number), real(number))[1])
     monkeypatch.setattr(
-        "foundry_lab.batch_progress.Progress.durable", lambda self, lines: counted.append(lines)
+        "foundry_lab.batch.progress.Progress.durable", lambda self, lines: counted.append(lines)
     )
     stub.on("POST", CHAT, chat(delay_s=0.01))
     async with FoundryAPIClient(stub.url) as client:

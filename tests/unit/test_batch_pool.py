@@ -15,8 +15,8 @@ import pytest
 from stub_server import CHAT, StubService, chat, error, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
-from foundry_lab.batch_policy import AdaptiveConcurrency, FixedConcurrency, as_policy
-from foundry_lab.batch_report import BatchStoppedError
+from foundry_lab.batch.policy import AdaptiveConcurrency, FixedConcurrency, as_policy
+from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError, ModelNotFoundError, ServiceUnavailableError
 
 NOWHERE = "http://127.0.0.1:9"  # where these batches' own client points: only the endpoints given are asked

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from stub_server import CHAT, StubService
 
 from foundry_lab import Settings, SyncFoundryAPIClient
-from foundry_lab.batch_items import BatchInputError, ItemReader
-from foundry_lab.batch_source import Source, Template
+from foundry_lab.batch.items import BatchInputError, ItemReader
+from foundry_lab.batch.source import Source, Template
 
 
 def read(path: Path, template: str | None = None) -> list[tuple[str, str, str]]:

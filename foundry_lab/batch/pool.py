@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import Callable
 
-from .client import FoundryAPIClient
-from .errors import FoundryError, ServiceUnavailableError
+from ..client import FoundryAPIClient
+from ..errors import FoundryError, ServiceUnavailableError
 
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
-_log = logging.getLogger("foundry_lab.pool")
+_log = logging.getLogger("foundry_lab.batch")
 
 
 class Endpoint:

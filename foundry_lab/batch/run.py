@@ -1,4 +1,4 @@
-"""Batches: thousands of requests, each result on disk before it counts, none lost and none asked twice."""
+"""One run of a batch: check the input, hand out what is still to do, put the results in order."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batch_ask import Asker
-from .batch_index import Index
-from .batch_items import BatchInputError, BatchItem, ItemReader, automatic_id
-from .batch_options import OWN_OPTIONS, Items, check_names
-from .batch_output import BatchOutput, BatchOutputError
-from .batch_policy import DEFAULT_CONCURRENCY, Policy, as_policy
-from .batch_progress import Progress
-from .batch_report import BatchReport, BatchStoppedError
-from .batch_source import Source
-from .batch_start import open_pool
-from .config import check_endpoint, check_timeout
-from .errors import ConfigurationError, ServiceUnavailableError
+from ..config import check_endpoint, check_timeout
+from ..errors import ConfigurationError, ServiceUnavailableError
+from .ask import Asker
+from .index import Index
+from .items import BatchInputError, BatchItem, ItemReader, automatic_id
+from .options import OWN_OPTIONS, Items, check_names
+from .output import BatchOutput, BatchOutputError
+from .policy import DEFAULT_CONCURRENCY, Policy, as_policy
+from .progress import Progress
+from .report import BatchReport, BatchStoppedError
+from .source import Source
+from .start import open_pool
 
 if TYPE_CHECKING:
-    from .core import ClientCore
+    from ..core import ClientCore
 
 MAX_PROBLEMS = 100
 BREATHE_EVERY = 256
@@ -169,7 +169,7 @@ class Batch:
     async def _make_asker(self) -> Asker:
         models = self._models or {self._reader.model}
         if (cluster := self._own.get("cluster")) is not None:
-            from .dask_batch import DaskAsker
+            from .cluster import DaskAsker
 
             if self._endpoints:
                 raise ConfigurationError(

@@ -17,9 +17,9 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from .batch_index import Index
-from .batch_result import ID_PREFIX, ErrorPart
-from .errors import FoundryError
+from ..errors import FoundryError
+from .index import Index
+from .result import ID_PREFIX, ErrorPart
 
 SYNC_AGE_S = 0.25
 """A result is forced to disk at most so long after it was written, together with its neighbours."""

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from .batch import run_batch
-from .batch_options import Items
-from .batch_report import BatchReport
-from .core import ClientCore
+from ..core import ClientCore
+from .options import Items
+from .report import BatchReport
+from .run import run_batch
 
 POLL_S = 0.2
 

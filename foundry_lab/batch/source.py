@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from .batch_items import BatchInputError, BatchItem, ItemReader, automatic_id
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
+from .items import BatchInputError, BatchItem, ItemReader, automatic_id
 
 ID_COLUMNS = ("custom_id", "id")
 MAX_FIELD_BYTES = 64 * 1024 * 1024

@@ -17,15 +17,15 @@ from typing import Any
 
 import msgspec
 
-from .batch_ask import failed
-from .batch_items import BatchItem
-from .batch_policy import Policy
-from .batch_result import Outcome
-from .batch_start import open_pool
-from .config import Settings
-from .core import ClientCore
-from .errors import ConfigurationError, FoundryError, ServiceUnavailableError
-from .resilience import RetryPolicy
+from ..config import Settings
+from ..core import ClientCore
+from ..errors import ConfigurationError, FoundryError, ServiceUnavailableError
+from ..resilience import RetryPolicy
+from .ask import failed
+from .items import BatchItem
+from .policy import Policy
+from .result import Outcome
+from .start import open_pool
 
 _one_chunk_at_a_time = threading.Lock()
 """Dask runs a task in each thread of a worker; its one service takes one chunk."""

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .batch_policy import AdaptiveConcurrency
-from .chat import ChatOptions
-from .errors import ConfigurationError
+from ..chat import ChatOptions
+from ..errors import ConfigurationError
+from .policy import AdaptiveConcurrency
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
 

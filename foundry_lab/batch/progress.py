@@ -7,8 +7,8 @@ import time
 import warnings
 from typing import Any
 
-from .batch_report import BatchReport
-from .metrics import percentile
+from ..metrics import percentile
+from .report import BatchReport
 
 DETAILS_EVERY_S = 0.5
 

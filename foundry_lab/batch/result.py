@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from . import protocol
-from .errors import APIStatusError, FoundryError, StructuredOutputError
-from .metrics import outcome_of
-from .protocol import Reply
-from .structured import Shape
-from .types import Completion
+from .. import protocol
+from ..errors import APIStatusError, FoundryError, StructuredOutputError
+from ..metrics import outcome_of
+from ..protocol import Reply
+from ..structured import Shape
+from ..types import Completion
 
 ID_PREFIX = "batch_req_"
 

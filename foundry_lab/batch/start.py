@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .batch_ask import PoolAsker
-from .batch_policy import Policy
-from .client import FoundryAPIClient
-from .core import ClientCore
-from .errors import ModelNotLoadedError, RequestTimeoutError, ServiceUnavailableError
-from .operations import same_model
+from ..client import FoundryAPIClient
+from ..core import ClientCore
+from ..errors import ModelNotLoadedError, RequestTimeoutError, ServiceUnavailableError
+from ..operations import same_model
+from .ask import PoolAsker
+from .policy import Policy
 from .pool import EndpointPool
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 DEFAULT_CONCURRENCY = 2
 """One request at work and the next one on its way, so that the service never waits for the client."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .batch_output import BatchOutput
-from .batch_result import BatchResult, Outcome, read_line
-from .errors import FoundryError
-from .metrics import percentile
-from .structured import Shape
+from ..errors import FoundryError
+from ..metrics import percentile
+from ..structured import Shape
+from .output import BatchOutput
+from .result import BatchResult, Outcome, read_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +135,7 @@ class BatchReport:
 
     def plot(self) -> Figure:
         """Return a figure: items over time, and each one's latency."""
-        from .plots_batch import batch_figure
+        from ..plots_batch import batch_figure
 
         return batch_figure(self)
 

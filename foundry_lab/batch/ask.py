@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from .batch_items import BatchItem
-from .batch_policy import Policy
-from .batch_result import Outcome, write_line
-from .errors import (
+from ..errors import (
     AuthenticationError,
     ConfigurationError,
     FoundryError,
@@ -21,10 +18,13 @@ from .errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from .metrics import Record
+from ..metrics import Record
+from ..protocol import Call, Reply
+from ..resilience import Deadline
+from .items import BatchItem
+from .policy import Policy
 from .pool import Endpoint, EndpointPool
-from .protocol import Call, Reply
-from .resilience import Deadline
+from .result import Outcome, write_line
 
 MAX_LOSSES = 3
 """An item during which the service went away so often is recorded as failed: it may be what kills it."""

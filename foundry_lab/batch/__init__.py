@@ -1,0 +1,22 @@
+"""Batches: thousands of requests, each result on disk before it counts, none lost and none asked twice.
+
+`complete_batch` of both clients is the way in. An item's way: `source` reads it, `items` makes a request of
+it, `run` hands it out as `policy` allows, `ask` sends it to a service of the `pool` (or `cluster` to a Dask
+worker), `output` has its line on disk, `progress` shows it, and `report` sums it up.
+"""
+
+from .items import BatchInputError
+from .output import BatchOutputError
+from .policy import AdaptiveConcurrency, FixedConcurrency
+from .report import BatchReport, BatchStoppedError
+from .result import BatchResult
+
+__all__ = [
+    "AdaptiveConcurrency",
+    "BatchInputError",
+    "BatchOutputError",
+    "BatchReport",
+    "BatchResult",
+    "BatchStoppedError",
+    "FixedConcurrency",
+]
