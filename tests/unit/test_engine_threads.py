@@ -1,6 +1,8 @@
 """The model gets the threads of the machine it runs on, whichever machine prepared it."""
 
 import json
+import os
+import sys
 
 import loky
 import psutil
@@ -54,9 +56,20 @@ def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usabl
     assert prepare.find_prepared() is not None, "the number of threads is no damage"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="CPUs are given to threads on Linux alone")
+def test_each_thread_may_run_on_every_cpu_of_the_process(model, monkeypatch):
+    monkeypatch.setattr(threads, "thread_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 4, 7})
+    options = threads.thread_options()
+    assert options["session.intra_op_thread_affinities"] == "5,6,8;5,6,8"
+    monkeypatch.setattr(threads, "thread_count", lambda: 1)
+    assert threads.thread_options() == {"intra_op_num_threads": 1}
+
+
 def test_all_else_is_as_prepared(model):
     config = written(model)
-    del config["model"]["decoder"]["session_options"]["intra_op_num_threads"]
+    for name in threads.thread_options():
+        del config["model"]["decoder"]["session_options"][name]
     assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
 
 
