@@ -54,6 +54,7 @@ class HealthDashboard:
         self._breaker = given.breaker
         self._client = SyncFoundryAPIClient(
             settings=given.settings,  # and not its endpoint: a service that was found may move
+            headers=given._headers,
             retry=given.retry,
             breaker=given.breaker or False,
             metrics=given.metrics or False,

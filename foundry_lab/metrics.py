@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .metrics_server import MetricsServer
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+QUEUE_BUCKETS_S = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0)
 TTFT_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 GENERATING = ("complete", "stream")
 _BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
@@ -82,7 +83,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The metrics at one moment, for a notebook.
 
     `requests` (by outcome) and `latency` are of completions and streams; health checks and lists of models,
-    which are fast and many, would blur them.
+    which are fast and many, would blur them. `queue_wait` is of the items of batches.
     """
 
     requests: dict[str, int]
@@ -92,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     completion_tokens: int
     latency: Summary
     ttft: Summary
+    queue_wait: Summary
 
 
 def percentile(samples: Sequence[float], q: float) -> float | None:
@@ -136,6 +138,12 @@ class Metrics:
             buckets=TTFT_BUCKETS_S,
             registry=self.registry,
         )
+        self._queue = Histogram(
+            "foundry_lab_queue_wait_seconds",
+            "From a batch taking up an item to a service being free for it",
+            buckets=QUEUE_BUCKETS_S,
+            registry=self.registry,
+        )
         self._tokens = Counter(
             "foundry_lab_tokens_total", "Tokens the service counted", ["kind"], registry=self.registry
         )
@@ -160,6 +168,7 @@ class Metrics:
         self._flying = 0
         self._latencies: deque[float] = deque(maxlen=recent)
         self._ttfts: deque[float] = deque(maxlen=recent)
+        self._waits: deque[float] = deque(maxlen=recent)
 
     def start(self) -> None:
         """An operation begins."""
@@ -192,6 +201,12 @@ class Metrics:
             self._prompt_tokens.inc(usage.prompt_tokens)
             self._completion_tokens.inc(usage.completion_tokens)
 
+    def waited(self, seconds: float) -> None:
+        """An item of a batch has waited for a service."""
+        with self._lock:
+            self._waits.append(seconds)
+        self._queue.observe(seconds)
+
     def watch_breaker(self, endpoint: str, breaker: CircuitBreaker) -> None:
         """Show this breaker's state whenever the metrics are read."""
         gauge = self._breaker_state.labels(endpoint)
@@ -200,11 +215,18 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """Return counts since the start and percentiles of the recent samples."""
         with self._lock:
-            latencies, ttfts = list(self._latencies), list(self._ttfts)
+            latencies, ttfts, waits = list(self._latencies), list(self._ttfts), list(self._waits)
             retries, prompt_tokens, completion_tokens = self._totals
             counts, flying = dict(self._counts), self._flying
         return Snapshot(
-            counts, retries, flying, prompt_tokens, completion_tokens, _summary(latencies), _summary(ttfts)
+            counts,
+            retries,
+            flying,
+            prompt_tokens,
+            completion_tokens,
+            _summary(latencies),
+            _summary(ttfts),
+            _summary(waits),
         )
 
     def text(self) -> str:

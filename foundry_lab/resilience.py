@@ -90,9 +90,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def is_retryable(self, error: Exception) -> bool:
         """Return whether sending the same request again is safe and may help.
 
-        A broken connection is, as it breaks when the service goes. Streams are sent again up to their first
-        text only; the clients see to that. A time limit is not: foundry-local-sdk 2.2.1 finishes a whole
-        answer that nobody waits for any more, and the next request has to wait for it.
+        A connection that broke before the caller got anything is: it breaks when the service goes. Streams
+        are sent again up to their first text only; the clients see to that. A generation that ran into a time
+        limit isn't: foundry-local-sdk 2.2.1 computes a plain answer to its end though nobody waits for it any
+        more, and the next request would have to wait for it.
         """
         if isinstance(error, APIStatusError):
             return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)

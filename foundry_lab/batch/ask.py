@@ -94,7 +94,10 @@ class PoolAsker:
         if item.request is None:
             return failed(item, ConfigurationError(item.problem))
         for _ in range(MAX_LOSSES):
+            started = time.perf_counter()
             endpoint = await self.pool.acquire()
+            if endpoint.client.metrics is not None:
+                endpoint.client.metrics.waited(time.perf_counter() - started)
             try:
                 outcome, error = await ask_once(endpoint, item)
             finally:

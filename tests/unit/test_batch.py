@@ -28,6 +28,7 @@ from foundry_lab.errors import (
     ModelNotLoadedError,
     ServiceUnavailableError,
 )
+from foundry_lab.metrics import Metrics
 
 QUICK = RetryPolicy(retries=1, backoff_initial_s=0.01)
 
@@ -416,7 +417,8 @@ async def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
     first = StubService()
     first.on("POST", CHAT, chat("first", delay_s=0.02))
     first.__enter__()
-    async with FoundryAPIClient(first.url, retry=QUICK) as client:
+    metrics = Metrics()
+    async with FoundryAPIClient(first.url, retry=QUICK, metrics=metrics) as client:
         items = [str(n) for n in range(60)]
         batch = asyncio.create_task(client.complete_batch(items, output=tmp_path / "out.jsonl"))
         await until(lambda: asked(first) >= 10)
@@ -428,6 +430,11 @@ async def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
             assert asked(second) >= 40
     assert (report.done, report.failed) == (60, 0)
     assert len(set(ids(tmp_path / "out.jsonl"))) == 60
+    queue = metrics.snapshot().queue_wait
+    assert queue.count >= 60 and queue.p50 < 0.1 and queue.p99 > 0.2, (
+        "those in hand have waited, and only they"
+    )
+    assert f"foundry_lab_queue_wait_seconds_count {queue.count}.0" in metrics.text()
 
 
 async def until(condition: Any) -> None:

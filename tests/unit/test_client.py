@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from typing import Any
 
+import psutil
 import pytest
 from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, MODEL, StubService, chat, error, hang, reply, stream
@@ -104,6 +106,29 @@ def test_health_of_a_service_whose_model_fails(kind: str) -> None:
         health = client.health_check(probe=True)
         assert health.status == "degraded" and "boom" in health.reasons[0]
         assert stub.count("POST", CHAT) == 1, "a look isn't repeated"
+
+
+@both_clients
+def test_health_of_a_service_that_is_slow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundry_lab.health.PROBE_SLOW_S", 0.05)
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, chat("hi", delay_s=0.1))
+        health = client.health_check(probe=True)
+        assert health.status == "degraded" and "A one-token completion took 0.1 s" in health.reasons[0]
+
+
+@both_clients
+@pytest.mark.parametrize(("free_mib", "status"), [(100, "degraded"), (10_000, "healthy")])
+def test_health_when_memory_runs_out(
+    kind: str, free_mib: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = psutil.virtual_memory()._replace(available=free_mib * 2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("GET", "/status", reply(200, {"endpoints": [stub.url], "pid": os.getpid()}))
+        health = client.health_check()
+        assert health.status == status
+        assert ("Only 100 MiB of memory are free" in " ".join(health.reasons)) == (status == "degraded")
 
 
 @both_clients

@@ -57,6 +57,15 @@ def test_the_light_follows_the_service(dashboard: HealthDashboard) -> None:
     assert 'data-status="not watched"' in dashboard.html()
 
 
+def test_its_requests_carry_the_clients_headers(stub: StubService) -> None:
+    client = SyncFoundryAPIClient(stub.url, api_key="k", headers={"X-Class": "7b"}, metrics=False)
+    dashboard = HealthDashboard(client)
+    dashboard._ask_once()
+    dashboard.close()
+    assert stub.seen[-1].headers["x-class"] == "7b"
+    assert stub.seen[-1].headers["authorization"] == "Bearer k"
+
+
 def test_asking_moves_requests_and_breaker(stub: StubService, dashboard: HealthDashboard) -> None:
     dashboard._ask.click()
     wait_for(dashboard, "hello")
