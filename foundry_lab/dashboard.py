@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -110,7 +111,7 @@ class HealthDashboard:
             f'<span style="width:18px;height:18px;border-radius:50%;background:{LIGHTS[status]}"></span>'
             f'<b style="font-size:16px">{status}</b>'
             f"<span>{html.escape(self._client.endpoint or '')}</span></div>",
-            f'<div style="min-height:1.4em;color:#555">{html.escape(reasons[:220])}</div>',
+            f'<div style="min-height:1.4em;color:#555">{_short(reasons)}</div>',
             '<div style="display:flex;gap:24px;flex-wrap:wrap">',
             _line("memory", "MiB", [each.health.memory_usage for each in self._history()], "#0072B2"),
             _line("latency of a look", "ms", [_ms(each) for each in self._history()], "#D55E00"),
@@ -118,7 +119,7 @@ class HealthDashboard:
             f"<div>{' &nbsp;·&nbsp; '.join(self._facts(sample))}</div>",
         ]
         if self._said:
-            parts.append(f"<div><i>{html.escape(self._said[:200])}</i></div>")
+            parts.append(f"<div><i>{_short(self._said)}</i></div>")
         return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
 
     def _history(self) -> list[Sample]:
@@ -172,6 +173,11 @@ class HealthDashboard:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = self.widget._repr_mimebundle_(**kwargs)
         return {**bundle, "text/html": self.html(), "text/plain": "HealthDashboard"}
+
+
+def _short(text: str) -> str:
+    """Return text cut between two words, as HTML."""
+    return html.escape(textwrap.shorten(text, 260, placeholder=" …"))
 
 
 def _ms(sample: Sample) -> float | None:
