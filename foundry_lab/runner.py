@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 
 from . import kernel, workbook
 from .errors import FoundryError
+from .static_output import freeze
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NO_SCRIPT = "data:text/javascript,"
@@ -125,6 +126,7 @@ def run_notebook(
         except CellError as failure:
             error, cells = failure, failure.cell - 1
         finally:
+            freeze(book)
             _hide_machine(book, work_dir)
             nbformat.write(book, target)
             page.write_text(_html(book, target.stem), encoding="utf-8")

@@ -89,6 +89,27 @@ def test_page_without_widgets_or_formulas_needs_no_network_scripts(
     assert "mathjax/" in (tmp_path / "out" / "formula.html").read_text(encoding="utf-8")
 
 
+def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngine, tmp_path: Path) -> None:
+    write_notebook(
+        books / "widgets.ipynb",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='cards'): pass",
+        "import ipywidgets\n"
+        "class Both(ipywidgets.IntSlider):\n"
+        "    def _repr_mimebundle_(self, **kwargs):\n"
+        "        return super()._repr_mimebundle_(**kwargs) | {'text/html': '<b>still</b>'}\n"
+        "Both()",
+    )
+    assert run("-o", "out").exit_code == 0
+    copy = nbformat.read(tmp_path / "out" / "widgets.ipynb", as_version=4)
+    bar, both = (cell.outputs[0].data for cell in copy.cells)
+    assert "cards: 100%" in bar["text/plain"] and "3/3" in bar["text/plain"]
+    assert both["text/html"] == "<b>still</b>"
+    assert not any("widget-view" in kind for data in (bar, both) for kind in data)
+    assert "widgets" not in copy.metadata, "nothing needs the stored state"
+    page = (tmp_path / "out" / "widgets.html").read_text(encoding="utf-8")
+    assert "cards: 100%" in page and '<script src="http' not in page
+
+
 def test_service_that_was_running_is_left_alone(books: Path, engine: StubEngine) -> None:
     write_notebook(books / "01.ipynb", "1")
     engine.state = object()

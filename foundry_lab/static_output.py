@@ -1,0 +1,45 @@
+"""Widgets as one sees them without a kernel: in a saved notebook, on a code host, on a page read offline."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from nbformat import NotebookNode
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
+
+
+def freeze(book: NotebookNode) -> None:
+    """Put the static form of each widget that has one in its place.
+
+    A live view needs a kernel, or scripts from the network and the widget's stored state; an HTML
+    representation or the last words of a progress bar need nothing. Other widgets stay as they are.
+    """
+    states = book.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    live = False
+    for cell in book.cells:
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if VIEW not in data:
+                continue
+            if words := _last_words(states, data[VIEW]["model_id"]):
+                data["text/plain"] = words
+            if words or "text/html" in data:
+                del data[VIEW]
+            else:
+                live = True
+    if not live:
+        book.metadata.pop("widgets", None)
+
+
+def _last_words(states: Mapping[str, Any], model_id: str) -> str:
+    """Return what tqdm's bar says at its end, without the bar; nothing for other widgets."""
+    children = states.get(model_id, {}).get("state", {}).get("children", ())
+    parts = [states.get(child.removeprefix("IPY_MODEL_"), {}) for child in children]
+    if not any(part.get("model_name") == "FloatProgressModel" for part in parts):
+        return ""
+    texts = [part["state"].get("value", "") for part in parts if part.get("model_name") == "HTMLModel"]
+    return " ".join(html.unescape(" ".join(texts)).split())
