@@ -67,15 +67,21 @@ class BatchOutput:
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             path = Path(folder) / "results.jsonl"
         self.path = path
+        self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
+        if self._real.is_dir():
+            raise BatchOutputError(
+                f"The output {str(path)!r} can't be opened: it is a folder. Name a file in it."
+            )
         self._index = index
         self._ordered = ordered
         self.lines = self.durable = 0
         self.on_durable: Callable[[int], None] = _ignore
         self._found = 0
+        self._failure: BatchOutputError | None = None
         self._dirty = asyncio.Event()
-        self._lock = _lock(self.path)
+        self._lock = _lock(path, self._real)
         try:
-            self._file = _open(self.path)
+            self._file = _open(self._real)
             self._end = self._scan()
         except BaseException:
             self._unlock()
@@ -91,8 +97,11 @@ class BatchOutput:
         """Append one line. It survives the end of this process at once, and a power cut after the next sync.
 
         Raises:
-            BatchOutputError: it couldn't be written; what was there before is untouched.
+            BatchOutputError: it couldn't be written, or an earlier one couldn't; what was there before is
+                untouched.
         """
+        if self._failure is not None:
+            raise self._failure
         try:
             written = self._file.write(line)
             while written < len(line):  # a nearly full disk takes a part
@@ -100,7 +109,9 @@ class BatchOutput:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
-            raise self._stopped(error) from error
+                self._file.seek(self._end)
+            self._failure = self._stopped(error)
+            raise self._failure from error
         if self._ordered or self._found:
             self._index.put_line(custom_id, fingerprint, failed, self._end, len(line))
         self._end += len(line)
@@ -143,7 +154,7 @@ class BatchOutput:
         replaced = self._found > 0 and self._found + self.lines > self._index.count_lines()
         if not (self._ordered or replaced):
             return
-        part = self.path.with_name(self.path.name + ".part")
+        part = self._real.with_name(self._real.name + ".part")
         try:
             with part.open("wb") as new:
                 for start, length in self._index.places(by_input=self._ordered):
@@ -152,7 +163,8 @@ class BatchOutput:
                 new.flush()
                 os.fsync(new.fileno())
             self._file.close()
-            part.replace(self.path)
+            part.replace(self._real)
+            _sync_folder(self._real)
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -160,8 +172,6 @@ class BatchOutput:
                 f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). Make "
                 "room there, then run the same batch again: nothing is asked twice."
             ) from error
-        _sync_folder(self.path)
-        self._file = _open(self.path)
 
     def close(self) -> None:
         """Let go of the file and of its lock."""
@@ -203,7 +213,7 @@ class BatchOutput:
         return start
 
     def _file_lines(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
+        with self._real.open("rb") as file:
             yield from file
 
     def _foreign(self, number: int, why: object) -> BatchOutputError:
@@ -229,10 +239,10 @@ def _ignore(durable: int) -> None:
     """Nobody shows the progress."""
 
 
-def _lock(path: Path) -> filelock.BaseFileLock:
-    if not path.parent.is_dir():
+def _lock(path: Path, real: Path) -> filelock.BaseFileLock:
+    if not real.parent.is_dir():
         raise BatchOutputError(f"The folder of the output {str(path)!r} doesn't exist; make it first.")
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -608,8 +609,9 @@ async def test_outputs_that_cannot_be_written_are_refused(
     items.write_text("a\n")
     with pytest.raises(BatchOutputError, match="doesn't exist"):
         await client.complete_batch(["a"], output=tmp_path / "missing" / "out.jsonl")
-    with pytest.raises(BatchOutputError, match="can't be opened"):
-        await client.complete_batch(["a"], output=tmp_path)
+    for folder in (tmp_path, "", "/"):
+        with pytest.raises(BatchOutputError, match="can't be opened: it is a folder"):
+            await client.complete_batch(["a"], output=folder)
     with pytest.raises(BatchInputError, match="is the input"):
         await client.complete_batch(items, output=items)
     assert items.read_text() == "a\n"
@@ -625,6 +627,23 @@ async def test_two_batches_cannot_share_an_output(
     with pytest.raises(BatchOutputError, match="Another batch is writing"):
         await client.complete_batch(["a"], output=tmp_path / "out.jsonl")
     assert (await first).done == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on Windows")
+async def test_a_link_to_an_output_is_that_output(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.3), chat())
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    first = asyncio.create_task(client.complete_batch(["a"], output=tmp_path / "real.jsonl"))
+    await until(lambda: asked(stub))
+    with pytest.raises(BatchOutputError, match=r"Another batch is writing to .*link\.jsonl"):
+        await client.complete_batch(["a"], output=tmp_path / "link.jsonl")
+    await first
+    report = await client.complete_batch(["a", "b"], output=tmp_path / "link.jsonl", ordered=True)
+    assert (report.skipped, report.done) == (1, 1)
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(ids(tmp_path / "real.jsonl")) == 2
 
 
 # --- the rest -------------------------------------------------------------------------------------------

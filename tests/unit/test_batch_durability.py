@@ -23,7 +23,7 @@ from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.batch.index import Index
-from foundry_lab.batch.output import BatchOutput
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
 
 ITEMS = 2000
@@ -182,6 +182,30 @@ async def test_a_disk_that_fails_in_mid_line_leaves_whole_lines(
     assert caught.value.report.done == 2
     assert len(whole_lines(output)) == 2
     assert output.read_bytes().endswith(b"\n")
+
+
+def test_after_a_line_that_did_not_fit_no_smaller_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another request in flight comes back with less: at the old position it would leave a hole of zeros."""
+
+    class FullOnce(FailingFile):
+        def write(self, data: Any) -> int:
+            self.fail_after, left = self.fail_after - 1, self.fail_after
+            if left == 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return io.FileIO.write(self, data[: len(data) // 2] if left == 2 else data)
+
+    path = tmp_path / "out.jsonl"
+    path.touch()
+    monkeypatch.setattr("foundry_lab.batch.output._open", lambda path: FullOnce(path, "r+b"))
+    output = BatchOutput(path, Index())
+    output.write("x", "ab", True, LINES[0])
+    for _ in range(2):
+        with pytest.raises(BatchOutputError, match="1 results of this run before that are in it"):
+            output.write("y", "cd", False, LINES[1])
+    output.close()
+    assert path.read_bytes() == LINES[0]
 
 
 async def test_a_disk_that_fails_to_sync_stops_the_batch(
