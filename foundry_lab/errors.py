@@ -5,13 +5,24 @@ The message of each is written for the person who reads it in a notebook: what h
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 Phase = Literal["connect", "first_token", "idle", "total"]
 
 
+def _bare(kind: type[FoundryError], args: tuple[Any, ...]) -> FoundryError:
+    """Return an error without its attributes, for `pickle` and `copy` to fill in."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
 class FoundryError(Exception):
     """Root of the tree; catch this to catch them all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would call __init__ with the message alone: an error has to get out of a worker process whole.
+        return _bare, (type(self), self.args), self.__dict__
 
 
 class ConfigurationError(FoundryError, ValueError):
