@@ -1,12 +1,12 @@
-"""A worker with everything switched on: a prompt a line in, an answer a line out, as JSON.
+"""A worker with everything switched on: a prompt a line in, an answer or an error a line out, as JSON.
 
     echo "Name three colours." | python examples/production.py --metrics-port 9464
 
-SIGINT and SIGTERM end it in good order: what is under way gets ten seconds to finish."""
+SIGINT and SIGTERM end it in good order: what is under way gets ten seconds, the rest is called "stopped"."""
 
 import argparse
 import asyncio
-import itertools
+import contextlib
 import json
 import logging
 import signal
@@ -20,41 +20,59 @@ from foundry_lab.monitor import HealthMonitor
 from foundry_lab.supervisor import Supervisor
 
 
+def say(prompt: str, **result: str) -> None:
+    print(json.dumps({"prompt": prompt, **result}), flush=True)
+
+
 async def work(client: FoundryAPIClient, prompts: asyncio.Queue, stop: asyncio.Event) -> None:
-    while (prompt := await prompts.get()) is not None and not stop.is_set():
+    while not stop.is_set() and (prompt := await prompts.get()) is not None:
+        result = {"error": "stopped"}
         try:
-            answer = await client.complete(prompt, max_tokens=100)
-            print(json.dumps({"prompt": prompt, "answer": answer.content}), flush=True)
+            result = {"answer": (await client.complete(prompt, max_tokens=100)).content}
         except FoundryError as error:  # one bad prompt must not end the worker
-            print(json.dumps({"prompt": prompt, "error": str(error)}), flush=True)
-    prompts.put_nowait(None)  # the other workers wait for the end too
+            result = {"error": str(error)}
+        finally:
+            say(prompt, **result)
+    prompts.put_nowait(None)  # the other worker waits for the end too
 
 
-async def main(metrics_port: int) -> None:
+async def main(metrics_port: int, grace_s: float) -> None:
     configure_logging(json=True)
-    loop, prompts, stop = asyncio.get_running_loop(), asyncio.Queue(), asyncio.Event()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    prompts, stop = asyncio.Queue(), asyncio.Event()
 
-    def end(*_: object) -> None:
-        loop.call_soon_threadsafe(lambda: (stop.set(), prompts.put_nowait(None)))
+    def end() -> None:
+        stop.set()
+        prompts.put_nowait(None)  # for a worker that waits
+        loop.call_later(grace_s, task.cancel)
 
     def read() -> None:  # in a thread, as a terminal or a pipe can't be awaited everywhere
-        for line in itertools.chain(sys.stdin, [None]):
-            loop.call_soon_threadsafe(prompts.put_nowait, line and line.strip())
+        for line in filter(str.strip, sys.stdin):
+            loop.call_soon_threadsafe(prompts.put_nowait, line.strip())
+        loop.call_soon_threadsafe(prompts.put_nowait, None)
 
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=read, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
     client = FoundryAPIClient(retry=RetryPolicy(), breaker=CircuitBreaker())
     supervisor = None if client.settings.endpoint else Supervisor()  # only for the lab's own service
-    async with client, HealthMonitor(client, interval_s=5.0, supervisor=supervisor):
-        with client.metrics.serve(metrics_port) as server:
-            logging.getLogger("foundry_lab").info("metrics at %s", server.url)
-            workers = asyncio.gather(*(work(client, prompts, stop) for _ in range(2)))
-            await asyncio.wait({workers, asyncio.ensure_future(stop.wait())}, return_when="FIRST_COMPLETED")
-            await asyncio.wait_for(workers, timeout=10)
+    with client.metrics.serve(metrics_port) as server:  # a taken port ends it before a service is started
+        logging.getLogger("foundry_lab").info("metrics at %s", server.url)
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            async with client, HealthMonitor(client, interval_s=5.0, supervisor=supervisor):
+                await asyncio.gather(*(work(client, prompts, stop) for _ in range(2)))
+        finally:
+            while not prompts.empty():
+                if prompt := prompts.get_nowait():
+                    say(prompt, error="stopped")
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--metrics-port", type=int, default=9464)
-    asyncio.run(main(arguments.parse_args().metrics_port))
+    arguments.add_argument("--grace-s", type=float, default=10.0)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):  # the ten seconds were over
+            asyncio.run(main(**vars(arguments.parse_args())))
+    except FoundryError as error:
+        sys.exit(str(error))
