@@ -21,7 +21,7 @@ class FoundryError(Exception):
     """Root of the tree; catch this to catch them all."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Python would call __init__ with the message alone: an error has to get out of a worker process whole.
+        # Python would call __init__ with the message alone; an error must get out of a worker process whole.
         return _bare, (type(self), self.args), self.__dict__
 
 
