@@ -12,6 +12,7 @@ import ipywidgets
 
 from .async_stream import CompletionStream
 from .client import FoundryAPIClient
+from .errors import ContextLengthError
 
 REDRAW_S = 0.05
 """Time between two redraws: as fast as eyes follow, and far slower than tokens come."""
@@ -27,6 +28,8 @@ _CSS = """<style>
 
 class ChatPanel(ipywidgets.VBox):
     """Chat with the loaded model. Enter sends; Tab reaches every control.
+
+    A question that gets no answer goes back into the text box, and the conversation stays as it was.
 
     Args:
         client: whom to ask, used by the panel alone; by default one that finds the service by itself.
@@ -61,6 +64,10 @@ class ChatPanel(ipywidgets.VBox):
         self.text = ipywidgets.Text(placeholder="Ask something and press Enter", layout={"flex": "1 1 auto"})
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        self.clear_button = ipywidgets.Button(description="Clear", tooltip="Start a new conversation")
+        buttons = [self.send_button, self.stop_button, self.clear_button]
+        for button in buttons:
+            button.layout.width = "auto"  # or the text box has no room
         whole = {"style": {"description_width": "initial"}}  # or the labels are cut
         self.temperature = ipywidgets.FloatSlider(
             value=temperature,
@@ -78,10 +85,11 @@ class ChatPanel(ipywidgets.VBox):
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())
         self.stop_button.on_click(lambda _: self.stop())
+        self.clear_button.on_click(lambda _: self.clear())
         super().__init__(
             [
                 self.transcript_view,
-                ipywidgets.HBox([self.text, self.send_button, self.stop_button], layout={"width": "100%"}),
+                ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"}),
                 ipywidgets.HBox([self.temperature, self.max_tokens, self.status]),
             ],
             layout={"max_width": "760px"},
@@ -92,20 +100,28 @@ class ChatPanel(ipywidgets.VBox):
         """Ask; the answer arrives in the background. Does nothing while one is being written."""
         if not prompt.strip() or self.busy:
             return
-        self.messages.append({"role": "user", "content": prompt})
-        self._note, self.tokens_per_s = "", None
+        messages = [*self.messages, {"role": "user", "content": prompt}]
+        stream = self._client.stream_complete(
+            messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
+        )
+        self.messages, self._note, self.tokens_per_s = messages, "", None
         self._idle.clear()
         self._show_busy(True)
         self._draw("")
-        stream = self._client.stream_complete(
-            messages=self.messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
-        )
         self._running_loop().call_soon_threadsafe(self._start, stream)
 
     def stop(self) -> None:
         """End the answer that is being written; what has come stays, and the service stops generating."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel)
+
+    def clear(self) -> None:
+        """Start a new conversation with the same system prompt; not while an answer is being written."""
+        if self.busy:
+            return
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+        self._note, self.tokens_per_s, self.status.value = "", None, "ready"
+        self._draw()
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when no answer is being written; `timeout` in seconds.
@@ -161,21 +177,33 @@ class ChatPanel(ipywidgets.VBox):
             outcome = "stopped"
         elif (error := task.exception()) is not None:
             outcome, self._note = "failed", str(error)
+            if isinstance(error, ContextLengthError):
+                self._note += " The conversation counts as well: Clear starts a new one."
         else:
             outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
         if stream.text:  # an empty turn would puzzle the model
             self.messages.append({"role": "assistant", "content": stream.text})
+        else:
+            self._take_back()
         self._draw()
         self._show_rate(stream.tokens_per_s, outcome)
         self._show_busy(False)
         self._idle.set()
+
+    def _take_back(self) -> None:
+        """Put the question that got no answer back into the text box, before what was typed meanwhile.
+
+        Left in the conversation it would be sent again each time, and fail again if it was too long.
+        """
+        question = self.messages.pop()["content"]
+        self.text.value = f"{question} {self.text.value}".rstrip()
 
     def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
         self.tokens_per_s = tokens_per_s
         self.status.value = outcome if tokens_per_s is None else f"{outcome}, {tokens_per_s:.0f} tokens/s"
 
     def _show_busy(self, busy: bool) -> None:
-        self.send_button.disabled = busy
+        self.send_button.disabled = self.clear_button.disabled = busy
         self.stop_button.disabled = not busy
         if busy:
             self.status.value = "waiting for the first token"

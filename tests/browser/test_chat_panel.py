@@ -55,3 +55,16 @@ def test_type_send_watch_stop_and_go_on(page: Page, tmp_path: Path) -> None:
     expect(text).to_have_value("")
     page.screenshot(path=tmp_path / "done.png")
     assert (tmp_path / "done.png").stat().st_size > 10_000
+
+    text.fill("word " * 9000)  # more than the model can hold
+    text.press("Enter")
+    expect(page.get_by_text("failed", exact=True)).to_be_visible()
+    expect(answers).to_have_count(2)
+    assert text.input_value().startswith("word word"), "the question comes back"
+    page.screenshot(path=tmp_path / "failed.png")
+
+    clear = page.get_by_role("button", name="Clear", exact=True)
+    clear.focus()
+    page.keyboard.press("Enter")
+    expect(answers).to_have_count(0)
+    expect(text).not_to_be_empty()

@@ -1,0 +1,102 @@
+"""The chat panel without a browser: what happens to a question that gets no answer, and how to start over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from stub_server import CHAT, StubService, chat, delta, error_body, event, stream
+
+from foundry_lab import FoundryAPIClient, errors
+from foundry_lab.chat_panel import ChatPanel
+
+TOO_LONG = stream(event(error_body("request requires 9043 total tokens, which exceeds the context length")))
+RULE = {"role": "system", "content": "Be brief."}
+
+
+@contextlib.contextmanager
+def open_panel(stub: StubService) -> Iterator[ChatPanel]:
+    panel = ChatPanel(FoundryAPIClient(stub.url, retries=0), system=RULE["content"])
+    try:
+        yield panel
+    finally:
+        panel.close()
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as stub:
+        yield stub
+
+
+def ask(panel: ChatPanel, text: str) -> None:
+    """Type and send, as a learner does; wait for the answer."""
+    panel.text.value = text
+    panel.send_button.click()
+    panel.wait(20)
+
+
+def test_a_question_without_an_answer_goes_back_and_the_next_one_is_answered(stub: StubService) -> None:
+    stub.on("POST", CHAT, TOO_LONG, chat("hello"))
+    with open_panel(stub) as panel:
+        ask(panel, "word " * 20 + "end")
+        assert panel.text.value == "word " * 20 + "end"
+        assert panel.messages == [RULE] and panel.status.value == "failed"
+        assert "context length" in panel.transcript_view.value and "Clear" in panel.transcript_view.value
+
+        ask(panel, "Hi")
+        assert [message["content"] for message in stub.seen[-1].json["messages"]] == ["Be brief.", "Hi"]
+        assert panel.messages[1:] == [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "hello"},
+        ]
+        assert panel.text.value == "" and "context length" not in panel.transcript_view.value
+
+
+def test_what_was_typed_meanwhile_stays(stub: StubService) -> None:
+    stub.on("POST", CHAT, stream(then="hang"))
+    with open_panel(stub) as panel:
+        panel.send("A question.")
+        panel.text.value = "And another"
+        panel.stop()
+        panel.wait(20)
+        assert panel.text.value == "A question. And another"
+        assert panel.messages == [RULE] and panel.status.value == "stopped"
+
+
+def test_half_an_answer_stays_in_the_conversation(stub: StubService) -> None:
+    stub.on("POST", CHAT, stream(delta("so "), delta("far"), then="reset"))
+    with open_panel(stub) as panel:
+        ask(panel, "Hi")
+        assert panel.status.value.startswith("failed") and panel.text.value == ""
+        assert [message["content"] for message in panel.messages[1:]] == ["Hi", "so far"]
+
+
+def test_clear_starts_over_and_keeps_the_system_prompt(stub: StubService) -> None:
+    with open_panel(stub) as panel:
+        ask(panel, "Hi")
+        panel.clear_button.click()
+        assert panel.messages == [RULE] and "Hi" not in panel.transcript_view.value
+        ask(panel, "Again")
+        assert [message["content"] for message in stub.seen[-1].json["messages"]] == ["Be brief.", "Again"]
+
+
+def test_clear_waits_for_the_answer_that_is_being_written(stub: StubService) -> None:
+    stub.on("POST", CHAT, stream(delta("a"), then="hang"))
+    with open_panel(stub) as panel:
+        panel.send("Hi")
+        assert panel.clear_button.disabled
+        panel.clear()
+        assert panel.messages[-1] == {"role": "user", "content": "Hi"}
+
+
+def test_a_conversation_that_cannot_be_sent_leaves_the_panel_usable(stub: StubService) -> None:
+    with open_panel(stub) as panel:
+        panel.messages.append({"no": "role"})
+        with pytest.raises(errors.ConfigurationError):
+            panel.send("Hi")
+        assert not panel.busy
+        panel.messages.pop()
+        ask(panel, "Hi")
+        assert panel.messages[-1]["role"] == "assistant"
