@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x464C4331  # "FLC1", in the file's header: we touch no other program's database
 RECOUNT_EVERY = 256
+OPEN_S, BUSY_S = 2.0, 0.05
+"""Seconds to wait for another program's lock: on opening, and later, when an event loop waits with us."""
+USED_WITHIN_S = 60.0
+"""How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
 OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
 
 _log = logging.getLogger("foundry_lab.cache")
@@ -215,15 +219,17 @@ class ResponseCache:
     def _load(self, key: bytes) -> bytes | None:
         body: bytes | None = None
         with self._tolerated("look up"):
-            row = self._db.execute("SELECT body, stored_at FROM answer WHERE key = ?", (key,)).fetchone()
-            if row is None:
+            found = self._db.execute("SELECT body, stored_at, used_at FROM answer WHERE key = ?", (key,))
+            if (row := found.fetchone()) is None:
                 return None
             now = self._clock()
             if self._max_age_s is not None and now - row[1] > self._max_age_s:
                 self._delete("key = ?", key)
                 return None
-            self._db.execute("UPDATE answer SET used_at = ? WHERE key = ?", (now, key))
             body = row[0]
+            if not 0 <= now - row[2] < USED_WITHIN_S:
+                with suppress(sqlite3.Error):  # a hit that isn't noted is a hit
+                    self._db.execute("UPDATE answer SET used_at = ? WHERE key = ?", (now, key))
         return body
 
     def _store(self, key: bytes, body: bytes) -> None:
@@ -275,12 +281,27 @@ def as_cache(cache: ResponseCache | str | os.PathLike[str] | bool | None) -> Res
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
+    deadline = time.monotonic() + OPEN_S
+    while True:
+        try:
+            return _connect(path)
+        except sqlite3.Error as error:
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"The response cache {str(path)!r} can't be used: {error}. Name a file in a folder that "
+                    "exists and that no other program writes, or leave the path out to cache in memory."
+                ) from None
+        time.sleep(0.02)  # by itself SQLite doesn't wait where several processes make the same file
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=BUSY_S)
     try:
-        db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=2.0)
-        (owner,) = db.execute("PRAGMA application_id").fetchone()
+        # In this order: a process that is making the cache just now puts its name before its tables.
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (owner,) = db.execute("PRAGMA application_id").fetchone()
         if owner != APPLICATION_ID and tables:
-            db.close()
             raise sqlite3.DatabaseError("it is another program's database")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -290,9 +311,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
             "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
         )
         db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
-        return db
-    except sqlite3.Error as error:
-        raise ConfigurationError(
-            f"The response cache {str(path)!r} can't be used: {error}. Name a file in a folder that exists "
-            "and that no other program writes, or leave the path out to cache in memory."
-        ) from None
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

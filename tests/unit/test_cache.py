@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -14,7 +19,7 @@ from clients import Client, both_clients
 from stub_server import CHAT, StubService, chat, error, hang, reply, stream, text_events
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.cache import ResponseCache
+from foundry_lab.cache import USED_WITHIN_S, ResponseCache
 from foundry_lab.errors import ConfigurationError, FoundryError, RequestTimeoutError, ServerError
 
 
@@ -216,7 +221,7 @@ def test_the_least_recently_used_answer_goes_first(stub: StubService) -> None:
     now = [0.0]
 
     def tick() -> float:
-        now[0] += 1
+        now[0] += USED_WITHIN_S
         return now[0]
 
     with Client("sync", stub.url, cache=ResponseCache(max_entries=2, clock=tick)) as client:
@@ -267,12 +272,58 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path: Path) -> No
         assert before is None or path.read_bytes() == before
 
 
+def test_processes_that_make_one_cache_at_once_all_get_it(tmp_path: Path) -> None:
+    opens = (
+        "import sys\n"
+        "from foundry_lab.cache import ResponseCache\n"
+        "for line in sys.stdin: ResponseCache(line.strip()).close(); print('ok', flush=True)"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", opens], stdin=PIPE, stdout=PIPE, text=True, bufsize=1)
+        for _ in range(4)
+    ]
+    for number in range(40):
+        for worker in workers:
+            worker.stdin.write(f"{tmp_path / str(number)}\n")  # type: ignore[union-attr]
+        assert [worker.stdout.readline() for worker in workers] == ["ok\n"] * 4  # type: ignore[union-attr]
+    for worker in workers:
+        worker.communicate(timeout=10)
+
+
 def test_a_cache_that_fails_costs_no_answer(stub: StubService, tmp_path: Path) -> None:
     cache = ResponseCache(tmp_path / "cache.db")
     with Client("sync", stub.url, cache=cache) as client:
         client.complete("hi", temperature=0)
         cache.close()
         assert client.complete("hi", temperature=0).content == "hello"
+
+
+async def test_a_file_that_another_program_locks_neither_stops_the_loop_nor_spoils_a_hit(
+    stub: StubService, tmp_path: Path
+) -> None:
+    now = [1000.0]
+    cache = ResponseCache(tmp_path / "cache.db", clock=lambda: now[0])
+    async with FoundryAPIClient(stub.url, cache=cache) as client:
+        await client.complete("hi", temperature=0)
+        now[0] += 2 * USED_WITHIN_S  # the hit wants to be noted
+        other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        assert (await client.complete("hi", temperature=0)).cached
+        assert not (await client.complete("new", temperature=0)).cached  # an answer that can't be kept
+        assert time.monotonic() - began < 2  # what a single write used to wait
+        other.close()
+    cache.close()
+
+
+def test_frequent_hits_write_nothing(stub: StubService, tmp_path: Path) -> None:
+    with Client("sync", stub.url, cache=tmp_path / "cache.db") as client:
+        client.complete("hi", temperature=0)
+        with contextlib.closing(sqlite3.connect(tmp_path / "cache.db")) as other:
+            before = other.execute("PRAGMA data_version").fetchone()
+            assert client.complete("hi", temperature=0).cached
+            assert other.execute("PRAGMA data_version").fetchone() == before
+        client.raw.cache.close()
 
 
 @pytest.mark.parametrize("limits", [{"max_entries": 0}, {"max_bytes": -1}, {"max_age_s": 0}])
