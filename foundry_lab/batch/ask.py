@@ -10,6 +10,7 @@ from ..errors import (
     AuthenticationError,
     ConfigurationError,
     FoundryError,
+    ModelNotFoundError,
     ModelNotLoadedError,
     RateLimitError,
     RequestTimeoutError,
@@ -102,24 +103,32 @@ class PoolAsker:
                 outcome, error = await ask_once(endpoint, item)
             finally:
                 self.pool.release(endpoint)
-            lost = isinstance(error, LOST) or (
-                isinstance(error, RequestTimeoutError) and error.phase == "connect"
-            )
-            if not lost:
+            if not self._is_lost(item.request.model, error):
                 break
             endpoint.failed_in_a_row += 1
             self.pool.lose(endpoint, str(error), probe=endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW)
-        self._judge(endpoint, error)
-        self._policy.observe(outcome.latency_s, outcome.completion_tokens, not isinstance(error, SUSPICIOUS))
+        else:
+            return outcome  # it reached nobody
+        self._judge(endpoint, outcome, error)
         return outcome
 
-    def _judge(self, endpoint: Endpoint, error: Exception | None) -> None:
-        """Tell a service that is broken from items that are."""
-        if error is None:
+    def _is_lost(self, model: str | None, error: Exception | None) -> bool:
+        """Say whether it is the service that went away, or lost a model that it had at the start."""
+        if isinstance(error, ModelNotFoundError):
+            return model in self.pool.models
+        if isinstance(error, RequestTimeoutError):
+            return error.phase == "connect"
+        return isinstance(error, LOST)
+
+    def _judge(self, endpoint: Endpoint, outcome: Outcome, error: Exception | None) -> None:
+        """Tell a service that is broken from items that are. An answer from the cache says nothing of it."""
+        if error is None and not outcome.cached:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
+            self._policy.observe(outcome.latency_s, outcome.completion_tokens, ok=True)
         elif isinstance(error, SUSPICIOUS):
             endpoint.failed_in_a_row += 1
+            self._policy.observe(outcome.latency_s, 0, ok=False)
             if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:
                 self.pool.lose(endpoint, str(error), probe=True)
 

@@ -11,9 +11,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
+import msgspec
+
+from .. import protocol
 from ..client import FoundryAPIClient
-from ..errors import FoundryError, ServiceUnavailableError
+from ..errors import FoundryError, ModelNotLoadedError, ServiceUnavailableError
+from ..operations import Operation, same_model, send
+from ..types import Completion
 
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -55,6 +61,7 @@ class EndpointPool:
 
     Args:
         clients: one for each service, without circuit breakers: waiting is the pool's own way.
+        models: names that the batch's items use, None for those that name none; a service needs them all.
         limit: requests under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
 
@@ -62,13 +69,41 @@ class EndpointPool:
         on_wait: called with True when the last endpoint stops working, with False when one is back.
     """
 
-    def __init__(self, clients: list[FoundryAPIClient], *, limit: int, patience_s: float) -> None:
+    def __init__(
+        self, clients: list[FoundryAPIClient], models: set[str | None], *, limit: int, patience_s: float
+    ) -> None:
         self.endpoints = [Endpoint(client) for client in clients]
+        self.models = models
         self.limit = limit
         self.patience_s = patience_s
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
         self._down_since: float | None = None
+
+    async def check(self, endpoint: Endpoint) -> list[str]:
+        """Return the ids of the batch's models at an endpoint.
+
+        Raises:
+            FoundryError: it doesn't answer, or doesn't have one of them ready.
+        """
+        client = endpoint.client
+        await client._connected()
+        client._directory.forget()  # it may be another service than before
+        loaded = await client.loaded_models()
+        ready = []
+        for name in self.models:
+            model = await client._manage(
+                "choose_model", partial(client._directory.choose, name), client.settings.timeout
+            )
+            if not any(same_model(model, each) for each in loaded):
+                raise ModelNotLoadedError(
+                    f"The model {model!r} isn't loaded at {client.endpoint}",
+                    status=400,
+                    by_service=False,
+                    hint="Load it first: load_model(alias).",
+                )
+            ready.append(model)
+        return ready
 
     async def acquire(self) -> Endpoint:
         """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
@@ -142,16 +177,26 @@ class EndpointPool:
         self._changed.set()
 
     async def _works(self, endpoint: Endpoint, probe: bool) -> bool:
+        client = endpoint.client
         try:
-            health = await endpoint.client.health_check(probe=probe)
-        except FoundryError as error:  # answered, but not as a service does
+            health = await client.health_check()
+            if not health.loaded_models:
+                endpoint.reason = " ".join(health.reasons)
+                return False
+            ready = await self.check(endpoint)
+            if probe:
+                await client._manage("health_check", partial(_one_token, ready[0]), client.settings.timeout)
+        except FoundryError as error:
             endpoint.reason = str(error)
             return False
-        if health.loaded_models and (health.probe_latency_s is not None or not probe):
-            return True
-        endpoint.reason = " ".join(health.reasons)
-        return False
+        return True
 
     def _gone(self) -> ServiceUnavailableError:
         reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
         return ServiceUnavailableError(f"No service worked for {self.patience_s:g} s ({reasons})")
+
+
+def _one_token(model: str) -> Operation[Completion]:
+    """Have one token generated, in one attempt."""
+    call = protocol.build_chat(model, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+    return protocol.parse_completion((yield from send(msgspec.structs.replace(call, once=True))), 0.0)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from ..client import FoundryAPIClient
 from ..core import ClientCore
-from ..errors import ModelNotLoadedError, RequestTimeoutError, ServiceUnavailableError
-from ..operations import same_model
+from ..errors import RequestTimeoutError, ServiceUnavailableError
 from .ask import PoolAsker
 from .policy import Policy
 from .pool import EndpointPool
@@ -40,12 +38,12 @@ async def open_pool(
         FoundryError: none is there, or one doesn't have a model that the batch names.
     """
     clients = [batch_client(core, endpoint) for endpoint in endpoints or [None]]
-    pool = EndpointPool(clients, limit=policy.maximum, patience_s=patience_s)
+    pool = EndpointPool(clients, models, limit=policy.maximum, patience_s=patience_s)
     missing: list[Exception] = []
     try:
         for endpoint in pool.endpoints:
             try:
-                await _check_models(endpoint.client, models)
+                await pool.check(endpoint)
             except (ServiceUnavailableError, RequestTimeoutError) as error:
                 missing.append(error)
                 pool.lose(endpoint, str(error))
@@ -55,19 +53,3 @@ async def open_pool(
         await pool.close()
         raise
     return PoolAsker(pool, policy)
-
-
-async def _check_models(client: FoundryAPIClient, models: set[str | None]) -> None:
-    await client._connected()
-    loaded = await client.loaded_models()
-    for name in models:
-        chosen = await client._manage(
-            "choose_model", partial(client._directory.choose, name), client.settings.timeout
-        )
-        if not any(same_model(chosen, each) for each in loaded):
-            raise ModelNotLoadedError(
-                f"The model {chosen!r} isn't loaded at {client.endpoint}",
-                status=400,
-                by_service=False,
-                hint="Load it first: load_model(alias).",
-            )

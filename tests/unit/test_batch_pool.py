@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from stub_server import CHAT, StubService, chat, error, reply
+from aiohttp import web
+from stub_server import CHAT, MODEL, StubService, chat, error, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
 from foundry_lab.batch.policy import AdaptiveConcurrency, FixedConcurrency, as_policy
@@ -111,6 +112,71 @@ async def test_every_service_needs_the_model(stubs: list[StubService]) -> None:
     assert sum(map(asked, stubs)) == 0
 
 
+OTHER = "other:1"
+
+
+@pytest.mark.parametrize("refusal", [error(400, "Model not loaded"), error(404, "Model not found")])
+async def test_a_service_that_comes_back_without_the_model_is_waited_for(
+    stubs: list[StubService], refusal: Any
+) -> None:
+    """Whatever words it finds for that, and however well its other model generates."""
+    stub = stubs[0]
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        gone = (await request.json())["model"] == MODEL and asked(stub) > 4
+        return await (refusal if gone else chat())(request, stop)
+
+    stub.on("POST", CHAT, answer)
+    stub.on("GET", "/models/loaded", reply(200, [MODEL]), reply(200, [OTHER]))
+    stub.on("GET", "/v1/models", *(reply(200, {"data": [{"id": each}]}) for each in (MODEL, OTHER)))
+    async with FoundryAPIClient(stub.url, model=MODEL, retry=QUICK) as client:
+        with pytest.raises(BatchStoppedError, match=f"has no model '{MODEL}'") as caught:
+            await client.complete_batch(PROMPTS, concurrency=1, wait_for_service=0.5)
+    assert (caught.value.report.done, caught.value.report.failed) == (4, 0)
+
+
+async def test_a_service_that_only_fails_must_prove_the_model_of_the_batch(stubs: list[StubService]) -> None:
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        is_other = (await request.json())["model"] == OTHER
+        return await (chat() if is_other else error(500, "broken", "server_error"))(request, stop)
+
+    stubs[0].on("POST", CHAT, answer)
+    stubs[0].on("GET", "/models/loaded", reply(200, [OTHER, MODEL]))
+    async with FoundryAPIClient(stubs[0].url, model=MODEL, retry=QUICK) as client:
+        with pytest.raises(BatchStoppedError, match="No service worked") as caught:
+            await client.complete_batch(PROMPTS, wait_for_service=0.5)
+    assert caught.value.report.failed <= 8
+
+
+async def test_a_service_that_comes_late_needs_the_model_too(stubs: list[StubService]) -> None:
+    with StubService() as probe:
+        late = StubService(port=int(probe.url.rpartition(":")[2]))
+        url = probe.url
+    late.on("GET", "/v1/models", reply(200, {"data": [{"id": OTHER}]}))
+    late.on("GET", "/models/loaded", reply(200, [OTHER]))
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        while not late.count("GET", "/v1/models"):  # noqa: ASYNC110 - it lives in another thread
+            await asyncio.sleep(0.01)
+        return await chat()(request, stop)
+
+    stubs[0].on("POST", CHAT, answer)
+    async with FoundryAPIClient(NOWHERE, model=MODEL, retry=QUICK) as client:
+        batch = asyncio.create_task(client.complete_batch(PROMPTS, endpoints=[url, stubs[0].url]))
+        while not asked(stubs[0]):  # noqa: ASYNC110 - the stub lives in another thread
+            await asyncio.sleep(0.01)
+        with late:
+            report = await batch
+    assert (report.done, report.failed, asked(late)) == (90, 0, 0)
+
+
+async def test_an_unknown_model_of_an_iterators_item_is_that_items_failure(stubs: list[StubService]) -> None:
+    async with FoundryAPIClient(stubs[0].url, retry=QUICK) as client:
+        items: list[Any] = ["a", {"prompt": "b", "model": "gpt-4o"}, "c"]
+        report = await client.complete_batch(iter(items), wait_for_service=0.5)
+    assert (report.done, report.failed) == (2, 1)
+
+
 # --- adaptive concurrency -----------------------------------------------------------------------------------
 
 
@@ -172,6 +238,22 @@ async def test_an_adaptive_batch_follows_its_policy(stubs: list[StubService]) ->
         with pytest.raises(BatchStoppedError):
             await client.complete_batch(["a"] * 50, concurrency=policy, wait_for_service=0.2, timeout=0.5)
         assert policy.limit == 1
+
+
+async def test_what_never_reached_the_service_teaches_the_policy_nothing(stubs: list[StubService]) -> None:
+    class Spy(AdaptiveConcurrency):
+        seen = 0
+
+        def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
+            self.seen += 1
+            return super().observe(latency_s, tokens, ok)
+
+    policy = Spy(1)
+    async with FoundryAPIClient(stubs[0].url, cache=True) as client:
+        items: list[Any] = ["same"] * 20 + [{"prompt": "b", "model": "gpt-4o"}, {"prompt": 5}]
+        report = await client.complete_batch(iter(items), concurrency=policy, temperature=0)
+    assert (report.cached, report.failed) == (19, 2)
+    assert policy.seen == asked(stubs[0]) == 1
 
 
 # --- a Dask cluster -----------------------------------------------------------------------------------------
