@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from .breaker import CircuitBreaker
 from .errors import (
@@ -32,6 +35,8 @@ GENERATING = ("complete", "stream")
 _BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
 MAX_MODEL_LABELS = 32
 """Distinct models counted by name; later ones count as "other", so that labels stay bounded."""
+MAX_ENDPOINT_LABELS = 32
+"""Endpoints whose breakers are shown; those that were connected to longest ago make way."""
 
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ServiceUnavailableError, "unavailable"),
@@ -152,12 +157,8 @@ class Metrics:
         )
         in_flight = Gauge("foundry_lab_in_flight", "Operations under way", registry=self.registry)
         in_flight.set_function(lambda: self._flying)
-        self._breaker_state = Gauge(
-            "foundry_lab_circuit_breaker_state",
-            "0 closed, 1 half-open, 2 open",
-            ["endpoint"],
-            registry=self.registry,
-        )
+        self._breakers = _Breakers()
+        self.registry.register(self._breakers)
         self._prompt_tokens = self._tokens.labels("prompt")
         self._completion_tokens = self._tokens.labels("completion")
         self._lock = threading.Lock()
@@ -208,9 +209,8 @@ class Metrics:
         self._queue.observe(seconds)
 
     def watch_breaker(self, endpoint: str, breaker: CircuitBreaker) -> None:
-        """Show this breaker's state whenever the metrics are read."""
-        gauge = self._breaker_state.labels(endpoint)
-        gauge.set_function(lambda: _BREAKER_LEVEL[breaker.state])
+        """Show this breaker's state whenever the metrics are read, for as long as somebody uses it."""
+        self._breakers.add(endpoint, breaker)
 
     def snapshot(self) -> Snapshot:
         """Return counts since the start and percentiles of the recent samples."""
@@ -262,6 +262,32 @@ class Metrics:
             )
             self._children[key] = series
         return series
+
+
+class _Breakers(Collector):
+    """State of the breakers by endpoint, the worst of those in use. It keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watched: dict[str, WeakSet[CircuitBreaker]] = {}
+
+    def add(self, endpoint: str, breaker: CircuitBreaker) -> None:
+        with self._lock:
+            breakers = self._watched.pop(endpoint, WeakSet())
+            breakers.add(breaker)
+            used = {name: others for name, others in self._watched.items() if others}
+            latest = list(used.items())[1 - MAX_ENDPOINT_LABELS :]
+            self._watched = {**dict(latest), endpoint: breakers}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "foundry_lab_circuit_breaker_state", "0 closed, 1 half-open, 2 open", labels=["endpoint"]
+        )
+        with self._lock:
+            for endpoint, breakers in self._watched.items():
+                if levels := [_BREAKER_LEVEL[breaker.state] for breaker in breakers]:
+                    family.add_metric([endpoint], max(levels))
+        yield family
 
 
 def _summary(samples: list[float]) -> Summary:

@@ -36,7 +36,8 @@ HISTORY = 3600
 CHECK_TIMEOUT_S = 5.0
 
 _log = logging.getLogger("foundry_lab.monitor")
-_monitored: weakref.WeakKeyDictionary[ClientCore, HealthMonitor] = weakref.WeakKeyDictionary()
+# Weak on both sides, as a monitor holds its client: one that runs is held by its own task or thread.
+_monitored: weakref.WeakKeyDictionary[ClientCore, weakref.ref[HealthMonitor]] = weakref.WeakKeyDictionary()
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -137,7 +138,8 @@ class HealthMonitor:
         """
         if self.running:
             return self
-        other = _monitored.get(self._client)
+        held = _monitored.get(self._client)
+        other = held() if held is not None else None
         if other is not None and other is not self and other.running:
             raise ConfigurationError(
                 "Another monitor watches this client already. Use that one, end it first (close() or "
@@ -158,7 +160,7 @@ class HealthMonitor:
                 target=self._watch_sync, args=(self._client,), name="health-monitor", daemon=True
             )
             self._thread.start()
-        _monitored[self._client] = self
+        _monitored[self._client] = weakref.ref(self)
         return self
 
     def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import urllib.error
 import urllib.request
+import weakref
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,8 +14,9 @@ from clients import Client
 from prometheus_client.parser import text_string_to_metric_families
 from stub_server import MODEL, StubService
 
+from foundry_lab import CircuitBreaker
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.metrics import Metrics
+from foundry_lab.metrics import MAX_ENDPOINT_LABELS, Metrics
 
 
 def fetch(url: str) -> str:
@@ -61,6 +64,43 @@ def test_a_taken_port_says_so() -> None:
 def test_a_port_that_is_none_says_so() -> None:
     with pytest.raises(ConfigurationError, match="70000"):
         Metrics().serve(70000)
+
+
+def breaker_levels(metrics: Metrics) -> dict[str, float]:
+    """The state shown of each endpoint."""
+    return {
+        sample.labels["endpoint"]: sample.value
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+        if sample.name == "foundry_lab_circuit_breaker_state"
+    }
+
+
+def test_of_two_breakers_of_an_endpoint_the_worse_is_shown() -> None:
+    metrics, broken, well = Metrics(), CircuitBreaker(failure_threshold=1), CircuitBreaker()
+    broken.failure(broken.acquire())
+    for breaker in (broken, well):
+        metrics.watch_breaker("http://one", breaker)
+    assert breaker_levels(metrics) == {"http://one": 2}
+
+
+def test_breakers_are_watched_and_not_kept() -> None:
+    metrics, breaker = Metrics(), CircuitBreaker()
+    metrics.watch_breaker("http://one", breaker)
+    gone = weakref.ref(breaker)
+    del breaker
+    gc.collect()
+    assert gone() is None
+    assert breaker_levels(metrics) == {}
+
+
+def test_endpoints_are_bounded_and_the_latest_are_shown() -> None:
+    metrics, breaker = Metrics(), CircuitBreaker()
+    for number in range(2 * MAX_ENDPOINT_LABELS):
+        metrics.watch_breaker(f"http://{number}", breaker)
+    levels = breaker_levels(metrics)
+    assert len(levels) == MAX_ENDPOINT_LABELS
+    assert f"http://{2 * MAX_ENDPOINT_LABELS - 1}" in levels
 
 
 def test_health_checks_do_not_blur_the_latency_of_answers() -> None:

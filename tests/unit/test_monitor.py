@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 
@@ -129,6 +131,23 @@ def test_starts_again_after_it_was_closed(stub: StubService) -> None:
             assert monitor.start() is monitor.start()
             wait_for(lambda seen=seen: len(monitor.history) > seen)
             monitor.close()
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_client_that_was_monitored_is_freed_like_any_other(stub: StubService, kind: str) -> None:
+    def watched_sync() -> weakref.ref[object]:
+        with sync_client(stub) as client, HealthMonitor(client, 0.01) as monitor:
+            wait_for(lambda: monitor.latest)
+        return weakref.ref(client)
+
+    async def watched() -> weakref.ref[object]:
+        async with FoundryAPIClient(stub.url, metrics=False) as client, HealthMonitor(client, 0.01):
+            await client.complete("hi")
+        return weakref.ref(client)
+
+    freed = watched_sync() if kind == "sync" else asyncio.run(watched())
+    gc.collect()
+    assert freed() is None
 
 
 # --- bad input --------------------------------------------------------------------------------------------
