@@ -153,20 +153,111 @@ JSON = st.recursive(
 @given(st.one_of(st.lists(JSON, max_size=3), st.dictionaries(st.text(), JSON, max_size=3)))
 def test_json_is_found_in_prose(value: Any) -> None:
     prose = f"Sure. Here it is: {json.dumps(value)} I hope {{this}} helps."
-    assert json.loads(find_json(prose)) == value
+    assert json.loads(next(find_json(prose))) == value
 
 
 @given(st.text())
 def test_any_text_gives_json_or_a_value_error(text: str) -> None:
     try:
-        json.loads(find_json(text))
+        for found in find_json(text):
+            json.loads(found)
     except ValueError as error:
         assert "JSON" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "integer"}, " 4\n", 4),
+        ({"type": "string"}, '"a [1] b"', "a [1] b"),
+        ({}, "null", None),
+        (SCHEMA, f"As in [1], the answer is {GOOD}.", {"name": "Rome", "people": 3}),
+        (SCHEMA, f"Fill {{}} like this: {GOOD}", {"name": "Rome", "people": 3}),
+        ({"type": "array"}, f"{GOOD} as in [1]", [1]),
+    ],
+)
+def test_the_first_json_that_fits_is_the_answer(schema: dict[str, Any], text: str, value: Any) -> None:
+    assert shape_of(schema).read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "words"),
+    [
+        (SCHEMA, 'As in [1], {"name": "Rome", "people": "many"}', "'many' is not of type"),
+        (SCHEMA, f'{{"city": {GOOD}}}', "required"),  # a part of a wrong answer is no answer
+        ({"type": "number"}, "NaN", "no JSON"),
+        ({"type": "array", "items": {"$ref": "#"}}, "[" * 400 + "]" * 400, "nested too deeply"),
+    ],
+)
+def test_when_none_fits_the_complaint_is_about_the_longest(
+    schema: dict[str, Any], text: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        shape_of(schema).read(text)
+
+
+class Own: ...
+
+
+class WithComplex(msgspec.Struct):
+    z: complex
+
+
+class WithTwoStructs(msgspec.Struct):
+    either: StructCity | WithComplex
+
+
+@dataclass
+class WithOwnClass:
+    own: Own
+
+
+@dataclass
+class WithUnknownName:
+    x: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+class PydanticWithOwnClass(BaseModel):
+    model_config = {"arbitrary_types_allowed": True}
+    own: Own
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [WithComplex, WithTwoStructs, WithOwnClass, WithUnknownName, PydanticWithOwnClass, BaseModel],
+    ids=lambda shape: shape.__name__,
+)
+def test_a_class_without_a_json_schema_is_named(shape: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match=f"can be made of {shape.__name__}: .*parser="):
+        shape_of(shape)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/no"},
+        {"$ref": "#anchor"},
+        {"$ref": "#/title/x", "title": "answer"},
+        {"$ref": "https://example.com/city.json"},
+        {"properties": {"a": {"items": {"$ref": "#/$defs/no"}}}, "$defs": {"yes": {}}},
+    ],
+    ids=str,
+)
+def test_a_reference_that_leads_nowhere_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(errors.ConfigurationError, match=r'"\$ref"'):
+        shape_of(schema)
+
+
+def test_references_inside_the_schema_and_fields_called_ref_are_fine() -> None:
+    tree = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}
+    assert shape_of(tree).read("[[], [[]]]") == [[], [[]]]
+    field = {"type": "object", "properties": {"$ref": {"type": "string"}}, "required": ["$ref"]}
+    assert shape_of(field).read('{"$ref": "x"}') == {"$ref": "x"}
+
+
 def test_many_open_brackets_take_no_quadratic_time() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        find_json("[" * 100_000)
+        list(find_json("[" * 100_000))
 
 
 def test_every_object_is_closed_to_further_keys() -> None:
