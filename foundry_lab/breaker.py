@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from .checks import as_number, check_count, check_seconds
 from .errors import (
     CircuitOpenError,
     ConfigurationError,
@@ -69,23 +70,14 @@ class CircuitBreaker:
         half_open_probes: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, value in (
-            ("failure_threshold", failure_threshold),
-            ("minimum_calls", minimum_calls),
-            ("half_open_probes", half_open_probes),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}={value!r} must be a whole number from 1.")
-        if failure_rate is not None and not 0 < failure_rate <= 1:
+        self._threshold = check_count(failure_threshold, "failure_threshold")
+        self._rate = as_number(failure_rate) if failure_rate is not None else None
+        if self._rate is not None and not 0 < self._rate <= 1:
             raise ConfigurationError(f"failure_rate={failure_rate!r} must be above 0 and at most 1.")
-        if not (window_s > 0 and open_s >= 0):
-            raise ConfigurationError(f"window_s={window_s!r} and open_s={open_s!r} must be positive seconds.")
-        self._threshold = failure_threshold
-        self._rate = failure_rate
-        self._window_s = window_s
-        self._minimum_calls = minimum_calls
-        self._open_s = open_s
-        self._probes = half_open_probes
+        self._window_s = check_seconds(window_s, "window_s", positive=True)
+        self._minimum_calls = check_count(minimum_calls, "minimum_calls")
+        self._open_s = check_seconds(open_s, "open_s")
+        self._probes = check_count(half_open_probes, "half_open_probes")
         self._clock = clock
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Transition], None]] = []

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from . import protocol
+from .checks import check_count, check_seconds
 from .errors import ConfigurationError, FoundryError
 from .protocol import Call, Reply
 
@@ -86,15 +87,12 @@ class ResponseCache:
         keep_length: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_entries < 1 or max_bytes < 1 or (max_age_s is not None and not max_age_s > 0):
-            raise ConfigurationError(
-                f"max_entries={max_entries!r}, max_bytes={max_bytes!r} and max_age_s={max_age_s!r} must be "
-                "positive."
-            )
         self.path = Path(path) if path is not None else None
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._max_age_s = max_age_s
+        self._max_entries = check_count(max_entries, "max_entries")
+        self._max_bytes = check_count(max_bytes, "max_bytes")
+        self._max_age_s = (
+            check_seconds(max_age_s, "max_age_s", positive=True) if max_age_s is not None else None
+        )
         self._keep_length = keep_length
         self._clock = clock
         self._lock = threading.Lock()

@@ -50,13 +50,13 @@ def configure_logging(
         the handler, for those who want another formatter.
 
     Raises:
-        ConfigurationError: a level that doesn't exist, or a negative length.
+        ConfigurationError: a level that doesn't exist, or a length that isn't a number from 0.
     """
     global _ours, _propagated, _prompt_length
     chosen = check_log_level(level) if level is not None else Settings().log_level
-    length = 200 if prompts is True else int(prompts)
-    if length < 0:
+    if not isinstance(prompts, int) or prompts < 0:
         raise ConfigurationError(f"prompts={prompts!r} must be a number of characters, or False for none.")
+    length = 200 if prompts is True else int(prompts)
     reset_logging()
     handler = logging.StreamHandler(stream or sys.stderr)
     formatter: logging.Formatter = JsonFormatter() if json else logging.Formatter(TEXT_FORMAT)

@@ -32,10 +32,10 @@ class MetricsServer:
         thread: threading.Thread
         try:
             server, thread = start_http_server(port, addr=HOST, registry=registry)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError) as error:
             raise ConfigurationError(
-                f"The metrics can't be served on port {port} of {HOST} ({error}). Give another port, or 0 "
-                "for a free one."
+                f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
+                "number up to 65535, or 0 for a free one."
             ) from None
         self._server, self._thread = server, thread
         self.url = f"http://{HOST}:{server.server_port}/metrics"

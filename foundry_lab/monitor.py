@@ -24,6 +24,7 @@ import msgspec
 
 from . import health
 from .breaker import State
+from .checks import check_count
 from .client import FoundryAPIClient
 from .config import check_timeout
 from .core import ClientCore
@@ -87,8 +88,7 @@ class HealthMonitor:
         history: int = HISTORY,
         supervisor: Supervisor | None = None,
     ) -> None:
-        if not isinstance(history, int) or history < 1:
-            raise ConfigurationError(f"history={history!r} must be a whole number from 1.")
+        check_count(history, "history")
         if supervisor is not None and client.settings.endpoint is not None:
             raise ConfigurationError(
                 "The supervisor starts the lab's own service, but this client was given the address "

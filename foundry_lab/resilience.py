@@ -10,11 +10,12 @@ from typing import Protocol
 
 import msgspec
 import stamina
+from msgspec.structs import force_setattr
 
+from .checks import check_seconds
 from .config import DEFAULT_RETRIES, check_retries
 from .errors import (
     APIStatusError,
-    ConfigurationError,
     ModelBusyError,
     RequestTimeoutError,
     ServiceUnavailableError,
@@ -72,7 +73,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             still be working on the first one.
 
     Raises:
-        ConfigurationError: a negative time, or retries that aren't a whole number.
+        ConfigurationError: a time that isn't a number from 0, or retries that aren't a whole number.
     """
 
     retries: int = DEFAULT_RETRIES
@@ -82,10 +83,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retry_timeouts: bool = False
 
     def __post_init__(self) -> None:
-        check_retries(self.retries)
+        force_setattr(self, "retries", check_retries(self.retries))
         for name in ("backoff_initial_s", "backoff_max_s", "retry_after_max_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be 0 or more seconds.")
+            force_setattr(self, name, check_seconds(getattr(self, name), name))
 
     def is_retryable(self, error: Exception) -> bool:
         """Return whether sending the same request again is safe and may help.

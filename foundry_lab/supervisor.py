@@ -8,9 +8,10 @@ import time
 from collections import deque
 
 import msgspec
+from msgspec.structs import force_setattr
 
+from .checks import check_seconds
 from .config import Settings
-from .errors import ConfigurationError
 
 _log = logging.getLogger("foundry_lab.monitor")
 
@@ -33,7 +34,7 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
         settle_s: a service that lived so long is taken to be well: the next restart is a first one.
 
     Raises:
-        ConfigurationError: a negative time.
+        ConfigurationError: a time that isn't a number from 0.
     """
 
     backoff_initial_s: float = 1.0
@@ -42,8 +43,7 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be 0 or more seconds.")
+            force_setattr(self, name, check_seconds(getattr(self, name), name))
 
     def wait_s(self, in_a_row: int) -> float:
         """Return the seconds to leave between restart number `in_a_row` (from 1) and the next."""

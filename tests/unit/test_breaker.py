@@ -260,6 +260,10 @@ def test_listeners_hear_every_change_and_may_raise_or_use_the_breaker() -> None:
         {"failure_threshold": 1.5},
         {"minimum_calls": 0},
         {"half_open_probes": -1},
+        {"failure_threshold": "5"},
+        {"failure_rate": "half"},
+        {"window_s": "long"},
+        {"open_s": None},
         {"failure_rate": 0},
         {"failure_rate": 1.1},
         {"window_s": 0},
@@ -271,3 +275,11 @@ def test_listeners_hear_every_change_and_may_raise_or_use_the_breaker() -> None:
 def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         CircuitBreaker(**wrong)
+
+
+def test_numbers_written_as_text_count_like_those_of_the_environment() -> None:
+    breaker = CircuitBreaker(failure_threshold=9, failure_rate="0.5", minimum_calls=2, open_s="3")  # type: ignore[arg-type]
+    for _ in range(2):
+        breaker.failure(breaker.acquire())
+    with pytest.raises(CircuitOpenError, match=r"3\.0 s"):
+        breaker.acquire()

@@ -141,7 +141,7 @@ def test_configured_twice_says_everything_once(stub: StubService, out: io.String
     assert not any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers)
 
 
-@pytest.mark.parametrize("kwargs", [{"level": "loud"}, {"prompts": -1}])
+@pytest.mark.parametrize("kwargs", [{"level": "loud"}, {"prompts": -1}, {"prompts": "abc"}, {"prompts": 1.5}])
 def test_bad_values_are_refused(kwargs: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=str(next(iter(kwargs.values())))):
         configure_logging(**kwargs)

@@ -183,9 +183,10 @@ def test_an_async_client_needs_its_loop(stub: StubService) -> None:
 
 
 @pytest.mark.parametrize("name", ["backoff_initial_s", "backoff_max_s", "settle_s"])
-def test_a_negative_backoff_is_refused(name: str) -> None:
+@pytest.mark.parametrize("value", [-1, "soon"])
+def test_a_backoff_that_is_no_time_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        Supervisor(**{name: -1})
+        Supervisor(**{name: value})
 
 
 # --- the supervisor ----------------------------------------------------------------------------------------

@@ -73,10 +73,16 @@ def test_retry_after_is_obeyed_up_to_the_cap() -> None:
 
 
 @pytest.mark.parametrize("field", ["backoff_initial_s", "backoff_max_s", "retry_after_max_s"])
-@pytest.mark.parametrize("value", [-1, math.nan])
+@pytest.mark.parametrize("value", [-1, math.nan, "a", None])
 def test_policies_that_make_no_sense_are_refused(field: str, value: float) -> None:
     with pytest.raises(errors.ConfigurationError, match=field):
         RetryPolicy(**{field: value})
+
+
+def test_retries_are_a_number_whoever_gives_them() -> None:
+    assert RetryPolicy(retries="3").retries == 3  # type: ignore[arg-type]  # as FOUNDRY_RETRIES does
+    with pytest.raises(errors.ConfigurationError, match="retries='many'"):
+        RetryPolicy(retries="many")  # type: ignore[arg-type]
 
 
 def test_a_deadline_counts_down_and_never_below_zero() -> None:
