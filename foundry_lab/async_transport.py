@@ -26,7 +26,8 @@ def open_session(headers: Mapping[str, str]) -> aiohttp.ClientSession:
 def abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
     """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
     if loop.is_running() and asyncio._get_running_loop() is not loop:
-        loop.call_soon_threadsafe(_close_now, session)
+        with contextlib.suppress(RuntimeError):  # it was closed this moment
+            loop.call_soon_threadsafe(_close_now, session)
     else:
         _close_now(session)
 
@@ -40,6 +41,42 @@ def _close_now(session: aiohttp.ClientSession) -> None:
     with contextlib.suppress(StopIteration, RuntimeError):
         closing.send(None)
     closing.close()
+
+
+class Sessions:
+    """A client's sessions, one for each event loop that it is used in: loops can't share one.
+
+    Those of closed loops are given up when another is opened.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    def here(self) -> aiohttp.ClientSession:
+        """Return the running loop's session."""
+        loop = asyncio.get_running_loop()
+        session = self._open.get(loop)
+        if session is None or session.closed:
+            self._abandon([each for each in list(self._open) if each.is_closed()])
+            session = self._open[loop] = open_session(self._headers)
+        return session
+
+    async def close(self) -> None:
+        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
+        session = self._open.pop(asyncio.get_running_loop(), None)
+        self._abandon([each for each in list(self._open) if not each.is_running()])
+        if session is not None:
+            await session.close()
+
+    def abandon(self) -> None:
+        """Close all, as nobody uses them any more."""
+        self._abandon(list(self._open))
+
+    def _abandon(self, loops: list[asyncio.AbstractEventLoop]) -> None:
+        for loop in loops:
+            if (session := self._open.pop(loop, None)) is not None:
+                abandon(session, loop)
 
 
 async def read_body(

@@ -6,7 +6,8 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import msgspec
@@ -14,7 +15,7 @@ from yarl import URL
 
 from . import chat, health, protocol
 from .async_stream import CompletionStream
-from .async_transport import abandon, open_session, read_body
+from .async_transport import Sessions, read_body
 from .chat import ChatOptions, ChatRequest
 from .config import check_timeout
 from .core import (
@@ -24,7 +25,6 @@ from .core import (
     Target,
     connect_timeout,
     hung_up,
-    locate,
     nobody_answers,
     not_http,
     relocate,
@@ -49,13 +49,14 @@ class FoundryAPIClient(ClientCore):
     """Async client of one Foundry Local service.
 
     Works as `async with FoundryAPIClient() as client:` and without, connecting at first use. Inside a
-    notebook just `await` its methods. The arguments are `ClientCore`'s.
+    notebook just `await` its methods. It can be used in several event loops, also at once. The arguments are
+    `ClientCore`'s.
     """
 
-    _session: aiohttp.ClientSession | None = None
-    _loop: asyncio.AbstractEventLoop | None = None
-    _finalizer: weakref.finalize[Any, Any] | None = None
-    _locating: asyncio.Lock | None = None
+    def _set_up(self) -> None:
+        self._sessions = Sessions(self._headers)
+        weakref.finalize(self, self._sessions.abandon)
+        self._searches: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
         """Return one whole answer. See `ChatOptions` for the options.
@@ -66,9 +67,10 @@ class FoundryAPIClient(ClientCore):
         return await self._complete(ChatRequest.build(prompt, options, self.settings.timeout))
 
     async def _complete(self, request: ChatRequest, send: Send | None = None) -> Completion:
-        with self._observed("complete", request.messages) as record:
+        with self._observed("complete", request) as record:
+            deadline = await self._deadline(request.timeout_s)
             completion = await self._run(
-                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record, send
+                lambda: chat.complete(self._directory, request), deadline, record, send
             )
             record.model, record.usage = completion.model, None if completion.cached else completion.usage
             return completion
@@ -107,14 +109,15 @@ class FoundryAPIClient(ClientCore):
             probe: also have one token generated.
             timeout: seconds for the answer; the client's own limit if not given.
         """
+        limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
         try:
             target = await self._connected()
         except FoundryError as error:
-            return Health(status="unavailable", endpoint=self.settings.endpoint or "", reasons=(str(error),))
+            return health.unreachable(self.settings.endpoint, error)
         return await self._manage(
             "health_check",
             lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
-            timeout or self.settings.timeout,
+            limit_s,
         )
 
     async def list_models(self) -> list[Model]:
@@ -158,12 +161,11 @@ class FoundryAPIClient(ClientCore):
             )
 
     async def close(self) -> None:
-        """Close the connections. The client can be used again and then opens new ones."""
-        session, self._session = self._session, None
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        if session is not None:
-            await session.close()
+        """Close the connections, but for those of event loops that run in other threads.
+
+        The client can be used again and then opens new ones.
+        """
+        await self._sessions.close()
 
     async def __aenter__(self) -> FoundryAPIClient:
         await self._connected()
@@ -178,7 +180,14 @@ class FoundryAPIClient(ClientCore):
 
     async def _manage(self, name: str, start: Callable[[], Operation[T]], timeout_s: float) -> T:
         with self._observed(name) as record:
-            return await self._run(start, Deadline(check_timeout(timeout_s)), record)
+            deadline = await self._deadline(check_timeout(timeout_s))
+            return await self._run(start, deadline, record)
+
+    async def _deadline(self, limit_s: float) -> Deadline:
+        """Begin a request's time when the service is known: finding or starting it doesn't count."""
+        if self._target is None:
+            await self._connected()
+        return Deadline(limit_s)
 
     async def _run(
         self,
@@ -187,9 +196,7 @@ class FoundryAPIClient(ClientCore):
         record: Record,
         send: Send | None = None,
     ) -> T:
-        """Drive an operation to its result. `start` makes it, once the service is known."""
-        if self._target is None:
-            await self._connected()
+        """Drive an operation to its result. `start` makes it; the service is known."""
         operation = start()
         reply: Reply | None = None
         error: FoundryError | None = None
@@ -259,7 +266,7 @@ class FoundryAPIClient(ClientCore):
             assert target.control_url is not None, "only the lab's own service has a control route"
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         try:
-            return await self._pool().request(
+            return await self._sessions.here().request(
                 call.method,
                 URL(base + call.path, encoded=True),
                 data=call.body,
@@ -270,7 +277,8 @@ class FoundryAPIClient(ClientCore):
             raise connect_timeout(base, CONNECT_TIMEOUT_S) from None
         except aiohttp.ClientConnectorError as error:
             await self._look_elsewhere()
-            raise nobody_answers(base, error.os_error.strerror or error.os_error) from None
+            reason = error.os_error.strerror or error.os_error
+            raise nobody_answers(base, reason, found=target.found) from None
         except aiohttp.ClientResponseError as error:
             raise not_http(base, error.message) from None
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -282,10 +290,8 @@ class FoundryAPIClient(ClientCore):
         """Return the service, finding or starting it the first time."""
         if self._target is not None:
             return self._target
-        if self._locating is None:
-            self._locating = asyncio.Lock()
-        async with self._locating:  # callers that come meanwhile wait for the same search
-            return self._target or self._connect_to(await asyncio.to_thread(locate, self.settings))
+        async with self._searches.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            return await asyncio.to_thread(self._search)  # of each loop one thread at a time
 
     async def _look_elsewhere(self) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
@@ -293,14 +299,3 @@ class FoundryAPIClient(ClientCore):
             moved = await asyncio.to_thread(relocate, self._target)
             if moved is not None:
                 self._connect_to(moved)
-
-    def _pool(self) -> aiohttp.ClientSession:
-        """Return the session of the running loop; scripts may call `asyncio.run` more than once."""
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or self._loop is not loop:
-            if self._finalizer is not None:
-                self._finalizer()
-            self._session = open_session(self._headers)
-            self._loop = loop
-            self._finalizer = weakref.finalize(self, abandon, self._session, loop)
-        return self._session

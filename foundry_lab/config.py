@@ -20,37 +20,41 @@ DEFAULT_RETRIES = 3
 DEFAULT_LOG_LEVEL = "INFO"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CATALOGS = ("local", "public")
+MAX_TIMEOUT_S = 1e6
+"""Eleven days; sockets can't count as far as a float."""
+_PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
 
 
 def check_endpoint(value: str, name: str = "endpoint") -> str:
-    """Return the service's base address without a trailing slash or `/v1`.
+    """Return the service's base address, without what people paste along with it, such as `/v1`.
 
     Raises:
-        ConfigurationError: it isn't an http(s) URL with a host, or it carries a password, which would show in
-            logs and errors.
+        ConfigurationError: it isn't an http(s) URL of a host alone, or it carries a password, which would
+            show in logs and errors.
     """
+    if "@" in str(value):
+        raise ConfigurationError(
+            f"{name} holds a user name or password (before its @). Give the bare base URL there, such as "
+            "http://127.0.0.1:5273, and the secret as api_key or in headers."
+        )
     try:
         url = urlsplit(value.strip())
-        secret = "@" in url.netloc
         valid = url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
-        valid = valid and (url.port is None or 0 < url.port < 65536) and not re.search(r"\s", url.geturl())
+        valid = valid and (url.port is None or 0 < url.port < 65536) and not re.search(r"[\s\0]", url.netloc)
+        valid = valid and url.path.rstrip("/") in _PASTED_PATHS
+        (url.hostname or "").encode("idna")  # as the resolver will; a label may be empty or too long
     except (ValueError, AttributeError, TypeError):
-        valid = secret = False
-    if secret:
-        raise ConfigurationError(
-            f"{name} holds a user name or password. Give the bare base URL there, and the secret as api_key "
-            "or in headers."
-        )
+        valid = False
     if not valid:
         raise ConfigurationError(
             f"{name}={value!r} is not a service address. "
             "Give the base URL with its port, such as http://127.0.0.1:5273 (no path, no query)."
         )
-    return url.geturl().rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{url.scheme}://{url.netloc}"
 
 
 def check_timeout(value: float | str, name: str = "timeout") -> float:
-    """Return a time limit in seconds.
+    """Return a time limit in seconds; one beyond `MAX_TIMEOUT_S` is that.
 
     Raises:
         ConfigurationError: not a positive, finite number.
@@ -63,7 +67,7 @@ def check_timeout(value: float | str, name: str = "timeout") -> float:
         raise ConfigurationError(
             f"{name}={value!r} is not a time limit. Give a positive number of seconds, such as 30."
         )
-    return seconds
+    return min(seconds, MAX_TIMEOUT_S)
 
 
 def check_retries(value: int | str, name: str = "retries") -> int:
@@ -81,6 +85,14 @@ def check_retries(value: int | str, name: str = "retries") -> int:
             f"{name}={value!r} is not a number of retries. Give a whole number from 0 (try once) to 100."
         )
     return number
+
+
+def check_model_name(value: object) -> None:
+    """Raise ConfigurationError for what can't be a model's alias or id."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(
+            f"The model {value!r} is no name. Give an alias or an id as text; list_models() shows them."
+        )
 
 
 def _check_text(value: object, name: str) -> str:

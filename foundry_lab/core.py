@@ -6,10 +6,11 @@ import itertools
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,10 +25,14 @@ from .errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
+from .headers import request_headers
 from .logs import LOGGER, prompt_excerpt
 from .metrics import Metrics, Record, outcome_of
 from .operations import Directory
 from .resilience import RetryPolicy
+
+if TYPE_CHECKING:
+    from .chat import ChatRequest
 
 CONNECT_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 300.0
@@ -92,6 +97,25 @@ def _target(endpoint: str, *, found: bool) -> Target:
     return Target(endpoint, found, state.control_url, state.control_token, state.versions)
 
 
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "settings": ((Settings,), "a foundry_lab.Settings(…)"),
+    "retry": ((RetryPolicy,), "a foundry_lab.RetryPolicy(…), or a number as retries"),
+    "breaker": ((CircuitBreaker, bool), "a foundry_lab.CircuitBreaker(…), or False for none"),
+    "metrics": ((Metrics, bool), "a foundry_lab.metrics.Metrics(…), or False for nowhere"),
+    "cache": (
+        (ResponseCache, str, os.PathLike, bool),
+        "True, a path, or a ResponseCache(…)",
+    ),
+}
+
+
+def _check_kinds(**given: object) -> None:
+    for name, value in given.items():
+        kinds, instead = _KINDS[name]
+        if value is not None and not isinstance(value, kinds):
+            raise ConfigurationError(f"{name} is a {type(value).__name__}; give {instead}.")
+
+
 class ClientCore:
     """Settings, identity, policies and bookkeeping of one client.
 
@@ -99,7 +123,7 @@ class ClientCore:
         endpoint: base URL of a service; None lets the engine find or start one.
         model: alias or id for calls that name none; it is used or refused, never replaced.
         api_key: sent as a bearer token; never shown.
-        headers: sent with every request; never shown.
+        headers: sent with every request, in place of ours of the same name; never shown.
         timeout: seconds for one request with all its attempts.
         retries: attempts after the first.
         settings: what isn't given comes from here, or else from the environment.
@@ -128,6 +152,7 @@ class ClientCore:
         metrics: Metrics | bool = True,
         cache: ResponseCache | str | os.PathLike[str] | bool | None = None,
     ) -> None:
+        _check_kinds(settings=settings, retry=retry, breaker=breaker, metrics=metrics, cache=cache)
         self.settings = (settings or Settings()).replace(
             endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
         )
@@ -135,11 +160,17 @@ class ClientCore:
         self.breaker = CircuitBreaker() if breaker is True else breaker or None
         self.metrics = shared_metrics() if metrics is True else metrics or None
         self.cache = as_cache(cache)
-        self._headers = _headers(self.settings.api_key, headers)
+        self._headers = request_headers(self.settings.api_key, headers)
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)
         self._target: Target | None = None
         self._directory = Directory(self.settings)
+        self._lock = threading.Lock()
+        self._found_at = 0.0  # by perf_counter: when the search for the service ended
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what one kind of client needs besides."""
 
     @property
     def endpoint(self) -> str | None:
@@ -151,11 +182,20 @@ class ClientCore:
 
     def _connect_to(self, target: Target) -> Target:
         """Take a target into use."""
-        self._target = target
         self._directory = Directory(self.settings, has_control=target.control_url is not None)
+        self._target = target
         if self.breaker is not None and self.metrics is not None:
             self.metrics.watch_breaker(target.endpoint, self.breaker)
         return target
+
+    def _search(self) -> Target:
+        """Find or start the service, once: who comes meanwhile waits for the same search."""
+        with self._lock:
+            if self._target is None:
+                self._connect_to(locate(self.settings))
+                self._found_at = time.perf_counter()
+            assert self._target is not None
+            return self._target
 
     def _request_id(self) -> str:
         return f"{self._id_prefix}-{next(self._id_numbers):06d}"
@@ -168,7 +208,7 @@ class ClientCore:
 
     def _end(self, record: Record, started: float, error: BaseException | None) -> None:
         """Finish it: one metric sample, one log line."""
-        record.latency_s = time.perf_counter() - started
+        record.latency_s = time.perf_counter() - max(started, self._found_at)  # the search isn't its doing
         record.outcome = outcome_of(error)
         if self.metrics is not None:
             self.metrics.finish(record)
@@ -194,30 +234,36 @@ class ClientCore:
         return self.breaker.guard() if self.breaker is not None else nullcontext()
 
     @contextmanager
-    def _observed(self, operation: str, messages: Sequence[Mapping[str, Any]] = ()) -> Iterator[Record]:
-        record = self._begin(operation, messages)
+    def _observed(self, operation: str, request: ChatRequest | None = None) -> Iterator[Record]:
+        record = self._begin(operation, request.messages if request is not None else ())
         started = time.perf_counter()
         error: BaseException | None = None
         try:
             yield record
         except FoundryError as caught:
             error = caught
-            _log.debug("%s failed", record.request_id, exc_info=caught)
-            # The way through operation, policies and transport tells a learner nothing, and the log has it.
+            _log.debug("%s failed: %s", record.request_id, type(caught).__name__)  # its text may quote texts
+            # The way through operation, policies and transport tells a learner nothing.
             raise caught.with_traceback(None) from None
         except BaseException as caught:
             error = caught
             raise
         finally:
+            if request is not None and not record.model:
+                record.model = self._directory.meaning(request.model)
             self._end(record, started, error)
 
 
-def nobody_answers(endpoint: str, error: object) -> ServiceUnavailableError:
-    """Return the error for a connection that couldn't be made."""
-    return ServiceUnavailableError(
-        f"Nobody answers at {endpoint} ({error}). Is the service running there? `foundry-lab status` shows "
-        "the lab's own, `foundry-lab serve` starts it; FOUNDRY_ENDPOINT must name the right port."
+def nobody_answers(endpoint: str, error: object, *, found: bool) -> ServiceUnavailableError:
+    """Return the error for a connection that couldn't be made; `found` as in `Target`."""
+    advice = (
+        "The service that was found there has ended. Start it again with foundry_lab.ensure_service() in "
+        "Python or `foundry-lab serve` in a terminal, and call again: this client finds it."
+        if found
+        else "Is the service running there? `foundry-lab status` shows the lab's own, `foundry-lab serve` "
+        "starts it; FOUNDRY_ENDPOINT must name the right port."
     )
+    return ServiceUnavailableError(f"Nobody answers at {endpoint} ({error}). {advice}")
 
 
 def hung_up(endpoint: str, error: object) -> ServiceUnavailableError:
@@ -264,30 +310,3 @@ def too_large(limit_bytes: int) -> ResponseFormatError:
 
 def _in_one_line(error: object) -> str:
     return " ".join(str(error).split())
-
-
-def _headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the headers of every request.
-
-    Raises:
-        ConfigurationError: a name or value that can't stand in a header. The value isn't repeated: it may be
-            a secret.
-    """
-    merged = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    if api_key is not None:
-        merged["Authorization"] = f"Bearer {api_key}"
-    merged.update(headers or {})
-    for name, value in merged.items():
-        if not (isinstance(name, str) and isinstance(value, str)) or any(c in name + value for c in "\r\n\0"):
-            raise ConfigurationError(
-                f"The header {name!r} can't be sent: names and values must be text in one line. Check "
-                "api_key and headers."
-            )
-        try:
-            value.encode("latin-1")
-        except UnicodeEncodeError:
-            raise ConfigurationError(
-                f"The header {name!r} has characters that HTTP headers can't carry. Check api_key and "
-                "headers."
-            ) from None
-    return merged

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from .config import check_model_name
 from .errors import EngineError, ResponseFormatError, StreamInterruptedError
 from .replies import UNREADABLE, excerpt
 
@@ -74,7 +75,12 @@ class DownloadLines:
 
 @contextmanager
 def reporter(name: str, progress: bool | Report) -> Iterator[Report]:
-    """Give the function that shows progress: the caller's own, or a bar, or nothing."""
+    """Give the function that shows progress: the caller's own, or a bar, or nothing.
+
+    Raises:
+        ConfigurationError: that isn't a model's name.
+    """
+    check_model_name(name)
     if callable(progress):
         yield progress
     elif not progress:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from . import protocol
-from .config import DEFAULT_MODEL, Settings
+from .config import DEFAULT_MODEL, Settings, check_model_name, check_timeout
 from .dialect import CURRENT, LEGACY, Dialect
 from .download import DownloadLines, Report
 from .errors import (
@@ -26,6 +26,7 @@ from .errors import (
     ModelBusyError,
     ModelNotFoundError,
     ModelNotLoadedError,
+    ResponseFormatError,
 )
 from .protocol import Call, Reply
 from .replies import UNKNOWN_ROUTE
@@ -113,8 +114,12 @@ class Directory:
                     raise
                 try:
                     yield from send(Call("GET", LEGACY.status, once=once))
-                except BadRequestError:
-                    raise error from None  # neither: complain about the route that today's services have
+                except BadRequestError:  # neither: tell what it says to the route that today's services have
+                    raise ResponseFormatError(
+                        f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
+                        f"{LEGACY.status}, and says {error.status}: {error.message}. Check the endpoint "
+                        "and its port."
+                    ) from None
                 self._dialect = LEGACY
         return self._dialect
 
@@ -155,7 +160,9 @@ class Directory:
 
         Raises:
             ModelNotFoundError: there is none; `.available` and the message name what would work.
+            ConfigurationError: that isn't a name.
         """
+        check_model_name(name)
         models = yield from self.list_models()
         low = name.lower()
         for matches in (
@@ -177,16 +184,23 @@ class Directory:
             ModelNotLoadedError: nobody asked for one and none is loaded.
         """
         wanted = self._wanted(name)
-        if wanted not in self._chosen:
+        chosen = self._chosen.get(wanted)
+        if chosen is None:  # another thread may forget it again at any time
             if wanted is None:
-                self._chosen[None] = yield from self._loaded_chat_model()
+                chosen = yield from self._loaded_chat_model()
             else:
-                self._chosen[wanted] = (yield from self.find(wanted)).id
-        return self._chosen[wanted]
+                chosen = (yield from self.find(wanted)).id
+            self._chosen[wanted] = chosen
+        return chosen
 
     def knows(self, name: str | None) -> bool:
         """Return whether `choose` would answer without asking the service."""
         return self._wanted(name) in self._chosen
+
+    def meaning(self, name: str | None) -> str:
+        """Return the id that `choose` last took for a name, else the name, else nothing."""
+        wanted = self._wanted(name)
+        return self._chosen.get(wanted) or wanted or ""
 
     def forget(self) -> None:
         """Drop what names mean, as models came or went."""
@@ -204,7 +218,7 @@ class Directory:
         return (yield from self._change(name, "unload", limit_s))
 
     def _change(self, name: str, what: str, limit_s: float) -> Operation[Model]:
-        give_up_at = time.monotonic() + limit_s
+        give_up_at = time.monotonic() + check_timeout(limit_s)
         model = yield from self.find(name)
         dialect = yield from self.dialect()
         call = Call("GET", dialect.load(model) if what == "load" else dialect.unload(model))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from .core import (
     Target,
     connect_timeout,
     hung_up,
-    locate,
     nobody_answers,
     not_http,
     relocate,
@@ -55,7 +53,6 @@ class SyncFoundryAPIClient(ClientCore):
     """
 
     _session: requests.Session | None = None
-    _locating = threading.Lock()
 
     def complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
         """Return one whole answer. See `ChatOptions` for the options.
@@ -64,10 +61,9 @@ class SyncFoundryAPIClient(ClientCore):
             FoundryError: one of the tree in `foundry_lab.errors`.
         """
         request = ChatRequest.build(prompt, options, self.settings.timeout)
-        with self._observed("complete", request.messages) as record:
-            completion = self._run(
-                lambda: chat.complete(self._directory, request), Deadline(request.timeout_s), record
-            )
+        with self._observed("complete", request) as record:
+            deadline = self._deadline(request.timeout_s)
+            completion = self._run(lambda: chat.complete(self._directory, request), deadline, record)
             record.model, record.usage = completion.model, None if completion.cached else completion.usage
             return completion
 
@@ -98,6 +94,7 @@ class SyncFoundryAPIClient(ClientCore):
             probe: also have one token generated.
             timeout: seconds for the answer; the client's own limit if not given.
         """
+        limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
         try:
             target = self._connected()
         except FoundryError as error:
@@ -105,7 +102,7 @@ class SyncFoundryAPIClient(ClientCore):
         return self._manage(
             "health_check",
             lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
-            timeout or self.settings.timeout,
+            limit_s,
         )
 
     def list_models(self) -> list[Model]:
@@ -154,7 +151,12 @@ class SyncFoundryAPIClient(ClientCore):
 
     def _manage(self, name: str, start: Callable[[], Operation[T]], timeout_s: float) -> T:
         with self._observed(name) as record:
-            return self._run(start, Deadline(check_timeout(timeout_s)), record)
+            return self._run(start, self._deadline(check_timeout(timeout_s)), record)
+
+    def _deadline(self, limit_s: float) -> Deadline:
+        """Begin a request's time when the service is known: finding or starting it doesn't count."""
+        self._connected()
+        return Deadline(limit_s)
 
     def _run(
         self,
@@ -163,8 +165,7 @@ class SyncFoundryAPIClient(ClientCore):
         record: Record,
         send: Callable[[Call, Deadline, Record], Reply] | None = None,
     ) -> T:
-        """Drive an operation to its result. `start` makes it, once the service is known."""
-        self._connected()
+        """Drive an operation to its result. `start` makes it; the service is known."""
         operation = start()
         reply: Reply | None = None
         error: FoundryError | None = None
@@ -256,7 +257,7 @@ class SyncFoundryAPIClient(ClientCore):
                 cause, (urllib3.exceptions.NewConnectionError, ConnectionRefusedError, socket.gaierror)
             ):
                 self._look_elsewhere()
-                raise nobody_answers(base, cause) from None
+                raise nobody_answers(base, cause, found=target.found) from None
             raise hung_up(base, cause) from None
         except requests.RequestException as error:
             raise not_http(base, error) from None
@@ -265,10 +266,7 @@ class SyncFoundryAPIClient(ClientCore):
 
     def _connected(self) -> Target:
         """Return the service, finding or starting it the first time."""
-        if self._target is not None:
-            return self._target
-        with self._locating:
-            return self._target or self._connect_to(locate(self.settings))
+        return self._target or self._search()
 
     def _look_elsewhere(self) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
@@ -279,7 +277,7 @@ class SyncFoundryAPIClient(ClientCore):
 
     def _pool(self) -> requests.Session:
         if self._session is None:
-            with self._locating:
+            with self._lock:
                 if self._session is None:
                     self._session = open_session(self._headers)
                     weakref.finalize(self, self._session.close)

@@ -78,7 +78,8 @@ class SyncCompletionStream(StreamState):
         """Send the request and wait for the first text. Up to there, and no further, it may be sent again."""
         client, request = self._client, self._request
         record = self._begin(client)
-        self._deadline = deadline = Deadline(request.timeout_s)
+        self._deadline = deadline = client._deadline(request.timeout_s)
+        self._started = max(self._started, client._found_at)
         try:
             client._run(lambda: chat.open_stream(client._directory, request), deadline, record, self._send)
         except RequestTimeoutError as error:
@@ -147,6 +148,7 @@ class SyncCompletionStream(StreamState):
         if not self._ended:
             self._let_go()
             self._settle(self._client, error)
+            self._parser.model = self._parser.model or self._client._directory.meaning(self._request.model)
             self._finish(self._client, error)
 
     def _let_go(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from typing import Any
 
 import psutil
@@ -12,8 +13,9 @@ import pytest
 from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, MODEL, StubService, chat, error, hang, reply, stream
 
-from foundry_lab import errors
+from foundry_lab import core, errors
 from foundry_lab.metrics import MAX_MODEL_LABELS, Metrics, Record, percentile
+from foundry_lab.resilience import Deadline
 
 
 @both_clients
@@ -180,6 +182,71 @@ def test_every_outcome_is_counted_once(kind: str) -> None:
     text = metrics.text()
     assert f'foundry_lab_requests_total{{model="{MODEL}",operation="stream",outcome="ok"}} 1.0' in text
     assert "foundry_lab_time_to_first_token_seconds_count 1.0" in text
+
+
+@both_clients
+@pytest.mark.parametrize("how", ["complete", "stream"])
+def test_failures_are_counted_under_the_model_that_was_asked(kind: str, how: str) -> None:
+    metrics = Metrics()
+    with StubService() as stub, Client(kind, stub.url, retries=0, metrics=metrics) as client:
+        stub.on("POST", CHAT, error(400, "no"))
+        for model in (ALIAS, None, "nobody's"):
+            with pytest.raises(errors.FoundryError):
+                client.ask(how, model=model)
+    series = f'foundry_lab_requests_total{{model="%s",operation="{how}",outcome="%s"}} %s'
+    assert series % (MODEL, "http_400", "2.0") in metrics.text()
+    assert series % ("nobody's", "http_404", "1.0") in metrics.text()
+
+
+@both_clients
+@pytest.mark.parametrize("how", ["complete", "stream"])
+def test_what_a_failure_says_is_not_logged(kind: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)  # the service may quote the prompt
+    with StubService() as stub, Client(kind, stub.url, retries=0) as client:
+        stub.on("POST", CHAT, error(400, "can't do: my secret prompt"))
+        with pytest.raises(errors.BadRequestError):
+            client.ask(how)
+    assert "outcome=http_400" in caplog.text and "secret" not in caplog.text
+
+
+@both_clients
+@pytest.mark.parametrize("use", ["complete", "stream_text", "loaded_models"])
+def test_the_search_for_the_service_is_not_the_requests_time(
+    kind: str, use: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "foundry_lab")
+    events: list[str] = []
+    begin = Deadline.__init__
+
+    def locate(settings: object) -> core.Target:
+        time.sleep(0.2)
+        events.append("found")
+        return core.Target(stub.url)
+
+    def noted(self: Deadline, limit_s: float) -> None:
+        events.append("deadline")
+        begin(self, limit_s)
+
+    monkeypatch.setattr(core, "locate", locate)
+    monkeypatch.setattr(Deadline, "__init__", noted)
+    with StubService() as stub, Client(kind, None) as client:
+        began = time.perf_counter()
+        getattr(client, use)(*["hi"][: use == "complete"])
+        took_s = time.perf_counter() - began
+    assert events[-2:] == ["found", "deadline"]
+    (latency_s,) = (each.record.latency_s for each in caplog.records if hasattr(each, "record"))
+    assert latency_s <= took_s - 0.2
+
+
+@both_clients
+def test_a_service_that_was_found_and_has_ended_says_how_it_starts_again(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "locate", lambda settings: core.Target("http://127.0.0.1:9", found=True))
+    with Client(kind, None, retries=0) as client:
+        with pytest.raises(errors.ServiceUnavailableError, match="ensure_service") as caught:
+            client.complete("hi")
+        assert "FOUNDRY_ENDPOINT" not in str(caught.value)
 
 
 @both_clients

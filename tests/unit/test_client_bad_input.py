@@ -158,10 +158,11 @@ def test_another_kind_of_server_is_told_by_what_it_answered(kind: str) -> None:
         stub.on(
             "GET", "/status", reply(404, HTML, content_type="text/html", headers={"Server": "nginx/1.25"})
         )
-        with pytest.raises(errors.FoundryError, match="nginx") as caught:
-            ask(kind, stub.url, "complete")
-        assert "endpoint" in str(caught.value) and "sign in" in str(caught.value)
-        with Client(kind, stub.url) as client:
+        with Client(kind, stub.url, retries=0) as client:
+            for use in (client.list_models, client.stream_text, lambda: client.ask("complete", model="phi")):
+                with pytest.raises(errors.ResponseFormatError, match="nginx") as caught:
+                    use()
+                assert "endpoint" in str(caught.value) and "sign in" in str(caught.value)
             health = client.health_check()
         assert health.status == "unavailable" and "nginx" in health.reasons[0]
 

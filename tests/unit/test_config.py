@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from foundry_lab import Settings
-from foundry_lab.config import check_endpoint, check_retries, check_timeout
+from foundry_lab.config import MAX_TIMEOUT_S, check_endpoint, check_retries, check_timeout
 from foundry_lab.errors import ConfigurationError, FoundryError
 
 
@@ -71,6 +71,10 @@ def test_empty_counts_as_not_set() -> None:
         ("FOUNDRY_ENDPOINT", "http://host:5273/?a=b", "http://"),
         ("FOUNDRY_ENDPOINT", "http://two words:5273", "http://"),
         ("FOUNDRY_ENDPOINT", "http://[::1", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://a..b:80", "http://"),
+        ("FOUNDRY_ENDPOINT", f"http://{'a' * 70}.test:80", "http://"),
+        ("FOUNDRY_ENDPOINT", "http://host:5273/some/where", "no path"),
+        ("FOUNDRY_ENDPOINT", "http://host:5273/v1/v1", "no path"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(
@@ -83,9 +87,20 @@ def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(
     assert isinstance(caught.value, FoundryError) and isinstance(caught.value, ValueError)
 
 
-def test_a_password_in_the_endpoint_is_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://me:hunter2@gateway:8080",
+        "http://me:hunter2@127.0.0.1:99999",
+        "http://me:hunter2@127.0.0.1:abc",
+        "http://me:hunter2@[::1",
+        "me:hunter2@127.0.0.1:5000",
+        "http://gateway:8080/me:hunter2@",
+    ],
+)
+def test_a_password_in_the_endpoint_is_refused_and_not_repeated(endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match="api_key") as caught:
-        from_environment(FOUNDRY_ENDPOINT="http://me:hunter2@gateway:8080")
+        from_environment(FOUNDRY_ENDPOINT=endpoint)
     assert "hunter2" not in str(caught.value)
 
 
@@ -108,7 +123,7 @@ def test_any_text_is_a_valid_setting_or_a_useful_complaint(name: str, value: str
 @given(st.floats())
 def test_timeouts_are_positive_and_finite(value: float) -> None:
     if 0 < value < math.inf:
-        assert check_timeout(value) == value
+        assert check_timeout(value) == min(value, MAX_TIMEOUT_S)
     else:
         with pytest.raises(ConfigurationError, match="timeout="):
             check_timeout(value)
@@ -143,6 +158,13 @@ def test_the_key_is_never_shown(key: str) -> None:
     assume(key not in repr(Settings()) + "***")
     settings = Settings(api_key=key)
     assert key not in repr(settings) and key not in str(settings)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/v1", "/v1/", "/v1/models", "/v1/chat/completions", "/status", "/openai/status"]
+)
+def test_what_people_paste_along_with_the_address_is_left_out(path: str) -> None:
+    assert check_endpoint(f"http://127.0.0.1:50920{path}") == "http://127.0.0.1:50920"
 
 
 def test_replace_keeps_what_is_not_given() -> None:

@@ -1,0 +1,81 @@
+"""What a client is made of and asked for: each bad value is refused in words, each header sent once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from clients import Client, both_clients
+from stub_server import ALIAS, CHAT, StubService, chat
+
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"settings": {"timeout": 3}}, "settings is a dict; give a foundry_lab.Settings"),
+    ({"headers": ["x"]}, "headers is a list; give a dict"),
+    ({"headers": "abc"}, "headers is a str; give a dict"),
+    ({"retry": 3}, "retry is a int; give a foundry_lab.RetryPolicy"),
+    ({"breaker": "x"}, "breaker is a str; give a foundry_lab.CircuitBreaker"),
+    ({"metrics": "x"}, "metrics is a str; give a foundry_lab.metrics.Metrics"),
+    ({"cache": 5}, "cache is a int; give True, a path"),
+    ({"headers": {"X y": "a"}}, "named 'X y'"),
+    ({"headers": {"": "a"}}, "named ''"),
+    ({"headers": {"X:": "a"}}, "named 'X:'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_ARGUMENTS, ids=str)
+def test_a_client_says_which_argument_cannot_be_used(arguments: dict[str, Any], said: str) -> None:
+    for kind in (FoundryAPIClient, SyncFoundryAPIClient):
+        with pytest.raises(errors.ConfigurationError, match=said):
+            kind("http://127.0.0.1:1", **arguments)
+
+
+@both_clients
+@pytest.mark.parametrize("name", [None, 5, "", " "])
+def test_what_is_no_name_of_a_model_is_refused(kind: str, name: Any) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        for method in (client.load_model, client.unload_model, client.download_model):
+            with pytest.raises(errors.ConfigurationError, match="is no name"):
+                method(name)
+        assert not stub.seen
+
+
+@both_clients
+def test_a_limit_given_as_text_is_a_number_too(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        assert client.load_model(ALIAS, timeout="3").loaded
+
+
+@both_clients
+@pytest.mark.parametrize("timeout", [0, -1, "soon"])
+def test_a_health_check_refuses_a_limit_that_is_none(kind: str, timeout: Any) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        with pytest.raises(errors.ConfigurationError, match="timeout"):
+            client.health_check(timeout=timeout)
+        assert not stub.seen
+
+
+@both_clients
+@pytest.mark.parametrize("timeout", [1e10, 1e300])
+def test_a_limit_larger_than_sockets_can_count(kind: str, timeout: float) -> None:
+    with StubService() as stub, Client(kind, stub.url, timeout=timeout) as client:
+        assert client.ask("complete", timeout=timeout) == client.ask("stream") == "hello"
+
+
+@both_clients
+def test_a_header_of_the_caller_replaces_ours_in_any_case(kind: str) -> None:
+    came: list[web.Request] = []
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        came.append(request)
+        return await chat("hello")(request, stop)
+
+    mine = {"authorization": "Bearer mine", "CONTENT-TYPE": "application/json; charset=utf-8", "X-A": " a "}
+    with StubService() as stub, Client(kind, stub.url, api_key="other", headers=mine) as client:
+        stub.on("POST", CHAT, answer)
+        client.complete("hi")
+    for name, value in mine.items():
+        assert came[0].headers.getall(name) == [value.strip()]
