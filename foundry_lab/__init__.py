@@ -13,17 +13,84 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batch.items import BatchInputError
+    from .batch.output import BatchOutputError
+    from .batch.report import BatchReport, BatchStoppedError
     from .breaker import CircuitBreaker
     from .client import FoundryAPIClient
     from .config import Settings
     from .engine import ensure_service, stop_service
+    from .errors import (
+        APIStatusError,
+        AuthenticationError,
+        BadRequestError,
+        CircuitOpenError,
+        ConfigurationError,
+        ContextLengthError,
+        EngineError,
+        FoundryError,
+        ModelBusyError,
+        ModelNotFoundError,
+        ModelNotLoadedError,
+        RateLimitError,
+        RequestTimeoutError,
+        ResponseFormatError,
+        ServerError,
+        ServiceUnavailableError,
+        StreamInterruptedError,
+        StructuredOutputError,
+    )
     from .oneliners import complete, stream
     from .resilience import RetryPolicy
     from .sync_client import SyncFoundryAPIClient
+    from .types import Chunk, Completion, Health, Model, Usage
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "APIStatusError",
+    "AuthenticationError",
+    "BadRequestError",
+    "BatchInputError",
+    "BatchOutputError",
+    "BatchReport",
+    "BatchStoppedError",
+    "Chunk",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "Completion",
+    "ConfigurationError",
+    "ContextLengthError",
+    "EngineError",
+    "FoundryAPIClient",
+    "FoundryError",
+    "Health",
+    "Model",
+    "ModelBusyError",
+    "ModelNotFoundError",
+    "ModelNotLoadedError",
+    "RateLimitError",
+    "RequestTimeoutError",
+    "ResponseFormatError",
+    "RetryPolicy",
+    "ServerError",
+    "ServiceUnavailableError",
+    "Settings",
+    "StreamInterruptedError",
+    "StructuredOutputError",
+    "SyncFoundryAPIClient",
+    "Usage",
+    "complete",
+    "ensure_service",
+    "stop_service",
+    "stream",
+]
+
 _HOME = {
+    "BatchInputError": "batch.items",
+    "BatchOutputError": "batch.output",
+    "BatchReport": "batch.report",
+    "BatchStoppedError": "batch.report",
     "CircuitBreaker": "breaker",
     "FoundryAPIClient": "client",
     "RetryPolicy": "resilience",
@@ -34,23 +101,13 @@ _HOME = {
     "stop_service": "engine",
     "stream": "oneliners",
 }
-
-__all__ = [
-    "CircuitBreaker",
-    "FoundryAPIClient",
-    "RetryPolicy",
-    "Settings",
-    "SyncFoundryAPIClient",
-    "complete",
-    "ensure_service",
-    "stop_service",
-    "stream",
-]
+"""What is neither in `errors` nor in `types`."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    if name in __all__:
+        home = _HOME.get(name) or ("errors" if name.endswith("Error") else "types")
+        return getattr(importlib.import_module(f".{home}", __name__), name)
     if name == "errors":
         return importlib.import_module(".errors", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -169,7 +169,7 @@ def serve(port: int, public_catalog: bool) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; null when nothing runs.")
 def status(as_json: bool) -> None:
-    """Show the running service. Exit code 1 if there is none."""
+    """Show the lab's running service. Exit code 1 if there is none."""
     import msgspec
     import psutil
 
@@ -191,6 +191,8 @@ def status(as_json: bool) -> None:
         click.echo(f"log        {state.log_file or 'the terminal of foundry-lab serve'}")
     else:
         click.echo("No service is running. It starts when it is needed, or with: foundry-lab serve")
+    if not as_json and (attached := Settings().endpoint):
+        click.echo(f"attached   {attached}, which FOUNDRY_ENDPOINT names: clients use that one")
     if not shown:
         sys.exit(1)
 

@@ -73,6 +73,16 @@ def test_status_of_a_process_that_just_ended(engine: StubEngine, state: ServiceS
     assert "memory_mib" not in json.loads(call("status", "--json").stdout)
 
 
+def test_status_names_the_endpoint_that_clients_use_instead(
+    engine: StubEngine, state: ServiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOUNDRY_ENDPOINT", "http://127.0.0.1:7")
+    assert "attached   http://127.0.0.1:7" in call("status").stdout
+    engine.state = state
+    assert "http://127.0.0.1:5" in (shown := call("status").stdout) and "http://127.0.0.1:7" in shown
+    assert json.loads(call("status", "--json").stdout)["url"] == "http://127.0.0.1:5"
+
+
 def test_stop(engine: StubEngine, state: ServiceState) -> None:
     assert call("stop").stdout == "No service was running.\n"
     engine.state = state

@@ -251,6 +251,20 @@ def test_importing_is_light(use: str, absent: str) -> None:
     prints(code, "[]\n")
 
 
+def test_every_public_name_is_there() -> None:
+    for name in foundry_lab.__all__:
+        assert getattr(foundry_lab, name).__name__ == name
+
+
+def test_every_error_is_a_public_name() -> None:
+    from foundry_lab.batch import items, output, report
+
+    for module in (errors, items, output, report):
+        for name, kind in vars(module).items():
+            if isinstance(kind, type) and issubclass(kind, errors.FoundryError):
+                assert getattr(foundry_lab, name) is kind and name in foundry_lab.__all__
+
+
 def test_a_dropped_client_is_freed() -> None:
     with StubService() as stub:
         client = SyncFoundryAPIClient(stub.url)
