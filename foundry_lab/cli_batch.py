@@ -64,7 +64,7 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
         click.echo(f"\nStopped; what was finished is saved. To go on: {command}", err=True)
         sys.exit(INTERRUPTED)
     click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))
-    if report.failed:
+    if report.failed or report.failed_before:
         sys.exit(1)
 
 

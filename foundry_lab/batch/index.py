@@ -24,6 +24,7 @@ class Index:
             "CREATE TABLE item (custom_id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID",
             "CREATE TABLE line (custom_id TEXT PRIMARY KEY, fingerprint TEXT, failed INTEGER, start INTEGER, "
             "length INTEGER) WITHOUT ROWID",
+            "CREATE TABLE old (start INTEGER, length INTEGER)",
             "BEGIN",
         ):
             self._db.execute(statement)
@@ -40,6 +41,10 @@ class Index:
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
         """Take note of a result line, which replaces an earlier one of the same name."""
         self._db.execute(
+            "INSERT INTO old SELECT start, length FROM line WHERE custom_id = ? AND fingerprint != ?",
+            (custom_id, fingerprint),
+        )
+        self._db.execute(
             "INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?)",
             (custom_id, fingerprint, failed, start, length),
         )
@@ -55,9 +60,13 @@ class Index:
         """Return how many different custom_ids have a result."""
         return int(self._row("SELECT count(*) FROM line")[0])
 
-    def count_shared(self) -> int:
-        """Return how many results belong to an input item."""
-        return int(self._row("SELECT count(*) FROM line JOIN item USING (custom_id)")[0])
+    def count_old(self) -> int:
+        """Return how many lines were replaced by the answer to another request."""
+        return int(self._row("SELECT count(*) FROM old")[0])
+
+    def old_places(self) -> Iterator[tuple[int, int]]:
+        """Yield start and length of those lines, in the order of the file."""
+        yield from self._db.execute("SELECT start, length FROM old ORDER BY start")
 
     def places(self, *, by_input: bool) -> Iterator[tuple[int, int]]:
         """Yield start and length of every line that counts, in the order of the input or of the file."""

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -52,7 +52,7 @@ class BatchOutput:
         ordered: `tidy` puts the lines into the order of the input.
 
     Attributes:
-        is_temporary: nobody named a file.
+        is_temporary: nobody named a file. backup: where `tidy` keeps lines that it takes out.
         lines: lines written by this run. durable: those of them that are surely on disk.
         on_durable: called with `durable` when it has grown.
 
@@ -72,6 +72,7 @@ class BatchOutput:
             raise BatchOutputError(
                 f"The output {str(path)!r} can't be opened: it is a folder. Name a file in it."
             )
+        self.backup = self._real.with_name(self._real.name + ".bak")
         self._index = index
         self._ordered = ordered
         self.lines = self.durable = 0
@@ -143,25 +144,25 @@ class BatchOutput:
             raise self._stopped(error) from error
         self._count(self.lines)
 
-    def tidy(self) -> None:
+    def tidy(self) -> int:
         """Rewrite the file, where that is needed: one line for each custom_id, in order if asked for.
 
-        The new file takes the old one's place in one step; if it can't be written, the old one stays.
+        The new file takes the old one's place in one step; if it can't be written, the old one stays. Lines
+        whose custom_id got the answer to another request are somebody's work: they are added to `backup`,
+        below an empty line if it exists. Returns how many.
 
         Raises:
             BatchOutputError: no room for the new file, or no right to write it.
         """
         replaced = self._found > 0 and self._found + self.lines > self._index.count_lines()
         if not (self._ordered or replaced):
-            return
+            return 0
+        old = self._index.count_old()
         part = self._real.with_name(self._real.name + ".part")
         try:
-            with part.open("wb") as new:
-                for start, length in self._index.places(by_input=self._ordered):
-                    self._file.seek(start)
-                    new.write(_read(self._file, length))
-                new.flush()
-                os.fsync(new.fileno())
+            if old:
+                self._copy(self._index.old_places(), self.backup, "ab")
+            self._copy(self._index.places(by_input=self._ordered), part, "wb")
             self._file.close()
             part.replace(self._real)
             _sync_folder(self._real)
@@ -172,6 +173,7 @@ class BatchOutput:
                 f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). Make "
                 "room there, then run the same batch again: nothing is asked twice."
             ) from error
+        return old
 
     def close(self) -> None:
         """Let go of the file and of its lock."""
@@ -179,6 +181,16 @@ class BatchOutput:
         self._thread.shutdown(wait=True)
         self._file.close()
         self._unlock()
+
+    def _copy(self, places: Iterable[tuple[int, int]], path: Path, mode: str) -> None:
+        with path.open(mode) as new:
+            if new.tell():
+                new.write(b"\n")  # what is there may have been cut off
+            for start, length in places:
+                self._file.seek(start)
+                new.write(_read(self._file, length))
+            new.flush()
+            os.fsync(new.fileno())
 
     def _count(self, lines: int) -> None:
         if lines > self.durable:

@@ -31,6 +31,7 @@ class Progress:
         self._shown_at = 0.0
         self._bar: Any = tqdm(
             total=total,
+            initial=report.skipped,
             unit="item",
             desc="batch",
             disable=None if ask_tqdm else show is False,

@@ -51,6 +51,8 @@ class BatchReport:
     Attributes:
         output: the file with the results; None where none was named.
         total: items of the input. skipped: those that were done before this run.
+        failed_before: those of the skipped that have no answer; `retry_failed=True` asks them again.
+        replaced: results of other requests under the same custom_ids; they are in the file OUTPUT.bak now.
         done: items with an answer, of this run. failed: items without.
         failures: how many failed for which reason.
         problems: items that could be given no result line, such as a custom_id used twice; the first hundred.
@@ -67,6 +69,7 @@ class BatchReport:
         self.output: Path | None = None if output.is_temporary else output.path
         self.total = self.skipped = self.done = self.failed = self.cached = self.retries = 0
         self.prompt_tokens = self.completion_tokens = 0
+        self.failed_before = self.replaced = 0
         self.failures: Counter[str] = Counter()
         self.problems: list[str] = []
         self.wall_s = 0.0
@@ -95,6 +98,11 @@ class BatchReport:
                 del self.samples[1::2]
                 self._stride *= 2
             self.samples.append(Sample(self.wall_s, outcome.latency_s, outcome.ok))
+
+    def skip(self, *, failed: bool) -> None:
+        """Count one item that was done before."""
+        self.skipped += 1
+        self.failed_before += failed
 
     def start(self) -> None:
         """The first item is about to be asked."""
@@ -141,8 +149,9 @@ class BatchReport:
 
     def __str__(self) -> str:
         p50, p95, p99 = (self.latency_s(q) for q in (50, 95, 99))
+        before = f", {self.failed_before} of them failed" if self.failed_before else ""
         lines = [
-            f"{self.done} answered, {self.failed} failed, {self.skipped} done before; "
+            f"{self.done} answered, {self.failed} failed, {self.skipped} done before{before}; "
             f"{self.wall_s:.1f} s with concurrency {self.concurrency}",
             f"throughput  {self.items_per_s:.1f} items/s, {self.tokens_per_s:.1f} tokens/s "
             f"({self.prompt_tokens} prompt + {self.completion_tokens} completion tokens)",
@@ -151,11 +160,14 @@ class BatchReport:
             lines.append(f"latency     p50 {p50:.3f} s, p95 {p95:.3f} s, p99 {p99:.3f} s")
         if self.cached or self.retries:
             lines.append(f"cache       {self.cached} answers; {self.retries} retries")
-        if self.failures:
-            kinds = ", ".join(f"{count} {code}" for code, count in self.failures.most_common())
-            lines.append(f"failures    {kinds}; retry_failed=True runs these again")
+        if self.failures or self.failed_before:
+            kinds = [f"{count} {code}" for code, count in self.failures.most_common()]
+            kinds += [f"{self.failed_before} before this run"] if self.failed_before else []
+            lines.append(f"failures    {', '.join(kinds)}; retry_failed=True runs these again")
         lines += [f"problem     {problem}" for problem in self.problems[:5]]
         if self.output is not None:
+            if self.replaced:
+                lines.append(f"replaced    {self.replaced} of other requests, kept in {self._store.backup}")
             lines.append(f"results     {os.fspath(self.output)}")
         return "\n".join(lines)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import logging
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from .start import open_pool
 
 if TYPE_CHECKING:
     from ..core import ClientCore
+
+_log = logging.getLogger("foundry_lab.batch")
 
 MAX_PROBLEMS = 100
 BREATHE_EVERY = 256
@@ -68,21 +71,27 @@ class Batch:
         self._asker: Asker | None = None
         self._models: set[str | None] = set()
         self._had_lines = False
+        self._belongs = False
+        self._asking = False
 
     async def run(self) -> BatchReport:
         """Check, then ask, then put the output in order."""
         total = await self._check_input() if self._source.rereadable else None
         output = self._output = BatchOutput(self._path, self._index, ordered=self._own.get("ordered", False))
         self._had_lines = output.found > 0
-        pending = await self._compare(output, total)
         report = BatchReport(output, self._reader.shape, self._own.get("concurrency", DEFAULT_CONCURRENCY))
         report.total = total or 0
-        if pending == 0:
-            report.skipped = report.total
-        else:
+        if self._had_lines:
+            await self._compare(output, report)
+        if report.skipped != total:
             asker = self._asker = await self._make_asker()
             await self._work(output, asker, report, total)
-        output.tidy()
+        try:
+            report.replaced = output.tidy()
+        except BatchOutputError as error:
+            raise BatchStoppedError(str(error), report) from error
+        if report.replaced:
+            _log.warning("%d results of other requests were moved to %s", report.replaced, output.backup)
         return report
 
     async def close(self) -> None:
@@ -130,41 +139,44 @@ class Batch:
             return f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
         return ""
 
-    async def _compare(self, output: BatchOutput, total: int | None) -> int | None:
-        """Return how many items are still to do, None where nobody can know yet.
+    async def _compare(self, output: BatchOutput, report: BatchReport) -> None:
+        """Count what the output has already; of an iterator nobody can know yet.
 
         Raises:
             BatchOutputError: the output belongs to another batch, or resume=False and it isn't empty.
         """
-        if not self._had_lines:
-            return total
         if not self._own.get("resume", True):
             raise BatchOutputError(
                 f"{output.path} holds {output.found} results already, and resume is off. Let it resume, "
                 "choose another output, or delete that file."
             )
-        if total is None:
-            return None
-        pending = shared = same = named = 0
+        if not self._source.rereadable:
+            return
+        shared = same = named = 0
         for number, (_, item) in enumerate(self._source, 1):
             line = self._index.line_of(item.custom_id)
             if line is not None:
                 shared += 1
                 same += line[0] == item.fingerprint
                 named += item.custom_id != automatic_id(item.number)
-            pending += not self._is_done(item, line)
+                if self._is_done(item, line):
+                    report.skip(failed=line[1])
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
-        if total and (shared == 0 or (same == 0 and named == 0)):
-            raise BatchOutputError(
-                f"{output.path} holds {output.found} results of another batch: none answers a request of "
-                "this one. Choose another output, or delete that file."
-            )
-        return pending
+        if report.total and (shared == 0 or (same == 0 and named == 0)):
+            raise _of_another_batch(output, "none answers a request of this one")
+        self._belongs = True
 
-    def _is_done(self, item: BatchItem, line: tuple[str, bool] | None) -> bool:
+    def _is_done(self, item: BatchItem, line: tuple[str, bool]) -> bool:
         """Say whether the output has this item's result, for the same request."""
-        return line is not None and line[0] == item.fingerprint and not (self._retry_failed and line[1])
+        return line[0] == item.fingerprint and not (self._retry_failed and line[1])
+
+    def _check_belongs(self, item: BatchItem, line: tuple[str, bool], output: BatchOutput) -> None:
+        """Refuse the output if an iterator's items have other numbers there; names somebody chose himself."""
+        self._belongs = line[0] == item.fingerprint
+        if not self._belongs and item.request and item.custom_id == automatic_id(item.number):
+            self._used_up = True  # the other workers ask nothing any more
+            raise _of_another_batch(output, f"item {item.number} of this one is another request than there")
 
     async def _make_asker(self) -> Asker:
         models = self._models or {self._reader.model}
@@ -204,6 +216,8 @@ class Batch:
             (syncing if syncing.done() else everything).result()
             output.sync()
         except (BatchOutputError, ServiceUnavailableError) as error:
+            if not self._asking:
+                raise
             report.end()
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved(output, report)}"
             raise BatchStoppedError(f"{error}{again}", report) from error
@@ -226,21 +240,20 @@ class Batch:
                 await self._wake.wait()
                 continue
             items: list[BatchItem] = []
-            while len(items) < asker.chunk and (item := await self._next(report)) is not None:
+            while len(items) < asker.chunk and (item := await self._next(output, report)) is not None:
                 items.append(item)
             for outcome in await asker.ask(items) if items else ():
                 output.write(outcome.custom_id, outcome.fingerprint, not outcome.ok, outcome.line)
                 report.add(outcome)
             self._wake.set()
 
-    async def _next(self, report: BatchReport) -> BatchItem | None:
+    async def _next(self, output: BatchOutput, report: BatchReport) -> BatchItem | None:
         """Return the next item to do, None at the end of the input."""
         passed = 0
         while not self._used_up:
             try:
                 if self._stream is not None:
-                    async with self._reading:  # an async generator can't be asked twice at once
-                        place, item = await anext(self._stream)
+                    place, item = await self._receive(self._stream)
                 else:
                     place, item = next(self._items)  # type: ignore[arg-type]
             except (StopIteration, StopAsyncIteration):
@@ -253,14 +266,25 @@ class Batch:
                     if len(report.problems) < MAX_PROBLEMS:
                         report.problems.append(f"{place}: {problem}")
                     continue
-            if not self._had_lines or not self._is_done(item, self._index.line_of(item.custom_id)):
+            line = self._index.line_of(item.custom_id) if self._had_lines else None
+            if line is not None and not self._belongs:
+                self._check_belongs(item, line, output)
+            if line is None or not self._is_done(item, line):
+                self._asking = True
                 return item
-            report.skipped += 1
-            self._progress.skip()
+            if not self._source.rereadable:
+                report.skip(failed=line[1])
+                self._progress.skip()
             passed += 1
             if passed % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
         return None
+
+    async def _receive(self, stream: AsyncIterator[tuple[str, BatchItem]]) -> tuple[str, BatchItem]:
+        async with self._reading:  # an async generator can't be asked twice at once
+            if self._used_up:
+                raise StopAsyncIteration
+            return await anext(stream)
 
     def _saved(self, output: BatchOutput, report: BatchReport) -> str:
         """Say what is saved and how to go on."""
@@ -271,6 +295,13 @@ class Batch:
             )
         of = f" of {report.total}" if self._source.rereadable else ""
         return f"{done}{of} results are in {output.path}; run the same batch again to go on from there."
+
+
+def _of_another_batch(output: BatchOutput, why: str) -> BatchOutputError:
+    return BatchOutputError(
+        f"{output.path} holds {output.found} results of another batch: {why}. Choose another output or "
+        "delete that file. Items with a custom_id of their own may change: they run again under its name."
+    )
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

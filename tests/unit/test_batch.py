@@ -251,6 +251,52 @@ async def test_a_changed_request_runs_again_and_replaces_its_result(
     assert len(rows(output)) == 2
 
 
+async def test_results_of_other_requests_under_the_same_names_are_kept_aside(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    """A changed template, or another batch that counts its requests from 0 as well: nobody can tell."""
+    stub.on("POST", CHAT, by_prompt)
+    output, backup = tmp_path / "out.jsonl", tmp_path / "out.jsonl.bak"
+    old: list[bytes] = []
+    for word, items_of in (("A", list), ("B", list), ("C", iter)):
+        items = [{"custom_id": f"request-{n}", "prompt": f"{word}{n}"} for n in range(3)]
+        report = await client.complete_batch(items_of(items), output=output)  # type: ignore[operator]
+        assert (report.done, report.replaced) == (3, len(old) and 3)
+        assert sorted(ids(output)) == ["request-0", "request-1", "request-2"]
+        kept = backup.read_bytes() if backup.exists() else b""
+        assert [line for line in kept.splitlines(keepends=True) if line != b"\n"] == old
+        old += output.read_bytes().splitlines(keepends=True)
+    assert f"3 of other requests, kept in {backup}" in str(report)
+
+
+async def test_an_answer_to_the_same_request_is_not_kept_aside(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, error(400, "no"), chat())
+    await client.complete_batch(["a"], output=tmp_path / "out.jsonl")
+    await client.complete_batch(["a"], output=tmp_path / "out.jsonl", retry_failed=True)
+    assert files_in(tmp_path) == [tmp_path / "out.jsonl"]
+
+
+async def test_an_iterator_of_another_batch_is_refused(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(iter(["a", "b"]), output=output)
+    before, sent = output.read_bytes(), asked(stub)
+
+    async def stream() -> AsyncIterator[str]:
+        for prompt in ("c", "d", "e", "f"):
+            yield prompt
+
+    for items in (iter(["c", "d", "e", "f"]), stream()):
+        with pytest.raises(BatchOutputError, match=r"2 results of another batch: item 1 .*another output or"):
+            await client.complete_batch(items, output=output)
+        assert (output.read_bytes(), asked(stub)) == (before, sent)
+    report = await client.complete_batch(iter(["a", "changed", "c"]), output=output)
+    assert (report.skipped, report.done, report.replaced) == (1, 2, 1)
+
+
 async def test_a_finished_batch_needs_no_service(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with StubService() as stub:
@@ -283,7 +329,11 @@ async def test_failed_items_are_results_and_run_again_on_request(
     assert row["response"]["status_code"] == 400
     assert row["response"]["body"]["error"]["message"] == "no such thing"
 
-    assert (await client.complete_batch(["a", "bad b"], output=output)).skipped == 2
+    for items in (["a", "bad b"], iter(["a", "bad b"])):
+        report = await client.complete_batch(items, output=output)
+        assert (report.skipped, report.failed_before) == (2, 1)
+        assert "2 done before, 1 of them failed" in str(report)
+        assert "1 before this run; retry_failed=True runs these again" in str(report)
     stub.on("POST", CHAT, chat("fine now"))
     before = asked(stub)
     report = await client.complete_batch(["a", "bad b"], output=output, retry_failed=True)
@@ -397,6 +447,21 @@ async def test_two_items_that_kill_the_service_do_not_stop_the_batch(
     stub.on("POST", CHAT, drop)
     report = await client.complete_batch(["a", "b"], concurrency=concurrency, wait_for_service=0.5)
     assert report.failures == {"unavailable": 2}
+
+
+async def test_what_was_done_before_counts_however_early_a_batch_is_stopped(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [{"custom_id": f"i{n}", "prompt": str(n)} for n in range(20)]
+    await client.complete_batch(items[3:], output=tmp_path / "out.jsonl")
+    stub.on("POST", CHAT, hang)
+    before = asked(stub)
+    batch = asyncio.create_task(client.complete_batch(items, output=tmp_path / "out.jsonl"))
+    await until(lambda: asked(stub) > before)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert "17 of 20 results are in" in capsys.readouterr().err
 
 
 async def test_a_model_unloaded_in_mid_batch_is_waited_for(
@@ -644,6 +709,16 @@ async def test_a_link_to_an_output_is_that_output(
     assert (report.skipped, report.done) == (1, 1)
     assert (tmp_path / "link.jsonl").is_symlink()
     assert len(ids(tmp_path / "real.jsonl")) == 2
+
+
+async def test_results_that_cannot_be_put_in_order_are_no_lost_report(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.part").mkdir()
+    with pytest.raises(BatchStoppedError, match="couldn't be put in order") as caught:
+        await client.complete_batch(["a", "b"], output=output, ordered=True)
+    assert caught.value.report.done == len(list(caught.value.report.results())) == 2
 
 
 # --- the rest -------------------------------------------------------------------------------------------
