@@ -98,6 +98,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         if extra := given.get("extra_body"):
             if not isinstance(extra, Mapping):
                 raise ConfigurationError(f"extra_body={extra!r} must be a dict of fields.")
+            if "stream" in extra:
+                raise _wrong_name("stream")
             fields.update(extra)
         model = given.get("model")
         if model is not None and not isinstance(model, str):
@@ -189,8 +191,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
 
 
 def open_stream(directory: Directory, request: ChatRequest) -> Operation[protocol.Reply]:
-    """Have a streamed answer begun; the reply is its beginning, which the caller's transport goes on "
-    "reading."""
+    """Have a streamed answer begun; the reply is its beginning, and the caller's transport reads on."""
     return (yield from _answer(directory, request, stream=True))
 
 
@@ -219,6 +220,11 @@ def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
 
 
 def _wrong_name(name: str) -> ConfigurationError:
+    if name == "stream":
+        return ConfigurationError(
+            "stream is no option: the method decides. complete() gives a whole answer; for a stream use "
+            "stream_complete(…)."
+        )
     if name in _ALL:
         method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
         return ConfigurationError(f"{name} is an option of {method}() only.")

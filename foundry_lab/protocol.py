@@ -12,16 +12,9 @@ from typing import Any
 
 import msgspec
 
-from .errors import (
-    APIStatusError,
-    ConfigurationError,
-    FoundryError,
-    ResponseFormatError,
-    StreamInterruptedError,
-)
-from .replies import UNREADABLE, ErrorBody, Reply, error_in_body, excerpt, raise_for_status, unexpected
-from .sse import DEFAULT_MAX_EVENT_BYTES, Event, SSEDecoder
-from .types import Chunk, Completion, Usage
+from .errors import APIStatusError, ConfigurationError, ResponseFormatError
+from .replies import UNREADABLE, ErrorBody, Reply, error_in_body, raise_for_status, unexpected
+from .types import Completion, Usage
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -57,7 +50,7 @@ def build_messages(
     """Return the chat messages for a prompt, or for messages, with a system prompt in front.
 
     Raises:
-        ConfigurationError: neither or both were given, or a message has no role.
+        ConfigurationError: neither or both were given, or a message has no role or no usable content.
     """
     if (prompt is None) == (messages is None):
         raise ConfigurationError(
@@ -83,12 +76,26 @@ def build_messages(
                 f"Message {number} is {message!r}; each needs a role and a content, such as "
                 '{"role": "user", "content": "Hello"}.'
             )
+        content = message.get("content")
+        if not (content is None or isinstance(content, str) or _is_parts(content)):
+            raise ConfigurationError(
+                f"The content of message {number} is {content!r}, which the service would leave out; give a "
+                'text, or a list of parts such as {"type": "text", "text": "Hello"}.'
+            )
     chat = [dict(message) for message in messages]
     if system is None:
         return chat
     if not isinstance(system, str):
         raise ConfigurationError(f"system={system!r} must be a text.")
     return [{"role": "system", "content": system}, *chat]
+
+
+def _is_parts(content: object) -> bool:
+    return (
+        isinstance(content, (list, tuple))
+        and len(content) > 0
+        and all(isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content)
+    )
 
 
 def build_chat(
@@ -135,22 +142,24 @@ def _check_types(fields: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
-        if name == "stop" and not all(isinstance(each, str) for each in value):
-            raise ConfigurationError(f"stop={value!r} must be {words}.")
+        if name == "stop":
+            texts = [value] if isinstance(value, str) else value
+            if not all(isinstance(each, str) and each for each in texts):
+                raise ConfigurationError(f"stop={value!r} must be {words}, none of them empty.")
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
-    delta: _Message | None = None
+    message: Message = msgspec.field(default_factory=Message)
+    delta: Message | None = None
     finish_reason: str | None = None
 
 
-class _Chat(msgspec.Struct):
+class Chat(msgspec.Struct):
     """A whole answer and a streamed event alike: they differ in `message` against `delta`."""
 
     choices: list[_Choice] = []
@@ -160,8 +169,7 @@ class _Chat(msgspec.Struct):
     error: ErrorBody | str | None = None
 
 
-_chat_decoder = msgspec.json.Decoder(_Chat)
-_SILENT = _Message()
+chat_decoder = msgspec.json.Decoder(Chat)
 
 
 def decode(reply: Reply, shape: type[Any], what: str) -> Any:
@@ -184,7 +192,7 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
         ResponseFormatError: the reply isn't a chat completion.
     """
     try:
-        chat: _Chat = _chat_decoder.decode(reply.body)
+        chat: Chat = chat_decoder.decode(reply.body)
     except UNREADABLE as error:
         raise unexpected(reply, "a chat completion", error) from None
     if chat.error is not None:
@@ -204,95 +212,6 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
         tool_calls=tuple(choice.message.tool_calls or ()),
         cached=reply.cached,
     )
-
-
-class ChatStream:
-    """Turns the bytes of a streamed answer into chunks, and knows whether it is complete.
-
-    Attributes:
-        parts: the texts so far. finish_reason, usage, model, id: as soon as the service has said them.
-        done: `[DONE]` has come; what comes after it is ignored.
-    """
-
-    def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
-        self._decoder = SSEDecoder(max_event_bytes)
-        self._request_id = request_id
-        self.parts: list[str] = []
-        self.finish_reason: str | None = None
-        self.usage: Usage | None = None
-        self.model = ""
-        self.id = ""
-        self.done = False
-
-    def feed(self, data: bytes, elapsed_s: float) -> list[Chunk]:
-        """Take the next bytes, which arrived `elapsed_s` seconds after the call; return their chunks.
-
-        Raises:
-            APIStatusError: an error event, which Foundry Local sends inside a 200.
-            ResponseFormatError: an event that isn't a chat-completion chunk, or an endless one.
-        """
-        chunks: list[Chunk] = []
-        for event in self._decoder.feed(data):
-            if self.done:
-                break
-            if event.data == b"[DONE]":
-                self.done = True
-                break
-            chat = self._decode(event)
-            if chat.error is not None:
-                raise error_in_body(chat.error, self._request_id)
-            if chat.usage is not None:
-                self.usage = chat.usage
-            if not chat.choices:
-                continue
-            choice = chat.choices[0]
-            delta = choice.delta or _SILENT
-            if not self.model:
-                self.model, self.id = chat.model, chat.id
-            if choice.finish_reason is not None:
-                self.finish_reason = choice.finish_reason
-            if delta.content:
-                self.parts.append(delta.content)
-            elif choice.finish_reason is None and not delta.tool_calls:
-                continue  # the first event only names the role
-            chunks.append(
-                Chunk(
-                    content=delta.content or "",
-                    elapsed_s=elapsed_s,
-                    finish_reason=choice.finish_reason,
-                    tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
-                )
-            )
-        return chunks
-
-    def end(self) -> None:
-        """Say that no more bytes come.
-
-        Raises:
-            StreamInterruptedError: the answer isn't complete; `.partial` holds what had arrived.
-        """
-        if not self.done and self.finish_reason is None:
-            raise StreamInterruptedError(
-                f"The stream ended after {len(self.parts)} pieces without saying that it was done: the "
-                "service stopped or the connection broke. The text so far is in .partial; ask again for a "
-                "whole answer.",
-                partial="".join(self.parts),
-            )
-
-    def broken(self, error: FoundryError) -> FoundryError:
-        """Return the error for a broken connection, with the text that had arrived."""
-        if isinstance(error, StreamInterruptedError):
-            error.partial = "".join(self.parts)
-        return error
-
-    def _decode(self, event: Event) -> _Chat:
-        try:
-            return _chat_decoder.decode(event.data)
-        except UNREADABLE as error:
-            raise ResponseFormatError(
-                f"The stream sent an event that is no chat-completion chunk ({error}): "
-                f"{excerpt(event.data)}. Check that the endpoint is Foundry Local, or try again."
-            ) from None
 
 
 def is_event_stream(reply: Reply) -> bool:

@@ -120,7 +120,7 @@ def status_error(
     return kind(message, status=status, hint=hint, retry_after=retry_after, request_id=request_id or None)
 
 
-_SOURCE = re.compile(r"\w+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)")
+_SOURCE = re.compile(r"\w+\.(?:cc|cpp|h):\d+ .*?\)>?(?: const)? (?=\S)")
 
 
 def _without_source(message: str) -> str:

@@ -36,6 +36,7 @@ class SSEDecoder:
 
     Attributes:
         retry_ms: the reconnection time the server asked for, in milliseconds, or None.
+        failure: what broke the stream behind the events that `feed` returned last; it reads no further.
     """
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
@@ -48,13 +49,17 @@ class SSEDecoder:
         self._at_start = True
         self._after_cr = False
         self.retry_ms: int | None = None
+        self.failure: ResponseFormatError | None = None
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes; return the events they complete.
 
         Raises:
-            ResponseFormatError: an event or a line is longer than `max_event_bytes`.
+            ResponseFormatError: an event or a line is longer than `max_event_bytes`; if events came before it
+                in these bytes, the next call raises it.
         """
+        if self.failure is not None:
+            raise self.failure
         if self._at_start:
             data = self._without_bom(data)
         if self._after_cr and data:
@@ -71,16 +76,21 @@ class SSEDecoder:
             lines[0] = bytes(self._line) + lines[0]
             self._line.clear()
         events: list[Event] = []
-        for line in lines:
-            if not line:
-                if self._data:
-                    events.append(self._dispatch())
-                self._event = ""
-            else:
-                self._field(line)
-        self._line += rest
-        if len(self._line) > self._max_bytes:
-            raise self._too_long()
+        try:
+            for line in lines:
+                if not line:
+                    if self._data:
+                        events.append(self._dispatch())
+                    self._event = ""
+                else:
+                    self._field(line)
+            self._line += rest
+            if len(self._line) > self._max_bytes:
+                raise self._too_long()
+        except ResponseFormatError as error:
+            self.failure = error
+            if not events:
+                raise
         return events
 
     def _without_bom(self, data: bytes) -> bytes:
@@ -93,6 +103,8 @@ class SSEDecoder:
         return head.removeprefix(_BOM)
 
     def _field(self, line: bytes) -> None:
+        if len(line) > self._max_bytes:
+            raise self._too_long()
         if line[:6] == b"data: ":  # nearly always
             name, value = b"data", line[6:]
         else:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .breaker import FAILURES
 from .chat import ChatRequest
+from .chat_stream import ChatStream
 from .errors import RequestTimeoutError
 from .metrics import Record
-from .protocol import ChatStream
 from .resilience import Deadline
 from .types import Chunk, Completion, Usage
 
@@ -106,8 +106,7 @@ class StreamState:
         self._ticket = client.breaker.acquire() if client.breaker is not None else None
 
     def _settle(self, client: ClientCore, error: BaseException | None) -> None:
-        """Tell the breaker, once, how the attempt ended. A stream that is left after its first text "
-        "worked."""
+        """Tell the breaker, once, how the attempt ended. A stream left after its first text worked."""
         ticket, self._ticket = self._ticket, None
         if client.breaker is not None and ticket is not None:
             left = self._arrivals and not isinstance(error, FAILURES)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from stub_server import DONE, MODEL, ROLE, STOP, USAGE, chat_body, delta, error_body, event, text_events
 
 from foundry_lab import errors, protocol
-from foundry_lab.protocol import ChatStream, Reply
+from foundry_lab.chat_stream import ChatStream
+from foundry_lab.protocol import Reply
 from foundry_lab.replies import retry_after
 from foundry_lab.types import Chunk
 
@@ -252,6 +253,16 @@ def test_source_lines_of_the_service_are_left_out() -> None:
     assert caught.value.message.startswith("Invalid request: request requires 9043 total tokens (9031 input")
 
 
+def test_a_source_line_that_ends_in_a_lambda_is_left_out() -> None:
+    said = (
+        "stop_strings.cc:27 fl::{anonymous}::NormalizeStopStringsImpl(const nlohmann::json&)"
+        "::<lambda(std::string, std::string)> stop must not be empty"
+    )
+    with pytest.raises(errors.BadRequestError) as caught:
+        protocol.raise_for_status(reply(error_body(said), 400))
+    assert caught.value.message == "stop must not be empty"
+
+
 @pytest.mark.parametrize("status", [404, 405, 500, 502])
 def test_an_error_in_foreign_words_says_who_answered(status: int) -> None:
     foreign = Reply(status, {"Content-Type": "text/html", "Server": "nginx"}, b"<h1>Not  here</h1>")
@@ -319,6 +330,8 @@ def test_a_request_carries_only_what_was_given() -> None:
         {"seed": "a"},
         {"stop": 5},
         {"stop": ["a", 5]},
+        {"stop": ""},
+        {"stop": ["a", ""]},
         {"tools": "hammer"},
         {"response_format": "json"},
         {"custom": object()},
@@ -350,6 +363,21 @@ def test_values_the_service_would_ignore_or_choke_on_are_refused(fields: dict[st
 def test_prompts_and_messages_that_are_none(prompt: Any, messages: Any) -> None:
     with pytest.raises(errors.ConfigurationError):
         protocol.build_messages(prompt, messages, None)
+
+
+@pytest.mark.parametrize(
+    "content", [5, True, {"type": "text", "text": "hi"}, [], ["hi"], [{"text": "hi"}], [{"type": 5}]], ids=str
+)
+def test_a_content_the_service_would_leave_out_is_refused(content: Any) -> None:
+    messages = [{"role": "user", "content": "Say A"}, {"role": "user", "content": content}]
+    with pytest.raises(errors.ConfigurationError, match="content of message 2 is"):
+        protocol.build_messages(None, messages, None)
+
+
+@pytest.mark.parametrize("content", ["", None, [{"type": "text", "text": "hi"}]], ids=str)
+def test_a_content_the_service_takes_is_sent_as_it_is(content: Any) -> None:
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "tool_calls": []}]
+    assert protocol.build_messages(None, messages, None) == messages
 
 
 def test_a_system_prompt_goes_first() -> None:
