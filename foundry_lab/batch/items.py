@@ -88,6 +88,9 @@ class ItemReader:
         except ConfigurationError as error:
             fingerprint = _digest(repr(raw).encode("utf-8", "backslashreplace"))
             return BatchItem(number, custom_id, fingerprint, None, str(error))
+        except RecursionError:
+            fingerprint = _digest(custom_id.encode())
+            return BatchItem(number, custom_id, fingerprint, None, "It is nested too deeply; flatten it.")
 
     def _prompt(self, text: str) -> ChatRequest:
         system, user = self._plain.messages[:-1], {"role": "user", "content": text}
@@ -107,6 +110,9 @@ class ItemReader:
                 f"An item is a {type(raw).__name__}; give a prompt, a dict of complete()'s arguments, or a "
                 "line of the OpenAI Batch format."
             )
+        for name in raw:
+            if not isinstance(name, str):
+                raise ConfigurationError(f"It has a field named {name!r}; give names that are texts.")
         if not _is_finite(raw):
             raise ConfigurationError("It holds NaN or infinity, which JSON can't carry; give finite numbers.")
         options = self._batch_line(raw) if "body" in raw or "url" in raw else self._arguments(raw)

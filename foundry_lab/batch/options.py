@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..chat import ChatOptions
+from ..config import check_endpoint
 from ..errors import ConfigurationError
 from .policy import AdaptiveConcurrency
 
@@ -23,7 +24,7 @@ class BatchOptions(ChatOptions, total=False):
     `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
     `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
     `retry_failed`: run those again that failed. `ordered`: at the end, put the output in the input's order.
-    `endpoints`: addresses of several services to share the work.
+    `endpoints`: addresses of several services to share the work, or of one.
     `cluster`: a `distributed.Client`; its workers ask their own endpoints, `chunk_size` items at a time.
     `wait_for_service`: seconds to wait for a service that went away (600).
     `progress`: True or False; by default a bar in notebooks and terminals.
@@ -35,7 +36,7 @@ class BatchOptions(ChatOptions, total=False):
     resume: bool
     retry_failed: bool
     ordered: bool
-    endpoints: Sequence[str] | None
+    endpoints: Sequence[str] | str | None
     cluster: Any
     chunk_size: int
     wait_for_service: float
@@ -58,3 +59,29 @@ def check_names(options: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
             raise ConfigurationError(f"There is no option {name!r}. {hint}")
+
+
+def as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
+    """Return the addresses.
+
+    Raises:
+        ConfigurationError: one that is none.
+    """
+    if isinstance(endpoints, str):
+        return [check_endpoint(endpoints)]
+    try:
+        return [check_endpoint(each) for each in endpoints or ()]
+    except TypeError:
+        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one.") from None
+
+
+def as_path(output: str | os.PathLike[str] | None) -> Path | None:
+    """Return the output's path, None where none is named.
+
+    Raises:
+        ConfigurationError: it is no path.
+    """
+    try:
+        return None if output is None else Path(output)
+    except TypeError:
+        raise ConfigurationError(f"output={output!r} is no path; give the name of a file.") from None

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import check_endpoint, check_timeout
+from ..config import check_timeout
 from ..errors import ConfigurationError, ServiceUnavailableError
 from .ask import Asker
 from .index import Index
 from .items import BatchInputError, BatchItem, ItemReader, automatic_id
-from .options import OWN_OPTIONS, Items, check_names
+from .options import OWN_OPTIONS, Items, as_endpoints, as_path, check_names
 from .output import BatchOutput, BatchOutputError
 from .policy import DEFAULT_CONCURRENCY, Policy, as_policy
 from .progress import Progress
@@ -58,12 +58,12 @@ class Batch:
         self._own: dict[str, Any] = own
         self._policy: Policy = as_policy(own.get("concurrency", DEFAULT_CONCURRENCY))
         self._patience_s = check_timeout(own.get("wait_for_service", 600.0), "wait_for_service")
-        self._endpoints = [check_endpoint(each) for each in own.get("endpoints") or ()]
+        self._endpoints = as_endpoints(own.get("endpoints"))
         chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         self._reader = ItemReader(chat, core.settings)
         self._source = Source(items, self._reader, own.get("template"))
         self._retry_failed = bool(own.get("retry_failed", False))
-        self._path = Path(own["output"]) if own.get("output") is not None else None
+        self._path = as_path(own.get("output"))
         if self._path is not None and self._source.path is not None and _same(self._path, self._source.path):
             raise BatchInputError(f"{self._path} is the input; choose another file for the output.")
         self._index = Index()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import string
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Source:
             raise BatchInputError(
                 "items is one text. Give a list of prompts, or pathlib.Path(…) for a file of them."
             )
+        if isinstance(items, Mapping):
+            raise BatchInputError("items is one dict. Put it in a list: [{…}].")
         self._file = items if isinstance(items, Path) else None
         self.is_async = isinstance(items, AsyncIterable)
         if not self.is_async and not self._file and not isinstance(items, Iterable):
@@ -82,23 +84,29 @@ class Template:
     """A prompt with places to fill: "Summarise: {text}". Doubled braces stand for themselves.
 
     Raises:
-        BatchInputError: braces that don't match, or a place without a name.
+        BatchInputError: braces that don't match, or a place without a name or with a format.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        if not isinstance(text, str):
+            raise BatchInputError(f"template={text!r} is no text; write it like 'Summarise: {{text}}'.")
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+            self._parts = list(string.Formatter().parse(text))
         except ValueError as error:
             raise BatchInputError(
                 f"The template {text!r} can't be read: {error}. Write {{{{ for a brace."
             ) from None
+        names = [name for _, name, _, _ in self._parts if name is not None]
         if not names or any(not name.strip() for name in names):
             raise BatchInputError(
                 f"The template {text!r} names no column to fill in; write it like 'Summarise: {{text}}'."
             )
+        if any(spec or conversion for _, _, spec, conversion in self._parts):
+            raise BatchInputError(
+                f"The template {text!r} formats a column, but columns are put in as they are: write the name "
+                "alone, like {text}, with nothing after it."
+            )
         self.names = tuple(dict.fromkeys(names))
-        self._parts = list(string.Formatter().parse(text))
 
     def item(self, row: dict[str, Any]) -> dict[str, Any] | ConfigurationError:
         """Return the item for one row, or what is wrong with the row."""

@@ -576,6 +576,8 @@ async def test_cancelling_saves_and_says_how_to_go_on(
         (["half \ud800 a character"], "can't be sent"),
         ("one text", "items is one text"),
         (7, "items is a int"),
+        ({"prompt": "a", "max_tokens": 3}, "one dict. Put it in a list"),
+        ([{1: "a", "prompt": "b"}], "a field named 1"),
     ],
 )
 async def test_bad_input_is_refused_whole(
@@ -615,6 +617,11 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
         ({"wait_for_service": -1}, "not a time limit"),
         ({"template": "no place"}, "names no column"),
         ({"template": "{"}, "can't be read"),
+        ({"template": 5}, "is no text"),
+        ({"template": "{text!r}"}, "like {text}, with nothing after it"),
+        ({"template": "{text:>20}"}, "like {text}, with nothing after it"),
+        ({"output": 5}, "is no path"),
+        ({"endpoints": 5}, "endpoints=5"),
     ],
 )
 async def test_options_that_cannot_be_used_are_refused(

@@ -58,6 +58,11 @@ async def test_a_batch_is_spread_over_services(stubs: list[StubService]) -> None
     assert all(stub.most_at_once == 2 for stub in stubs)  # concurrency is meant for each service
 
 
+async def test_one_address_may_stand_alone(stubs: list[StubService]) -> None:
+    async with FoundryAPIClient(NOWHERE) as client:
+        assert (await client.complete_batch(["a"], endpoints=stubs[0].url)).done == 1
+
+
 async def test_the_slow_service_gets_less(stubs: list[StubService]) -> None:
     for stub, delay_s in zip(stubs, (0.005, 0.005, 0.1), strict=True):
         stub.on("POST", CHAT, chat(delay_s=delay_s))

@@ -62,8 +62,18 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str | bytes) -> N
 
 def test_a_deeply_nested_line_is_no_crash(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_bytes(b"[" * 100_000 + b"\n")
-    assert "It is no JSON" in read(path)[0][2]
+    for depth in (600, 3000, 100_000):  # where it gets too deep, and for what, depends on Python's version
+        path.write_bytes(b'{"prompt":"x","extra_body":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}\n")
+        ((place, _, text),) = read(path)
+        assert place == "line 1"
+    assert "It is no JSON" in text
+
+
+def test_a_deeply_nested_item_is_named() -> None:
+    item: dict[str, object] = {}
+    for _ in range(100_000):
+        item = {"a": item}
+    assert "nested too deeply" in ItemReader({}, Settings()).read(1, item | {"prompt": "x"}).problem
 
 
 def test_text_lines(tmp_path: Path) -> None:
