@@ -89,6 +89,7 @@ class FaultProxy:
         self.log: deque[ProxiedRequest] = deque(maxlen=LOG_LENGTH)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: asyncio.Lock | None = None
         self._relay: Relay | None = None
         self._runner: web.AppRunner | None = None
         self._site: web.SockSite | None = None
@@ -185,7 +186,6 @@ class FaultProxy:
         if not ready.wait(START_TIMEOUT_S):
             raise FoundryError("The fault proxy didn't start. The machine may be overloaded: try again.")
         self._thread = thread
-        self._apply()
         return self
 
     def close(self) -> None:
@@ -220,7 +220,7 @@ class FaultProxy:
     # --- in the proxy's thread -------------------------------------------------------------------------
 
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._turn = asyncio.get_running_loop(), asyncio.Lock()
         relay = self._relay = Relay(self._upstream, self._rng)
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -229,11 +229,12 @@ class FaultProxy:
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await self._runner.setup()
         try:
-            await self._listen(True)
+            await self._fit_port()
             ready.set()
             await relay.stopping.wait()
         finally:
             await self._runner.cleanup()
+            self._site = None  # it may be started again
             await relay.close()
             if self._socket is not None:
                 self._socket.close()
@@ -269,25 +270,26 @@ class FaultProxy:
             return pick(faults, path, self._rng.random()) if faults else None
 
     def _apply(self) -> None:
-        """Make the port fit the faults: closed while "refused" is among them."""
+        """Have the port fit the faults, and wait for it."""
         if self._thread is not None and self._loop is not None:
-            open_port = all(fault.kind != "refused" for fault in self._faults)
-            asyncio.run_coroutine_threadsafe(self._listen(open_port), self._loop).result(START_TIMEOUT_S)
+            asyncio.run_coroutine_threadsafe(self._fit_port(), self._loop).result(START_TIMEOUT_S)
 
-    async def _listen(self, wanted: bool) -> None:
-        assert self._runner is not None
-        if wanted and self._site is None:
-            assert self._socket is not None
-            self._site = web.SockSite(self._runner, self._socket)
-            self._socket = None
-            await self._site.start()
-        elif not wanted and self._site is not None:
-            site, self._site = self._site, None
-            await site.stop()
-            for connection in list(self._runner.server.connections if self._runner.server else ()):
-                if connection.transport is not None:
-                    connection.transport.abort()
-            self._socket = self._bind(self._port)  # bound but not listening: keeps the port and refuses
+    async def _fit_port(self) -> None:
+        """Close the port while "refused" is among the faults, else listen. Callers take turns."""
+        assert self._runner is not None and self._turn is not None
+        async with self._turn:
+            wanted = all(fault.kind != "refused" for fault in self._faults)
+            if wanted and self._site is None:
+                self._site = web.SockSite(self._runner, self._socket or self._bind(self._port))
+                self._socket = None
+                await self._site.start()
+            elif not wanted and self._site is not None:
+                site, self._site = self._site, None
+                await site.stop()
+                for connection in list(self._runner.server.connections if self._runner.server else ()):
+                    if connection.transport is not None:
+                        connection.transport.abort()
+                self._socket = self._bind(self._port)  # bound but not listening: keeps the port and refuses
 
     def _bind(self, port: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -295,10 +297,10 @@ class FaultProxy:
             if os.name == "posix":  # on Windows the option would let two programs share the port
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((HOST, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError) as error:
             with contextlib.suppress(OSError):
                 sock.close()
             raise ConfigurationError(
-                f"Port {port} on {HOST} can't be used ({error}). Give another port, or 0 for a free one."
+                f"Port {port!r} on {HOST} can't be used ({error}). Give another port, or 0 for a free one."
             ) from None
         return sock

@@ -8,7 +8,7 @@ import pytest
 import requests
 from stub_server import CHAT, MODEL, StubService
 
-from foundry_lab import SyncFoundryAPIClient
+from foundry_lab import SyncFoundryAPIClient, checklist
 from foundry_lab.checklist import Ask, run_checklist
 from foundry_lab.errors import ConfigurationError
 
@@ -76,6 +76,17 @@ def test_a_stubborn_client_fails_by_asking_too_often(stub: StubService) -> None:
     for demand in ("never repeats a 400", "gives up on a service that keeps failing"):
         assert demand in failed
     assert "doesn't repeat a generation that timed out" in failed
+
+
+def test_a_client_that_waits_for_ever_fails_and_does_not_hold_up_the_rest(
+    stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def patient(url: str) -> Ask:
+        once = naive(url)
+        return lambda prompt, timeout_s: once(prompt, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checklist, "HANG_S", 0.5)
+    assert "doesn't repeat a generation that timed out" in failures(patient, stub.url)
 
 
 def test_a_client_that_never_works_is_no_trial(stub: StubService) -> None:

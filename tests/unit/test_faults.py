@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -294,11 +295,35 @@ def test_the_upstream_may_move(stub: StubService, proxy: FaultProxy) -> None:
         assert (stub.count("GET", "/status"), other.count("GET", "/status")) == (0, 1)
 
 
+def test_it_can_be_started_again(stub: StubService, proxy: FaultProxy) -> None:
+    url = proxy.url
+    proxy.close()
+    assert proxy.start().url == url
+    assert fetch(url, "GET", "/status")[0] == 200
+
+
+def test_switching_from_several_threads_leaves_it_as_the_last_one_said(proxy: FaultProxy) -> None:
+    def switch() -> None:
+        for _ in range(50):
+            proxy.set_faults("refused")
+            proxy.clear()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(switch) for _ in range(4)]:
+            done.result()
+    assert fetch(proxy.url, "GET", "/status")[0] == 200
+
+
 def test_a_taken_port_says_so(stub: StubService) -> None:
     with FaultProxy(stub.url) as first:
         port = int(first.url.rpartition(":")[2])
         with pytest.raises(ConfigurationError, match=f"Port {port}.*another port, or 0"):
             FaultProxy(stub.url, port=port).start()
+
+
+def test_a_port_that_is_none_says_so(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="Port '9911'"):
+        FaultProxy(stub.url, port="9911").start()  # type: ignore[arg-type]
 
 
 def test_an_address_that_is_none_is_refused() -> None:
