@@ -54,8 +54,10 @@ class ChatStream:
             APIStatusError: an error event, which Foundry Local sends inside a 200.
             ResponseFormatError: an event that isn't a chat-completion chunk, or an endless one.
         """
+        if self._held is not None:
+            raise self._held
         chunks: list[Chunk] = []
-        if self.done:
+        if self._done:
             return chunks
         try:
             for event in self._decoder.feed(data):
