@@ -3,7 +3,8 @@
     from foundry_lab.logs import configure_logging
     configure_logging(json=True)
 
-Prompts are logged only with `prompts=`, and cut. Answers, headers and keys are never logged.
+Prompts are logged only with `prompts=`, and cut. Answers, headers and keys are never logged; nor are the
+messages of errors, which may quote them: of a failed request the log has the outcome and the kind of error.
 """
 
 from __future__ import annotations

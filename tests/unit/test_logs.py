@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 from clients import Client, both_clients
-from stub_server import CHAT, StubService, chat, reply
+from stub_server import CHAT, StubService, chat, error, reply
 
-from foundry_lab.errors import ConfigurationError, ServerError
+from foundry_lab.errors import ConfigurationError, FoundryError, ServerError
 from foundry_lab.logs import LOGGER, configure_logging, reset_logging
 
 SECRET = "sk-very-secret"
@@ -84,6 +84,22 @@ def test_prompts_keys_and_answers_are_never_logged(
     assert text.count("\n") >= 3
     for secret in (SECRET, "teal", "confidential"):
         assert secret not in text
+
+
+@both_clients
+@pytest.mark.parametrize("as_json", [True, False])
+def test_failures_quote_nothing_into_the_log(
+    kind: str, as_json: bool, stub: StubService, out: io.StringIO
+) -> None:
+    configure_logging("DEBUG", json=as_json, stream=out)
+    stub.on("POST", CHAT, chat("a confidential answer"), error(400, f"can't tokenize {PROMPT!r}"))
+    with client(kind, stub) as ours:
+        for options in ({"parser": int}, {}):
+            with pytest.raises(FoundryError):  # whose message does quote it
+                ours.complete(PROMPT, **options)
+    assert "http_400" in out.getvalue()
+    for secret in ("teal", "confidential"):
+        assert secret not in out.getvalue()
 
 
 @pytest.mark.parametrize("as_json", [True, False])
