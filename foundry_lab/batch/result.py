@@ -21,12 +21,16 @@ class ErrorPart(msgspec.Struct, frozen=True):
     message: str
 
 
-class ResponsePart(msgspec.Struct, frozen=True):
-    """What the service answered: status, our request id, and the body as it came."""
+class ResponsePart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the service answered: status, our request id, and the body as it came.
+
+    `latency_s`, the seconds that the item took, is our addition to the format.
+    """
 
     status_code: int
     request_id: str
     body: msgspec.Raw
+    latency_s: float = 0.0
 
 
 class ResultLine(msgspec.Struct, frozen=True):
@@ -42,7 +46,8 @@ class BatchResult(msgspec.Struct, frozen=True):
     """One result as Python sees it.
 
     Attributes:
-        completion: the answer; None where there is none.
+        completion: the answer; None where there is none. Its `latency_s` is that of the run that asked; 0.0
+            where the output doesn't say.
         error: why the item failed; None where it didn't.
         status: HTTP status of the service's answer; None where it didn't answer.
     """
@@ -82,16 +87,18 @@ _decode = msgspec.json.Decoder(ResultLine).decode
 
 
 def write_line(
-    custom_id: str, fingerprint: str, reply: Reply | None, error: Exception | None
+    custom_id: str, fingerprint: str, reply: Reply | None, error: Exception | None, latency_s: float = 0.0
 ) -> tuple[bytes, str]:
-    """Return the line for an item that ended so, and its code ("ok" without an error)."""
+    """Return the line for an item that ended so after `latency_s`, and its code ("ok" without an error)."""
     response = None
+    latency_s = round(latency_s, 6)
     if reply is not None:
         body = reply.body if b"\n" not in reply.body else _encode(msgspec.json.decode(reply.body))
-        response = ResponsePart(reply.status, reply.request_id, msgspec.Raw(body))
+        response = ResponsePart(reply.status, reply.request_id, msgspec.Raw(body), latency_s)
     elif isinstance(error, APIStatusError):
         said = {"error": {"message": error.message, "type": "api_error"}}
-        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(_encode(said)))
+        body = _encode(said)
+        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(body), latency_s)
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
     return _encode(ResultLine(ID_PREFIX + fingerprint, custom_id, response, failure)) + b"\n", code
@@ -100,18 +107,27 @@ def write_line(
 def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
     """Return the result on a line; `shape` reads the answer's text as `response_model` did.
 
+    A text that doesn't fit the shape, as an earlier run had another parser, makes a result with an error.
+
     Raises:
         ValueError: it is no result line.
     """
     parsed = _decode(line)
-    completion = None
+    completion, failure = None, parsed.error
     if parsed.response is not None and parsed.response.status_code < 300:
         reply = Reply(200, {}, bytes(parsed.response.body), parsed.response.request_id)
-        completion = protocol.parse_completion(reply, 0.0)
-        if shape is not None and parsed.error is None:
-            completion = msgspec.structs.replace(completion, parsed=shape.read(completion.content))
+        completion = protocol.parse_completion(reply, parsed.response.latency_s)
+        if shape is not None and failure is None:
+            try:
+                completion = msgspec.structs.replace(completion, parsed=shape.read(completion.content))
+            except Exception as error:  # a parser of the caller's may raise anything
+                failure = ErrorPart(
+                    "structured_output",
+                    f"The answer was taken by an earlier run, and doesn't fit {shape.name} of this one "
+                    f"({_message(error)}). Use that run's parser, or another output to ask again.",
+                )
     status = parsed.response.status_code if parsed.response else None
-    return BatchResult(parsed.custom_id, completion, parsed.error, status)
+    return BatchResult(parsed.custom_id, completion, failure, status)
 
 
 def code_of(error: Exception | None) -> str:

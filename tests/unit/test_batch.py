@@ -173,6 +173,30 @@ async def test_a_parser_that_fails_stops_nothing(client: FoundryAPIClient) -> No
     assert all(result.error and "KeyError" in result.error.message for result in report.results())
 
 
+async def test_a_parser_that_refuses_an_earlier_runs_answer_is_an_error_of_that_item(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat("12"), chat("twelve"))
+    for parser in (str, int):  # a parser is no part of the request, so the second run has nothing to ask
+        report = await client.complete_batch(
+            ["a", "b"], output=tmp_path / "out.jsonl", parser=parser, ordered=True, concurrency=1
+        )
+    good, bad = report.results()
+    assert good.completion is not None
+    assert good.completion.parsed == 12
+    assert bad.error is not None
+    assert bad.content == "twelve"
+    assert "earlier run, and doesn't fit int of this one (ValueError: invalid" in bad.error.message
+
+
+async def test_results_tell_how_long_they_took(client: FoundryAPIClient, stub: StubService) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.05))
+    report = await client.complete_batch(["a", "b"])
+    latencies = [result.completion.latency_s for result in report.results() if result.completion]
+    assert latencies == pytest.approx([sample.latency_s for sample in report.samples], abs=1e-6)
+    assert min(latencies) >= 0.05
+
+
 async def test_the_input_is_never_read_ahead(client: FoundryAPIClient, stub: StubService) -> None:
     taken = 0
 
