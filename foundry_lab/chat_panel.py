@@ -143,6 +143,11 @@ class ChatPanel(ipywidgets.VBox):
 
         return HTML(self._html())
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        empty = "<i>A chat panel: run this cell yourself, and type here.</i>"
+        return {**bundle, "text/html": self._html() if self._turns() else empty}
+
     def close(self) -> None:
         """Stop, close the connection and take the panel off the page."""
         self.stop()
@@ -213,12 +218,15 @@ class ChatPanel(ipywidgets.VBox):
         self.transcript_view.value = self._html(growing)
 
     def _html(self, growing: str | None = None) -> str:
-        said = [m for m in self.messages if m["role"] != "system" and m["content"]]
+        said = self._turns()
         if growing is not None:
             said.append({"role": "assistant", "content": growing or "…"})
         turns = "".join(f'<div class="{m["role"]}">{html.escape(m["content"])}</div>' for m in said)
         note = f'<div class="note">{html.escape(self._note)}</div>' if self._note else ""
         return f'{_CSS}<div class="fl-chat" role="log" aria-live="polite">{turns}{note}</div>'
+
+    def _turns(self) -> list[dict[str, str]]:
+        return [m for m in self.messages if m["role"] != "system" and m["content"]]
 
     def _on_text_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("event") == "submit":  # the Enter key

@@ -100,3 +100,12 @@ def test_a_conversation_that_cannot_be_sent_leaves_the_panel_usable(stub: StubSe
         panel.messages.pop()
         ask(panel, "Hi")
         assert panel.messages[-1]["role"] == "assistant"
+
+
+def test_without_a_kernel_the_conversation_can_be_read(stub: StubService) -> None:
+    stub.on("POST", CHAT, stream(delta("Four <b>.")))
+    with open_panel(stub) as panel:
+        assert "run this cell" in panel._repr_mimebundle_()["text/html"]
+        ask(panel, "Two and two?")
+        page = panel._repr_mimebundle_()["text/html"]
+        assert "Two and two?" in page and "Four &lt;b&gt;." in page and "Be brief." not in page

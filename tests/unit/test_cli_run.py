@@ -93,6 +93,7 @@ def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngin
     write_notebook(
         books / "widgets.ipynb",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='cards'): pass",
+        "from foundry_lab.widgets import ChatPanel\nChatPanel()",
         "import ipywidgets\n"
         "class Both(ipywidgets.IntSlider):\n"
         "    def _repr_mimebundle_(self, **kwargs):\n"
@@ -101,10 +102,11 @@ def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngin
     )
     assert run("-o", "out").exit_code == 0
     copy = nbformat.read(tmp_path / "out" / "widgets.ipynb", as_version=4)
-    bar, both = (cell.outputs[0].data for cell in copy.cells)
+    bar, panel, both = (cell.outputs[0].data for cell in copy.cells)
     assert "cards: 100%" in bar["text/plain"] and "3/3" in bar["text/plain"]
+    assert "chat panel" in panel["text/html"]
     assert both["text/html"] == "<b>still</b>"
-    assert not any("widget-view" in kind for data in (bar, both) for kind in data)
+    assert not any("widget-view" in kind for data in (bar, panel, both) for kind in data)
     assert "widgets" not in copy.metadata, "nothing needs the stored state"
     page = (tmp_path / "out" / "widgets.html").read_text(encoding="utf-8")
     assert "cards: 100%" in page and '<script src="http' not in page
