@@ -30,6 +30,9 @@ State = Literal["closed", "open", "half-open"]
 FAILURES = (ServiceUnavailableError, RequestTimeoutError, ServerError, StreamInterruptedError)
 """What counts against the service. A 4xx is the caller's fault, a cancelled call nobody's."""
 
+PROBE_LOST_S = 60.0
+"""A probe that says nothing for so long makes way for another: it may be a stream that nobody reads on."""
+
 _log = logging.getLogger("foundry_lab.breaker")
 
 
@@ -52,7 +55,8 @@ class CircuitBreaker:
         window_s: length of the sliding window in seconds.
         minimum_calls: the rate isn't looked at before the window holds so many calls.
         open_s: seconds to stay open before probing.
-        half_open_probes: so many calls are let through to probe; all must succeed to close.
+        half_open_probes: so many calls are let through to probe; all must succeed to close. If they say
+            nothing for a minute, others take their place.
         clock: monotonic seconds.
 
     Raises:
@@ -122,7 +126,9 @@ class CircuitBreaker:
                 raise self._refusal(self._open_s - (now - self._since))
             if self._state == "half-open":
                 if self._probes_out + self._probes_ok >= self._probes:
-                    raise self._refusal(self._open_s)
+                    if now - self._since < PROBE_LOST_S:
+                        raise self._refusal(self._open_s)
+                    self._begin(now)
                 self._probes_out += 1
             ticket = self._period
         self._tell(transition)
@@ -194,11 +200,14 @@ class CircuitBreaker:
     def _change(self, new: State, reason: str) -> Transition:
         transition = Transition(self._state, new, self._clock(), reason)
         self._state = new
+        self._begin(transition.at_s)
+        return transition
+
+    def _begin(self, now: float) -> None:
         self._period += 1
-        self._since = transition.at_s
+        self._since = now
         self._in_a_row = self._probes_out = self._probes_ok = self._window_failures = 0
         self._window.clear()
-        return transition
 
     def _refusal(self, wait_s: float) -> CircuitOpenError:
         wait_s = max(0.0, wait_s)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from foundry_lab import CircuitBreaker
-from foundry_lab.breaker import Transition
+from foundry_lab.breaker import PROBE_LOST_S, Transition
 from foundry_lab.errors import (
     BadRequestError,
     CircuitOpenError,
@@ -65,13 +65,16 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.period += 1
         self.opened_at = self.clock.now
 
-    @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 11.0]))
+    @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 11.0, PROBE_LOST_S]))
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
 
     @rule()
     def a_call_begins(self) -> None:
         if self.state == "open" and self.clock.now - self.opened_at >= 5:
+            self.enter("half-open")
+        full = self.out + self.succeeded >= self.probes
+        if self.state == "half-open" and full and self.clock.now - self.opened_at >= PROBE_LOST_S:
             self.enter("half-open")
         allowed = self.state == "closed" or (
             self.state == "half-open" and self.out + self.succeeded < self.probes
@@ -217,6 +220,18 @@ def test_a_cancelled_probe_makes_room_for_another() -> None:
         raise asyncio.CancelledError
     with breaker.guard():
         pass
+    assert breaker.state == "closed"
+
+
+def test_a_probe_that_never_says_anything_does_not_keep_the_breaker_from_closing() -> None:
+    breaker, clock = opened()
+    clock.now += 5
+    stream_that_nobody_reads_on = breaker.acquire()
+    clock.now += PROBE_LOST_S
+    with breaker.guard():
+        pass
+    assert breaker.state == "closed"
+    breaker.failure(stream_that_nobody_reads_on)
     assert breaker.state == "closed"
 
 
