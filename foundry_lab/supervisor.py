@@ -70,14 +70,16 @@ class Restarter:
         """
         from . import engine
 
-        if not self._is_due() or stop.is_set() or engine.service_status() is not None:
+        if not self._is_due() or stop.is_set():
             return
         began = time.monotonic()
         problem = ""
         try:
+            if engine.service_status() is not None:
+                return
             engine.ensure_service(self._settings, progress=False)
         except Exception as error:  # whatever it is, the next try may work
-            problem = str(error)
+            problem = str(error) or repr(error)
         self._in_a_row += 1
         self.restarts.append(Restart(began, time.monotonic() - began, problem))
         if problem:

@@ -259,6 +259,19 @@ def test_a_restart_that_fails_is_noted_and_waited_after(fake: Engine) -> None:
     assert restart.error == "No space left."
 
 
+@pytest.mark.parametrize("error", [EngineError("The note can't be read."), TimeoutError()], ids=repr)
+def test_a_look_for_the_process_that_breaks_is_a_failed_restart(
+    fake: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def status() -> None:
+        raise error
+
+    monkeypatch.setattr(engine, "service_status", status)
+    keeper = restarter()
+    keeper.restart_if_dead(threading.Event())  # or the monitor would end with it
+    assert (fake.starts, keeper.restarts[0].error) == (0, str(error) or repr(error))
+
+
 @given(st.integers(1, 10_000), st.floats(0, 100), st.floats(0, 1000))
 def test_waits_grow_and_stay_bounded(in_a_row: int, initial_s: float, max_s: float) -> None:
     policy = Supervisor(backoff_initial_s=initial_s, backoff_max_s=max_s)
