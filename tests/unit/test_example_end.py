@@ -28,11 +28,17 @@ def stub() -> Iterator[StubService]:
 def begin(endpoint: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *options],
-        env={**os.environ, "FOUNDRY_ENDPOINT": endpoint},
+        env={
+            **os.environ,
+            "FOUNDRY_ENDPOINT": endpoint,
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8:strict",
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
     )
 
 
@@ -61,6 +67,13 @@ def test_empty_lines_are_no_prompts(stub: StubService) -> None:
     out, _ = begin(stub.url, "--metrics-port", "0").communicate("one\n\n  \ntwo\n", LIMIT_S)
     assert sorted(json.loads(line)["prompt"] for line in out.splitlines()) == ["one", "two"]
     assert stub.count("POST", CHAT) == 2
+
+
+def test_bytes_that_are_no_text_do_not_end_the_reading(stub: StubService) -> None:
+    worker = begin(stub.url, "--metrics-port", "0")
+    out, _ = worker.communicate("caf\udce9\ntwo\n", LIMIT_S)
+    assert worker.returncode == 0
+    assert sorted(json.loads(line)["prompt"] for line in out.splitlines()) == ["caf\ufffd", "two"]
 
 
 def test_a_taken_port_ends_it_before_the_service_is_asked(stub: StubService) -> None:
