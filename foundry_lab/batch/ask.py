@@ -151,10 +151,9 @@ async def ask_once(endpoint: Endpoint, item: BatchItem) -> tuple[Outcome, Except
         completion = await client._complete(item.request, send)
     except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
         keep = last if not isinstance(error, FoundryError) or _has_text(error) else None
-        took_s = time.perf_counter() - started
-        line, code = write_line(item.custom_id, item.fingerprint, keep, error, took_s)
-        return Outcome(item.custom_id, item.fingerprint, line, code, took_s), error
-    line, code = write_line(item.custom_id, item.fingerprint, last, None, completion.latency_s)
+        line, code = write_line(item.custom_id, item.fingerprint, keep, error)
+        return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
+    line, code = write_line(item.custom_id, item.fingerprint, last, None)
     usage = completion.usage
     return (
         Outcome(

@@ -23,6 +23,7 @@ class BatchOptions(ChatOptions, total=False):
     `output`: the JSONL file for the results; without one they go into a temporary file, kept with the report.
     `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
     `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
+        A request that changed runs again under its custom_id; its old result goes to a file OUTPUT.bak.
     `retry_failed`: run those again that failed. `ordered`: at the end, put the output in the input's order.
     `endpoints`: addresses of several services to share the work, or of one.
     `cluster`: a `distributed.Client`; its workers ask their own endpoints, `chunk_size` items at a time.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from .. import protocol
@@ -21,16 +23,12 @@ class ErrorPart(msgspec.Struct, frozen=True):
     message: str
 
 
-class ResponsePart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the service answered: status, our request id, and the body as it came.
-
-    `latency_s`, the seconds that the item took, is our addition to the format.
-    """
+class ResponsePart(msgspec.Struct, frozen=True):
+    """What the service answered: status, our request id, and the body as it came."""
 
     status_code: int
     request_id: str
     body: msgspec.Raw
-    latency_s: float = 0.0
 
 
 class ResultLine(msgspec.Struct, frozen=True):
@@ -46,8 +44,8 @@ class BatchResult(msgspec.Struct, frozen=True):
     """One result as Python sees it.
 
     Attributes:
-        completion: the answer; None where there is none. Its `latency_s` is that of the run that asked; 0.0
-            where the output doesn't say.
+        completion: the answer; None where there is none. Its `latency_s` is NaN: the format has no place
+            for it. The report has the run's latencies.
         error: why the item failed; None where it didn't.
         status: HTTP status of the service's answer; None where it didn't answer.
     """
@@ -87,18 +85,16 @@ _decode = msgspec.json.Decoder(ResultLine).decode
 
 
 def write_line(
-    custom_id: str, fingerprint: str, reply: Reply | None, error: Exception | None, latency_s: float = 0.0
+    custom_id: str, fingerprint: str, reply: Reply | None, error: Exception | None
 ) -> tuple[bytes, str]:
-    """Return the line for an item that ended so after `latency_s`, and its code ("ok" without an error)."""
+    """Return the line for an item that ended so, and its code ("ok" without an error)."""
     response = None
-    latency_s = round(latency_s, 6)
     if reply is not None:
         body = reply.body if b"\n" not in reply.body else _encode(msgspec.json.decode(reply.body))
-        response = ResponsePart(reply.status, reply.request_id, msgspec.Raw(body), latency_s)
+        response = ResponsePart(reply.status, reply.request_id, msgspec.Raw(body))
     elif isinstance(error, APIStatusError):
         said = {"error": {"message": error.message, "type": "api_error"}}
-        body = _encode(said)
-        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(body), latency_s)
+        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(_encode(said)))
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
     return _encode(ResultLine(ID_PREFIX + fingerprint, custom_id, response, failure)) + b"\n", code
@@ -116,7 +112,7 @@ def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
     completion, failure = None, parsed.error
     if parsed.response is not None and parsed.response.status_code < 300:
         reply = Reply(200, {}, bytes(parsed.response.body), parsed.response.request_id)
-        completion = protocol.parse_completion(reply, parsed.response.latency_s)
+        completion = protocol.parse_completion(reply, math.nan)
         if shape is not None and failure is None:
             try:
                 completion = msgspec.structs.replace(completion, parsed=shape.read(completion.content))
