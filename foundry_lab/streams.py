@@ -51,7 +51,7 @@ class StreamState:
 
     @property
     def model(self) -> str:
-        """Id of the model that answers; empty before the first event."""
+        """Id of the model that answers, or was asked if none did; empty before the first event."""
         return self._parser.model
 
     @property
