@@ -58,8 +58,10 @@ def request_path() -> Figure:
         (74, 30.5),
         arrowprops={"arrowstyle": "-|>", "color": ORANGE, "lw": 1.6, "connectionstyle": "arc3,rad=0.15"},
     )
-    ax.text(54, 34.5, "failed, and safe to send again", ha="center", va="center", fontsize=9, color=ORANGE)
-    ax.text(0, 1, "what you see if it ends here:", fontsize=8.5, color=GREY, va="center")
+    ax.text(54, 35.6, "failed, and safe to send again", ha="center", va="center", fontsize=9, color=ORANGE)
+    ax.text(
+        50, 1, "below each: what you see if it ends there", fontsize=8.5, color=GREY, ha="center", va="center"
+    )
     return fig
 
 
