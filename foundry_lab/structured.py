@@ -178,6 +178,8 @@ def _json_schema_shape(schema: dict[str, Any]) -> Shape:
     import jsonschema  # here, as it is slow to import and seldom used
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ConfigurationError(f'response_model is no JSON schema: its "$schema" is {schema["$schema"]!r}.')
     validator_class = jsonschema.validators.validator_for(schema)
     try:
         validator_class.check_schema(schema)

@@ -129,6 +129,7 @@ def test_a_mistake_in_the_parser_is_the_callers(kind: str) -> None:
         {"response_model": "schema"},
         {"response_model": StructCity("a", 1)},
         {"response_model": {"type": "no such type"}},
+        {"response_model": {"type": "object", "$schema": 5}},
         {"parser": "int"},
         {"parser": int, "response_model": StructCity},
         {"parse_attempts": 0, "parser": int},
