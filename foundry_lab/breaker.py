@@ -121,7 +121,7 @@ class CircuitBreaker:
         with self._lock:
             now = self._clock()
             if self._state == "open" and now - self._since >= self._open_s:
-                transition = self._change("half-open", f"{self._open_s:g} s have passed")
+                transition = self._change("half-open", f"{self._open_s:g} s later")
             if self._state == "open":
                 raise self._refusal(self._open_s - (now - self._since))
             if self._state == "half-open":
@@ -143,7 +143,8 @@ class CircuitBreaker:
                     self._probes_out -= 1
                     self._probes_ok += 1
                     if self._probes_ok >= self._probes:
-                        transition = self._change("closed", f"{self._probes_ok} probe(s) succeeded")
+                        all_of_them = "the probe" if self._probes == 1 else f"{self._probes} probes"
+                        transition = self._change("closed", f"{all_of_them} succeeded")
                 else:
                     self._in_a_row = 0
                     self._record(failed=False)
@@ -189,7 +190,7 @@ class CircuitBreaker:
 
     def _why_open(self) -> str | None:
         if self._in_a_row >= self._threshold:
-            return f"{self._in_a_row} failures in a row"
+            return f"{self._in_a_row} failures in a row" if self._in_a_row > 1 else "a failure"
         calls = len(self._window)
         if self._rate is not None and calls >= self._minimum_calls:
             rate = self._window_failures / calls

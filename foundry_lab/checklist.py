@@ -151,7 +151,7 @@ def _leaves_a_400_alone(make: Callable[[str], Ask], proxy: FaultProxy) -> Trial:
 def _keeps_its_deadline(make: Callable[[str], Ask], proxy: FaultProxy) -> Trial:
     call = _under(make, proxy, *[Fault("drip", delay_s=0.2)] * 10, timeout_s=SHORT_S)
     good = call.error is not None and call.took_s <= SHORT_S + GRACE_S
-    return Trial(f"is back within {SHORT_S:g} s though bytes trickle in", good, str(call))
+    return Trial(f"is back soon after {SHORT_S:g} s though bytes trickle in", good, str(call))
 
 
 def _asks_a_silent_service_once(make: Callable[[str], Ask], proxy: FaultProxy) -> Trial:

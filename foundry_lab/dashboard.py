@@ -129,9 +129,10 @@ class HealthDashboard:
         facts = [f"breaker <b>{self._breaker.state if self._breaker else 'none'}</b>"]
         if self._metrics is not None:
             counts = self._metrics.snapshot()
-            failed = sum(number for word, number in counts.requests.items() if word != "ok")
+            answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
+            failed = sum(counts.requests.values()) - answered - cancelled
             facts += [
-                f"requests <b>{counts.requests.get('ok', 0)}</b> answered, <b>{failed}</b> failed, "
+                f"requests <b>{answered}</b> answered, <b>{failed}</b> failed, "
                 f"{counts.in_flight} under way, {counts.retries} retries",
             ]
         if sample is not None and sample.health.uptime_s is not None:

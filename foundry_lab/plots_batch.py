@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .errors import ConfigurationError
 from .plotstyle import BLUE, GREEN, GREY, ORANGE, RED, figure, label, panels
@@ -51,6 +52,7 @@ def batch_figure(report: BatchReport) -> Figure:
     at = [0.0, *(sample.at_s for sample in report.samples)]
     finished = np.linspace(0, report.done + report.failed, len(at))
     left.step(at, finished, where="post", color=BLUE, linewidth=2)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     label(left, "time (s)", "finished items", "Progress: a straight line is a steady service")
     right.plot(
         [s.at_s for s in good], [s.latency_s for s in good], ".", color=BLUE, alpha=0.6, label="answered"
@@ -62,8 +64,8 @@ def batch_figure(report: BatchReport) -> Figure:
             right.axhline(value, color=colour, linewidth=2, label=f"p{q} = {value:.2f} s")
     label(right, "time (s)", "latency (s)", "Latency of each item")
     right.set_xlim(*left.get_xlim())
-    right.set_ylim(bottom=0)
     if report.samples:
+        right.set_ylim(0, 1.2 * max(sample.latency_s for sample in report.samples) or None)
         right.legend(loc="best", framealpha=0.9)
     return fig
 

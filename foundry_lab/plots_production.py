@@ -46,7 +46,7 @@ def request_path() -> Figure:
     )
     for x, name, what, color, error in boxes:
         _box(ax, x, name, what, color)
-        ax.text(x + 9, 5, error, ha="center", va="center", fontsize=8.5, color=color, style="italic")
+        ax.text(x + 9, 5, error, ha="center", va="center", fontsize=10, color=color, style="italic")
         ax.annotate("", (x + 9, 7), (x + 9, 12), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.2})
         if x > 1:
             ax.annotate(
@@ -58,9 +58,9 @@ def request_path() -> Figure:
         (74, 30.5),
         arrowprops={"arrowstyle": "-|>", "color": ORANGE, "lw": 1.6, "connectionstyle": "arc3,rad=0.15"},
     )
-    ax.text(54, 35.6, "failed, and safe to send again", ha="center", va="center", fontsize=9, color=ORANGE)
+    ax.text(54, 35.6, "failed, and safe to send again", ha="center", va="center", fontsize=10, color=ORANGE)
     ax.text(
-        50, 1, "below each: what you see if it ends there", fontsize=8.5, color=GREY, ha="center", va="center"
+        54, 1, "below each: what you see if it ends there", fontsize=10, color=GREY, ha="center", va="center"
     )
     return fig
 
@@ -71,7 +71,7 @@ def _box(ax: Axes, x: float, name: str, what: str, color: str) -> None:
     )
     ax.add_patch(box)
     ax.text(x + 9, 25.5, name, ha="center", va="center", fontsize=11, fontweight="bold", color=color)
-    ax.text(x + 9, 18.5, what, ha="center", va="center", fontsize=9)
+    ax.text(x + 9, 18.5, what, ha="center", va="center", fontsize=10)
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> Figure:
@@ -210,21 +210,22 @@ def recovery(
 
     Args:
         outcomes: the calls. samples: of the monitor. restarts: of the supervisor.
-        killed_at_s: when, in monotonic seconds; the time axis starts a little before.
+        killed_at_s: when, in monotonic seconds.
 
     Raises:
         ConfigurationError: no samples or no calls.
     """
     if not outcomes or not samples:
         raise ConfigurationError("There are no calls or no samples to draw.")
-    began = killed_at_s - 1.5
+    began = min(killed_at_s, *(began for began, _, _ in outcomes))
+    lead = killed_at_s - began
     end = max(max(ended for _, ended, _ in outcomes), samples[-1].at_s) - began
     fig, axes = panels(2, "Killed, found dead, started again", size=(9, 4.6), stacked=True)
     marks = [(sample.health.status, sample.at_s) for sample in samples]
     _bands(axes[0], began, end, marks, STATUS_COLORS)
     label(axes[0], "", "", "health, as the monitor saw it")
     for row, (word, (color, text)) in enumerate(OUTCOME_STYLE.items()):
-        points = [ended - began for _, ended, outcome in outcomes if outcome == word and ended >= began]
+        points = [ended - began for _, ended, outcome in outcomes if outcome == word]
         axes[1].scatter(points, [row] * len(points), s=16, color=color)
         axes[1].text(end * 1.02, row, f"{len(points)} {text}", va="center", fontsize=9, color=color)
     axes[1].set_yticks([])
@@ -236,10 +237,10 @@ def recovery(
     label(axes[1], "seconds since the kill", "", title)
     for ax in axes:
         ax.set_xlim(0, end)
-        ax.axvline(1.5, color="black", lw=1.5)
-        ticks = np.arange(0, int(end) + 1)
-        ax.set_xticks(ticks + 0.5, [str(tick - 1) for tick in ticks])
-    axes[0].text(1.53, 0.97, " kill -9", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9)
+        ax.axvline(lead, color="black", lw=1.5)
+        ticks = np.arange(-int(lead), int(end - lead) + 1)
+        ax.set_xticks(ticks + lead, [str(tick) for tick in ticks])
+    axes[0].text(lead, 0.97, " kill -9", transform=axes[0].get_xaxis_transform(), va="top", fontsize=9)
     for restart in restarts:
         start = restart.at_s - began
         axes[1].axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)

@@ -23,8 +23,9 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
         streams: name -> seconds from the call to each token's arrival (`stream.arrivals_s`).
     """
     fig, ax = figure(title, "time since the call (s)", "", size=(9.0, 1.7 + 0.8 * len(streams)))
-    for row, arrivals in enumerate(streams.values()):
-        ax.eventplot([arrivals], lineoffsets=[row], linelengths=0.6, linewidths=1.0, colors=[CYCLE[row % 6]])
+    rows = range(0, -len(streams), -1)  # the first on top
+    for row, arrivals in zip(rows, streams.values(), strict=True):
+        ax.eventplot([arrivals], lineoffsets=[row], linelengths=0.6, linewidths=1.0, colors=[CYCLE[-row % 6]])
         if len(arrivals):
             ax.plot(arrivals[0], row + 0.38, marker="v", color=RED, markersize=7)
             ax.annotate(
@@ -35,8 +36,8 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
                 fontsize=9,
                 color=RED,
             )
-    ax.set_yticks(range(len(streams)), list(streams))
-    ax.set_ylim(-0.6, len(streams) - 0.1)
+    ax.set_yticks(rows, list(streams))
+    ax.set_ylim(0.4 - len(streams), 0.9)
     ax.set_xlim(left=0)
     return fig
 
@@ -57,7 +58,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
         ttft_s: its time to first token in seconds.
         decode_s: its mean inter-token latency in seconds.
     """
-    fig, (left, right) = panels(2, "A long prompt delays the first token, hardly the others")
+    fig, (left, right) = panels(2, "A long prompt delays the first token much, the others little")
     ttft_ms = 1000 * np.asarray(ttft_s, float)
     fit = fit_latency(prompt_tokens, list(ttft_ms))
     ends = np.array([0, max(prompt_tokens) * 1.05])
@@ -67,7 +68,8 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
     decode_ms = 1000 * np.asarray(decode_s, float)
     right.scatter(prompt_tokens, decode_ms, color=BLUE, s=40, zorder=3)
-    right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2)
+    right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
+    right.legend(frameon=False, fontsize=10)
     right.set_ylim(0, float(decode_ms.max()) * 1.4)
     label(right, "prompt tokens", "time per token (ms)", f"decode: {np.median(decode_ms):.1f} ms a token")
     return fig

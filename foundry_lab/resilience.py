@@ -93,7 +93,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         A connection that broke before the caller got anything is: it breaks when the service goes. Streams
         are sent again up to their first text only; the clients see to that. A generation that ran into a time
         limit isn't: foundry-local-sdk 2.2.1 computes a plain answer to its end though nobody waits for it any
-        more, and the next request would have to wait for it.
+        more, and the next request would have to share the device with it.
         """
         if isinstance(error, APIStatusError):
             return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)

@@ -153,6 +153,7 @@ def _read(notebook: Path) -> NotebookNode:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("execution", None)
     return book
 
 
@@ -173,6 +174,7 @@ def _execute(book: NotebookNode, work_dir: Path, timeout: int | None, on_cell: O
         kernel_manager_class=kernel.ThisPythonKernelManager,
         kernel_name=NATIVE_KERNEL_NAME,
         timeout=timeout,
+        record_timing=False,  # time stamps in every cell would drown what has changed
         coalesce_streams=True,  # a streamed answer is one output, not one for each token
         resources={"metadata": {"path": str(work_dir)}},
     )

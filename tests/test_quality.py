@@ -51,6 +51,11 @@ def test_notebook_was_run_from_top_to_bottom(notebook: Path) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
 
+def test_notebook_carries_no_time_stamps(notebook: Path) -> None:
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        assert "execution" not in cell.metadata, cell.source
+
+
 def test_notebook_has_only_errors_made_on_purpose(notebook: Path) -> None:
     for cell in nbformat.read(notebook, as_version=4).cells:
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]

@@ -269,6 +269,25 @@ def test_listeners_hear_every_change_and_may_raise_or_use_the_breaker() -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (1, ["a failure", "5 s later", "the probe succeeded"]),
+        (2, ["2 failures in a row", "5 s later", "2 probes succeeded"]),
+    ],
+)
+def test_every_change_has_its_reason_in_words(number: int, expected: list[str]) -> None:
+    clock, told = Clock(), []
+    breaker = CircuitBreaker(failure_threshold=number, half_open_probes=number, open_s=5, clock=clock)
+    breaker.add_listener(lambda transition: told.append(transition.reason))
+    for _ in range(number):
+        breaker.failure(breaker.acquire())
+    clock.now += 5
+    for _ in range(number):
+        breaker.success(breaker.acquire())
+    assert told == expected
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"failure_threshold": 0},

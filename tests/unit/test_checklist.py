@@ -65,7 +65,7 @@ def test_our_client_passes(stub: StubService) -> None:
 def test_bare_requests_fails_where_it_has_no_policy(stub: StubService) -> None:
     failed = failures(naive, stub.url)
     assert "answers in spite of one 503" in failed
-    assert "is back within 0.6 s though bytes trickle in" in failed
+    assert "is back soon after 0.6 s though bytes trickle in" in failed
     assert "spares a service that is down (circuit breaker)" in failed
     assert "never repeats a 400" not in failed
 

@@ -11,7 +11,7 @@ from stub_server import CHAT, StubService, chat, reply
 from foundry_lab import CircuitBreaker, SyncFoundryAPIClient
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults import FaultProxy
-from foundry_lab.metrics import Metrics
+from foundry_lab.metrics import Metrics, Record
 from foundry_lab.widgets import HealthDashboard
 
 
@@ -75,6 +75,13 @@ def test_asking_moves_requests_and_breaker(stub: StubService, dashboard: HealthD
         dashboard._ask.click()
         wait_for(dashboard, f"<b>{failed}</b> failed")
     wait_for(dashboard, "breaker <b>open</b>")
+
+
+def test_a_cancelled_request_is_no_failure(dashboard: HealthDashboard) -> None:
+    for outcome in ("ok", "cancelled", "timeout"):
+        dashboard._metrics.start()
+        dashboard._metrics.finish(Record("complete", "id", outcome=outcome))
+    assert "<b>1</b> answered, <b>1</b> failed" in dashboard.html()
 
 
 def test_health_checks_do_not_count_as_requests(stub: StubService, dashboard: HealthDashboard) -> None:

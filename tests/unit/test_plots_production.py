@@ -56,10 +56,16 @@ def test_breaker_timeline_counts_each_outcome() -> None:
 
 
 def test_recovery_says_how_long_it_took() -> None:
-    outcomes = [(9.0, 9.2, "ok"), (9.9, 10.1, "failed"), (11.0, 11.1, "open"), (12.0, 12.5, "ok")]
+    outcomes = [(7.0, 7.2, "ok"), (9.9, 10.1, "failed"), (11.0, 11.1, "open"), (12.0, 12.5, "ok")]
     samples = [sample(9.0, "healthy"), sample(10.4, "unavailable"), sample(12.2, "healthy")]
     fig = plots.recovery(outcomes, samples, [Restart(10.5, 1.2)], killed_at_s=10.0)
     assert "first answer 2.5 s after the kill" in words(fig.axes[1])
+    for expected in ("2 answered", "1 sent, and failed", "1 refused by the breaker"):  # every call is counted
+        assert expected in words(fig.axes[1])
+    places = zip(fig.axes[1].get_xticklabels(), fig.axes[1].get_xticks(), strict=True)
+    ticks = {tick.get_text(): at for tick, at in places}
+    assert ticks["0"] == pytest.approx(3.0)
+    assert min(map(int, ticks)) == -3
 
 
 def test_an_answer_that_was_under_way_is_no_recovery() -> None:
