@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -78,38 +79,38 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
     """Draw each call as a row of its attempts on a time line in seconds, as a fault proxy logged them.
 
     Args:
-        log: entries of `FaultProxy.log`; those with the same request id are one call.
+        log: entries of `FaultProxy.log`; those with the same request id are one call. A request that is
+            under way is drawn up to now.
         deadline_s: draw a line there.
 
     Raises:
         ConfigurationError: there is nothing to draw.
     """
-    calls: dict[str, list[ProxiedRequest]] = {}
+    now_s = time.monotonic()
+    calls: dict[str, list[tuple[float, float, str]]] = {}
     for entry in log:
-        if entry.duration_s is not None:
-            calls.setdefault(entry.request_id, []).append(entry)
+        end_s = now_s if entry.duration_s is None else entry.at_s + entry.duration_s
+        calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
-        raise ConfigurationError("The log holds no finished request; send some through the proxy first.")
+        raise ConfigurationError("The log holds no request; send some through the proxy first.")
     fig, ax = figure(
         "Attempts of each call, and what they met",
         "seconds since the call's first attempt",
         "call",
         size=(9, 1.6 + 0.34 * len(calls)),
     )
-    ends = [
-        entry.at_s + (entry.duration_s or 0.0) - each[0].at_s for each in calls.values() for entry in each
-    ]
+    ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])
-    met = dict.fromkeys(entry.fault for each in calls.values() for entry in each)
+    met = dict.fromkeys(fault for each in calls.values() for _, _, fault in each)
     faults = [fault for fault in met if fault]
     colors = {"": BLUE} if "" in met else {}
     colors |= {fault: FAULT_COLORS[n % len(FAULT_COLORS)] for n, fault in enumerate(faults)}
     for row, entries in zip(range(0, -len(calls), -1), calls.values(), strict=True):  # the first on top
-        start = entries[0].at_s
-        ax.plot([0, entries[-1].at_s - start], [row, row], color=GREY, lw=1, ls=":", zorder=1)
-        for entry in entries:
-            width = max(entry.duration_s or 0.0, 0.008 * longest)  # wide enough to be seen
-            ax.barh(row, width, left=entry.at_s - start, height=0.6, color=colors[entry.fault], zorder=2)
+        first_s, last_s = entries[0][0], entries[-1][0]
+        ax.plot([0, last_s - first_s], [row, row], color=GREY, lw=1, ls=":", zorder=1)
+        for at_s, end_s, fault in entries:
+            width = max(end_s - at_s, 0.008 * longest)  # wide enough to be seen
+            ax.barh(row, width, left=at_s - first_s, height=0.6, color=colors[fault], zorder=2)
     ax.set_yticks(range(0, -len(calls), -1), [str(number) for number in range(1, len(calls) + 1)])
     ax.set_ylim(-len(calls) + 0.4, 0.6)
     handles: list[Artist] = [

@@ -33,13 +33,20 @@ def test_the_path_names_every_policy_and_its_error() -> None:
 
 
 def test_attempts_has_a_row_a_call_and_a_bar_an_attempt() -> None:
-    log = [request(10.0, "a", "reset"), request(10.3, "a"), request(10.1, "b"), request(11, "c", "", None)]
+    log = [request(10.0, "a", "reset"), request(10.3, "a"), request(10.1, "b")]
     ax = plots.attempts(log, deadline_s=1.0).axes[0]
     bars = [(patch.get_x(), patch.get_y()) for patch in ax.patches]
     assert [x for x, _ in bars] == pytest.approx([0.0, 0.3, 0.0])
     assert bars[0][1] == bars[1][1] > bars[2][1]  # the first call is on top
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["passed on", "reset", "deadline"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["1", "2"]
+
+
+def test_an_attempt_under_way_is_drawn_up_to_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots.time, "monotonic", lambda: 11.5)
+    log = [request(10.0, "a", "reset"), request(11.0, "a", duration_s=None)]
+    bars = plots.attempts(log).axes[0].patches
+    assert [patch.get_width() for patch in bars] == pytest.approx([0.1, 0.5])
 
 
 def test_arrivals_says_how_many_came_at_once() -> None:
