@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .batch.output import BatchOutputError
     from .batch.report import BatchReport, BatchStoppedError
     from .breaker import CircuitBreaker
+    from .cache import ResponseCache
     from .client import FoundryAPIClient
     from .config import Settings
     from .engine import ensure_service, stop_service
@@ -40,8 +41,14 @@ if TYPE_CHECKING:
         StreamInterruptedError,
         StructuredOutputError,
     )
+    from .fault_kinds import Fault
+    from .faults import FaultProxy
+    from .logs import configure_logging
+    from .metrics import Metrics
+    from .monitor import HealthMonitor
     from .oneliners import complete, stream
     from .resilience import RetryPolicy
+    from .supervisor import Supervisor
     from .sync_client import SyncFoundryAPIClient
     from .types import Chunk, Completion, Health, Model, Usage
 
@@ -62,15 +69,20 @@ __all__ = [
     "ConfigurationError",
     "ContextLengthError",
     "EngineError",
+    "Fault",
+    "FaultProxy",
     "FoundryAPIClient",
     "FoundryError",
     "Health",
+    "HealthMonitor",
+    "Metrics",
     "Model",
     "ModelBusyError",
     "ModelNotFoundError",
     "ModelNotLoadedError",
     "RateLimitError",
     "RequestTimeoutError",
+    "ResponseCache",
     "ResponseFormatError",
     "RetryPolicy",
     "ServerError",
@@ -78,9 +90,11 @@ __all__ = [
     "Settings",
     "StreamInterruptedError",
     "StructuredOutputError",
+    "Supervisor",
     "SyncFoundryAPIClient",
     "Usage",
     "complete",
+    "configure_logging",
     "ensure_service",
     "stop_service",
     "stream",
@@ -92,11 +106,18 @@ _HOME = {
     "BatchReport": "batch.report",
     "BatchStoppedError": "batch.report",
     "CircuitBreaker": "breaker",
+    "Fault": "fault_kinds",
+    "FaultProxy": "faults",
     "FoundryAPIClient": "client",
+    "HealthMonitor": "monitor",
+    "Metrics": "metrics",
+    "ResponseCache": "cache",
     "RetryPolicy": "resilience",
     "Settings": "config",
+    "Supervisor": "supervisor",
     "SyncFoundryAPIClient": "sync_client",
     "complete": "oneliners",
+    "configure_logging": "logs",
     "ensure_service": "engine",
     "stop_service": "engine",
     "stream": "oneliners",

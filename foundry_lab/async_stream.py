@@ -75,6 +75,7 @@ class CompletionStream(StreamState):
 
     async def aclose(self) -> None:
         """Stop reading; the service stops generating."""
+        self._ready.clear()
         self._close(asyncio.CancelledError())
 
     def __del__(self) -> None:
@@ -121,7 +122,7 @@ class CompletionStream(StreamState):
         limit_s = min(self._request.first_token_s, deadline.remaining())
         try:
             async with asyncio.timeout(limit_s):
-                response = self._response = await self._client._dispatch(call, record.request_id)
+                response = self._response = await self._client._dispatch(call, record.request_id, limit_s)
                 reply = Reply(response.status, response.headers, b"", record.request_id)
                 if response.status != 200 or not protocol.is_event_stream(reply):
                     body = await read_body(response)

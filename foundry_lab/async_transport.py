@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import Callable, Mapping
 
 import aiohttp
@@ -12,12 +13,32 @@ from .core import CONNECT_TIMEOUT_S, broke_off, not_http, too_large
 from .errors import FoundryError
 from .protocol import MAX_BODY_BYTES
 
+CONNECT_SHARE = 0.95
+"""Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
+LARGE_BODY_BYTES = 2**20
+"""Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
+
+
+_USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+
+
+def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
+    """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
+    if (connect_s := CONNECT_SHARE * limit_s) >= CONNECT_TIMEOUT_S:
+        return _USUAL_LIMITS
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+
+
+def as_payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Return a request's body in the form that aiohttp sends best."""
+    return io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
+
 
 def open_session(headers: Mapping[str, str]) -> aiohttp.ClientSession:
     """Return a session of the running loop. It sets no total limit: requests bring their own deadline."""
     return aiohttp.ClientSession(
         headers=headers,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        timeout=_USUAL_LIMITS,
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )

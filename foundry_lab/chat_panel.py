@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets
 
 from .async_stream import CompletionStream
+from .checks import check_kind
 from .client import FoundryAPIClient
 from .errors import ContextLengthError
 
@@ -37,6 +38,9 @@ class ChatPanel(ipywidgets.VBox):
         temperature: where its slider starts, 0 to 2.
         max_tokens: where its slider starts, tokens of one answer.
 
+    Raises:
+        ConfigurationError: the client is another thing than an async one.
+
     Attributes:
         messages: the conversation so far, as chat messages.
         tokens_per_s: decode throughput of the latest answer; None before it has two tokens.
@@ -51,11 +55,12 @@ class ChatPanel(ipywidgets.VBox):
         max_tokens: int = 120,
     ) -> None:
         # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
-        self._client = client or FoundryAPIClient()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._idle = threading.Event()
         self._idle.set()
+        self._client = client or FoundryAPIClient()
+        check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self.tokens_per_s: float | None = None
         self._note = ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
+from typing import TypeGuard
 
 from .errors import ConfigurationError
 
@@ -13,6 +15,17 @@ def as_number(value: object) -> float:
         return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_kind(value: object, name: str, kinds: tuple[type, ...], instead: str) -> None:
+    """Raise ConfigurationError, which says what to give instead, for a value of another kind."""
+    if not isinstance(value, kinds):
+        raise ConfigurationError(f"{name} is a {type(value).__name__}; give {instead}.")
 
 
 def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
@@ -26,6 +39,6 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
 
 def check_count(value: object, name: str) -> int:
     """Return a count. Raises ConfigurationError for what isn't a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or (count := int(value)) < 1:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from 1.")
-    return value
+    return count

@@ -15,11 +15,10 @@ from yarl import URL
 
 from . import chat, health, protocol
 from .async_stream import CompletionStream
-from .async_transport import Sessions, read_body
+from .async_transport import Sessions, as_payload, read_body, time_limits
 from .chat import ChatOptions, ChatRequest
 from .config import check_timeout
 from .core import (
-    CONNECT_TIMEOUT_S,
     LOAD_TIMEOUT_S,
     ClientCore,
     Target,
@@ -167,6 +166,8 @@ class FoundryAPIClient(ClientCore):
         """
         await self._sessions.close()
 
+    aclose = close
+
     async def __aenter__(self) -> FoundryAPIClient:
         await self._connected()
         return self
@@ -246,8 +247,8 @@ class FoundryAPIClient(ClientCore):
     async def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
         """Send one call once and read its whole reply."""
         try:
-            async with asyncio.timeout(deadline.remaining()):
-                response = await self._dispatch(call, request_id)
+            async with asyncio.timeout(limit_s := deadline.remaining()):
+                response = await self._dispatch(call, request_id, limit_s)
                 watch = call.on_data if response.status == 200 else None
                 body = await read_body(response, watch)
         except RequestTimeoutError:
@@ -255,26 +256,28 @@ class FoundryAPIClient(ClientCore):
         except TimeoutError:
             raise deadline.error() from None
         reply = Reply(response.status, response.headers, body, request_id)
-        protocol.raise_for_status(reply)
+        protocol.raise_for_status(reply, may_be_empty=call.may_be_empty)
         return reply
 
-    async def _dispatch(self, call: Call, request_id: str) -> aiohttp.ClientResponse:
-        """Send a call; return the response when its headers are there."""
+    async def _dispatch(self, call: Call, request_id: str, limit_s: float) -> aiohttp.ClientResponse:
+        """Send a call; return the response when its headers are there. The caller keeps the limit."""
         target = self._target or await self._connected()
         base, headers = target.endpoint, {"X-Request-Id": request_id}
         if call.control:
             assert target.control_url is not None, "only the lab's own service has a control route"
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
+        limits = time_limits(limit_s)
         try:
             return await self._sessions.here().request(
                 call.method,
                 URL(base + call.path, encoded=True),
-                data=call.body,
+                data=as_payload(call.body),
                 headers=headers,
                 allow_redirects=False,
+                timeout=limits,
             )
         except aiohttp.ConnectionTimeoutError:
-            raise connect_timeout(base, CONNECT_TIMEOUT_S) from None
+            raise connect_timeout(base, limits.sock_connect or limit_s) from None
         except aiohttp.ClientConnectorError as error:
             await self._look_elsewhere()
             reason = error.os_error.strerror or error.os_error

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import force_setattr
 
+from .checks import is_whole
 from .errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
@@ -77,7 +78,7 @@ def check_retries(value: int | str, name: str = "retries") -> int:
         ConfigurationError: not a whole number from 0 to 100.
     """
     try:
-        number = int(value) if isinstance(value, str) or type(value) is int else -1
+        number = int(value) if isinstance(value, str) or is_whole(value) else -1
     except ValueError:
         number = -1
     if not 0 <= number <= 100:

@@ -16,9 +16,9 @@ import msgspec
 
 from .breaker import CircuitBreaker
 from .cache import ResponseCache, as_cache
+from .checks import check_kind
 from .config import Settings
 from .errors import (
-    ConfigurationError,
     FoundryError,
     RequestTimeoutError,
     ResponseFormatError,
@@ -112,8 +112,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 def _check_kinds(**given: object) -> None:
     for name, value in given.items():
         kinds, instead = _KINDS[name]
-        if value is not None and not isinstance(value, kinds):
-            raise ConfigurationError(f"{name} is a {type(value).__name__}; give {instead}.")
+        if value is not None:
+            check_kind(value, name, kinds, instead)
 
 
 class ClientCore:

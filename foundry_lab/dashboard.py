@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from .checks import check_kind
 from .client import FoundryAPIClient
 from .config import check_timeout
 from .errors import FoundryError
@@ -39,7 +40,7 @@ class HealthDashboard:
         interval_s: seconds between two looks.
 
     Raises:
-        ConfigurationError: an interval that makes no sense.
+        ConfigurationError: no client; an interval that makes no sense.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class HealthDashboard:
     ) -> None:
         interval_s = check_timeout(interval_s, "interval_s")
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
+        check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         self._metrics = given.metrics
         self._breaker = given.breaker
         self._client = SyncFoundryAPIClient(

@@ -24,7 +24,7 @@ import msgspec
 
 from . import health
 from .breaker import State
-from .checks import check_count
+from .checks import check_count, check_kind
 from .client import FoundryAPIClient
 from .config import check_timeout
 from .core import ClientCore
@@ -74,8 +74,8 @@ class HealthMonitor:
         restarts: what the supervisor did.
 
     Raises:
-        ConfigurationError: a time that makes no sense; a supervisor for a service that is not the lab's;
-            on starting, a client that another monitor watches.
+        ConfigurationError: no client; a time that makes no sense; a supervisor for a service that is not the
+            lab's; on starting, a client that another monitor watches.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class HealthMonitor:
         history: int = HISTORY,
         supervisor: Supervisor | None = None,
     ) -> None:
+        check_kind(client, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         check_count(history, "history")
         if supervisor is not None and client.settings.endpoint is not None:
             raise ConfigurationError(

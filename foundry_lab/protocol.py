@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ class Call(msgspec.Struct, frozen=True):
         cacheable: the response cache may answer it.
         on_data: called with each piece of a successful reply as it arrives.
         once: it is sent as it is, past retries and breaker: a look at the service must show its state.
+        may_be_empty: a success needs no body.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Call(msgspec.Struct, frozen=True):
     control: bool = False
     cacheable: bool = False
     once: bool = False
+    may_be_empty: bool = False
     on_data: Callable[[bytes], None] | None = None
 
 
@@ -112,20 +115,36 @@ def build_chat(
         body["stream_options"] = {"include_usage": True}
     _check_types(body)
     try:
-        return Call("POST", CHAT_PATH, msgspec.json.encode(body), generates=True, cacheable=cacheable)
+        return Call("POST", CHAT_PATH, _encode(body), generates=True, cacheable=cacheable)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
 
 
-# --- replies --------------------------------------------------------------------------------------------
+def _plain(value: object) -> str | int | float:
+    """Return what stands for a value that msgspec doesn't know, such as a number or a text of numpy's.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+_WHOLE = (int, Integral)  # the second for numpy's numbers; the first is checked much faster
+_NUMBER = (int, float, Real)
 _TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "max_tokens": ((int,), "a whole number"),
-    "max_completion_tokens": ((int,), "a whole number"),
-    "temperature": ((int, float), "a number"),
-    "top_p": ((int, float), "a number"),
-    "seed": ((int,), "a whole number"),
+    "max_tokens": (_WHOLE, "a whole number"),
+    "max_completion_tokens": (_WHOLE, "a whole number"),
+    "temperature": (_NUMBER, "a number"),
+    "top_p": (_NUMBER, "a number"),
+    "seed": (_WHOLE, "a whole number"),
     "stop": ((str, list, tuple), "a string or a list of strings"),
     "tools": ((list, tuple), "a list of tools"),
     "response_format": ((Mapping,), 'a dict, such as {"type": "json_object"}'),
@@ -140,12 +159,15 @@ def _check_types(fields: Mapping[str, Any]) -> None:
         types, words = rule
         if not isinstance(value, types) or isinstance(value, bool):
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
-        if isinstance(value, float) and not math.isfinite(value):
+        if types is _NUMBER and not math.isfinite(value):
             raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
         if name == "stop":
             texts = [value] if isinstance(value, str) else value
             if not all(isinstance(each, str) and each for each in texts):
                 raise ConfigurationError(f"stop={value!r} must be {words}, none of them empty.")
+
+
+# --- replies --------------------------------------------------------------------------------------------
 
 
 class Message(msgspec.Struct):

@@ -55,15 +55,15 @@ class _Failure(msgspec.Struct):
 _failure_decoder = msgspec.json.Decoder(_Failure)
 
 
-def raise_for_status(reply: Reply) -> None:
+def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
     """Raise the error of the tree that fits a reply which isn't a success.
 
     Raises:
         APIStatusError: or the subclass for its status and message.
-        ResponseFormatError: a success without a body.
+        ResponseFormatError: a success without a body, unless it may be empty.
     """
     if reply.status < 300:
-        if reply.status == 204 or not reply.body:
+        if not may_be_empty and (reply.status == 204 or not reply.body):
             raise unexpected(reply, "an answer", "it is empty")
         return
     try:

@@ -217,7 +217,7 @@ class SyncFoundryAPIClient(ClientCore):
         except TimedOut:
             raise deadline.error() from None
         reply = Reply(response.status_code, response.headers, body, request_id)
-        protocol.raise_for_status(reply)
+        protocol.raise_for_status(reply, may_be_empty=call.may_be_empty)
         return reply
 
     def _dispatch(self, call: Call, request_id: str, limit_s: float) -> requests.Response:
@@ -233,19 +233,22 @@ class SyncFoundryAPIClient(ClientCore):
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         if limit_s <= 0:
             raise TimedOut
+        connect_s, began = min(CONNECT_TIMEOUT_S, limit_s), time.monotonic()
         try:
             return self._pool().request(
                 call.method,
                 base + call.path,
                 data=call.body,
                 headers=headers,
-                timeout=(min(CONNECT_TIMEOUT_S, limit_s), limit_s),
+                timeout=(connect_s, limit_s),
                 stream=True,
                 allow_redirects=False,
             )
         except requests.ConnectTimeout:
-            raise connect_timeout(base, min(CONNECT_TIMEOUT_S, limit_s)) from None
+            raise connect_timeout(base, connect_s) from None
         except requests.Timeout:
+            if time.monotonic() - began < 0.9 * limit_s:  # only a TLS handshake ends before the limit
+                raise connect_timeout(base, connect_s) from None
             raise TimedOut from None
         except requests.ConnectionError as error:
             cause = root_cause(error)

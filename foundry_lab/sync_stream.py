@@ -68,6 +68,7 @@ class SyncCompletionStream(StreamState):
 
     def close(self) -> None:
         """Stop reading; the service stops generating."""
+        self._ready.clear()
         self._close(GeneratorExit())
 
     def __del__(self) -> None:

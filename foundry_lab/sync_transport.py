@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.util.ssl_ import create_urllib3_context
 
 from .core import broke_off, not_http, too_large
 from .protocol import MAX_BODY_BYTES
@@ -42,7 +44,7 @@ class ReadingUntil:
         _read_until.reset(self._token)
 
 
-class _DeadlineSocket(socket.socket):
+class _KeepsDeadline(socket.socket):
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         until = _read_until.get()
         if until is not None:
@@ -53,11 +55,15 @@ class _DeadlineSocket(socket.socket):
         return super().recv_into(*args, **kwargs)
 
 
+class _DeadlineTLSSocket(_KeepsDeadline, ssl.SSLSocket):
+    """What the adapter's TLS context makes."""
+
+
 class _DeadlineConnection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
         plain = self.sock
-        self.sock = _DeadlineSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        self.sock = _KeepsDeadline(plain.family, plain.type, plain.proto, fileno=plain.detach())
         self.sock.settimeout(self.timeout if isinstance(self.timeout, (int, float)) else None)
 
 
@@ -65,8 +71,20 @@ class _DeadlinePool(HTTPConnectionPool):
     ConnectionCls = _DeadlineConnection
 
 
-class ClosingAdapter(HTTPAdapter):
-    """Closes its connections on `close`. urllib3 leaves that to the garbage collector, which may be long."""
+class DeadlineAdapter(HTTPAdapter):
+    """Makes connections whose reads keep a deadline; for `http://` and `https://` alike.
+
+    It closes them on `close`. urllib3 leaves that to the garbage collector, which may be long.
+    """
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        tls = create_urllib3_context()
+        tls.sslsocket_class = _DeadlineTLSSocket
+        super().init_poolmanager(*args, ssl_context=tls, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {
+            **self.poolmanager.pool_classes_by_scheme,
+            "http": _DeadlinePool,
+        }
 
     def close(self) -> None:
         for key in list(self.poolmanager.pools.keys()):
@@ -75,24 +93,14 @@ class ClosingAdapter(HTTPAdapter):
         super().close()
 
 
-class DeadlineAdapter(ClosingAdapter):
-    """Mount this for `http://`. For `https://` requests' own limits stay: TLS sockets can't be wrapped so."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {
-            **self.poolmanager.pool_classes_by_scheme,
-            "http": _DeadlinePool,
-        }
-
-
 def open_session(headers: Mapping[str, str]) -> requests.Session:
     """Return a session that keeps deadlines and asks no proxy, which would come between us and loopback."""
     session = requests.Session()
     session.trust_env = False
     session.headers.update(headers)
-    session.mount("http://", DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS))
-    session.mount("https://", ClosingAdapter(pool_maxsize=POOL_CONNECTIONS))
+    adapter = DeadlineAdapter(pool_maxsize=POOL_CONNECTIONS)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
     return session
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What a sane service counts; JSON numbers above 2**53 aren't exact everywhere (RFC 8259, section 6)."""
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of one request, as the service counted them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    total_tokens: Count = 0
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,12 +77,15 @@ class ItemReader:
     def read(self, number: int, raw: object) -> BatchItem:
         """Return the item; one that can't be used has a `problem` instead of a request. Never raises."""
         custom_id = automatic_id(number)
+        if isinstance(raw, str) and raw.startswith("{"):
+            raw = _batch_line_in(raw) or raw
         try:
             named = raw.get("custom_id") if isinstance(raw, Mapping) else None
             if named is not None:
                 custom_id = _check_id(named)
             if isinstance(raw, str):
-                return BatchItem(number, custom_id, self._fingerprint(raw), self._prompt(raw))
+                text = raw if type(raw) is str else str(raw)  # numpy has a kind of its own
+                return BatchItem(number, custom_id, self._fingerprint(text), self._prompt(text))
             request = self._request(raw)
             return BatchItem(number, custom_id, _digest(_body(request, self._model)), request)
         except ConfigurationError as error:
@@ -107,8 +110,8 @@ class ItemReader:
     def _request(self, raw: object) -> ChatRequest:
         if not isinstance(raw, Mapping):
             raise ConfigurationError(
-                f"An item is a {type(raw).__name__}; give a prompt, a dict of complete()'s arguments, or a "
-                "line of the OpenAI Batch format."
+                f"An item is {str(raw)[:60]!r}, of type {type(raw).__name__}; give a prompt, a dict of "
+                "complete()'s arguments, or a line of the OpenAI Batch format."
             )
         for name in raw:
             if not isinstance(name, str):
@@ -171,6 +174,15 @@ def _body(request: ChatRequest, default_model: str) -> bytes:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+def _batch_line_in(text: str) -> dict[str, Any] | None:
+    """Return the line of the Batch format that a text is, as an open file gives them; else None."""
+    try:
+        line = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and {"custom_id", "body"} <= line.keys() <= _BATCH_KEYS else None
 
 
 def _check_id(custom_id: object) -> str:

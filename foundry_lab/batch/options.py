@@ -63,17 +63,20 @@ def check_names(options: Mapping[str, Any]) -> None:
 
 
 def as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
-    """Return the addresses.
+    """Return the addresses; none where none are named.
 
     Raises:
-        ConfigurationError: one that is none.
+        ConfigurationError: one that is none, or an empty list.
     """
-    if isinstance(endpoints, str):
-        return [check_endpoint(endpoints)]
+    if endpoints is None:
+        return []
     try:
-        return [check_endpoint(each) for each in endpoints or ()]
+        found = [check_endpoint(each) for each in ([endpoints] if isinstance(endpoints, str) else endpoints)]
     except TypeError:
-        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one.") from None
+        found = []
+    if not found:
+        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one or nothing.")
+    return found
 
 
 def as_path(output: str | os.PathLike[str] | None) -> Path | None:

@@ -68,10 +68,9 @@ class BatchOutput:
             path = Path(folder) / "results.jsonl"
         self.path = path
         self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
-        if self._real.is_dir():
-            raise BatchOutputError(
-                f"The output {str(path)!r} can't be opened: it is a folder. Name a file in it."
-            )
+        if self._real.exists() and not self._real.is_file():
+            what = "a folder" if self._real.is_dir() else "a device or a pipe"
+            raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
         self.backup = self._real.with_name(self._real.name + ".bak")
         self._index = index
         self._ordered = ordered
@@ -98,10 +97,13 @@ class BatchOutput:
         """Append one line. It survives the end of this process at once, and a power cut after the next sync.
 
         Raises:
-            BatchOutputError: it couldn't be written, or an earlier one couldn't; what was there before is
-                untouched.
+            BatchOutputError: it couldn't be written, or an earlier one couldn't, or somebody else changed the
+                file; what was there before is untouched.
         """
         if self._failure is not None:
+            raise self._failure
+        if os.fstat(self._file.fileno()).st_size != self._end:  # writing on would leave a hole
+            self._failure = self._changed()
             raise self._failure
         try:
             written = self._file.write(line)
@@ -134,14 +136,16 @@ class BatchOutput:
                 await asyncio.get_running_loop().run_in_executor(self._thread, os.fsync, self._file.fileno())
             except OSError as error:
                 raise self._stopped(error) from error
+            self._check_in_place()
             self._count(lines)
 
     def sync(self) -> None:
-        """Force everything to disk now. Raises BatchOutputError if the disk fails."""
+        """Force everything to disk now. Raises BatchOutputError if the disk fails or the file has gone."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._stopped(error) from error
+        self._check_in_place()
         self._count(self.lines)
 
     def tidy(self) -> int:
@@ -191,6 +195,16 @@ class BatchOutput:
                 new.write(_read(self._file, length))
             new.flush()
             os.fsync(new.fileno())
+
+    def _check_in_place(self) -> None:
+        """Raise BatchOutputError if the name no longer leads to our file: what we write would be lost."""
+        try:
+            in_place = os.path.samestat(self._real.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            in_place = False
+        if not in_place:
+            self._failure = self._changed()
+            raise self._failure
 
     def _count(self, lines: int) -> None:
         if lines > self.durable:
@@ -244,6 +258,12 @@ class BatchOutput:
         return BatchOutputError(
             f"The batch stopped because {self.path} can't be written: {what}. The {self.lines} results of "
             f"this run before that are in it. {do}, then run the same batch again to go on."
+        )
+
+    def _changed(self) -> BatchOutputError:
+        return BatchOutputError(
+            f"The batch stopped because another program removed, replaced or changed {self.path} while it "
+            "ran. Leave that file to the batch and run it again: what isn't in the file is asked again."
         )
 
 

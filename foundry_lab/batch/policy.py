@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checks import is_whole
 from ..errors import ConfigurationError
 
 DEFAULT_CONCURRENCY = 2
@@ -14,11 +15,11 @@ class FixedConcurrency:
     """Always the same limit."""
 
     def __init__(self, limit: int = DEFAULT_CONCURRENCY) -> None:
-        if type(limit) is not int or not 1 <= limit <= MAX_CONCURRENCY:
+        if not is_whole(limit) or not 1 <= limit <= MAX_CONCURRENCY:
             raise ConfigurationError(
                 f'concurrency={limit!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
             )
-        self.limit = self.maximum = limit
+        self.limit = self.maximum = int(limit)
 
     def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
         """Take in one finished request; return whether the limit changed. This one never does."""

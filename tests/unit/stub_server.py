@@ -199,10 +199,12 @@ class StubService:
     Args:
         healthy: begin with the routes of a healthy service; otherwise every route is a 404.
         port: where to listen; a free one by default.
+        max_bytes: of a request; larger ones get 413.
     """
 
-    def __init__(self, *, healthy: bool = True, port: int = 0) -> None:
+    def __init__(self, *, healthy: bool = True, port: int = 0, max_bytes: int = 2**20) -> None:
         self._port = port
+        self._max_bytes = max_bytes
         self._answers = {route: [answer] for route, answer in HEALTHY.items()} if healthy else {}
         self.seen: list[Seen] = []
         self.url = ""
@@ -223,6 +225,7 @@ class StubService:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
+        request._client_max_size = self._max_bytes
         self.seen.append(Seen(request.method, request.raw_path, headers, await request.read()))
         answers = self._answers.get((request.method, request.raw_path))
         if not answers:

@@ -596,7 +596,7 @@ async def test_cancelling_saves_and_says_how_to_go_on(
         ),
         ([{"custom_id": "x", "body": []}], "body isn't a JSON object"),
         ([{"custom_id": "x", "body": {}, "nonsense": 1}], "no field 'nonsense'"),
-        ([7], "An item is a int"),
+        ([7], "An item is '7', of type int"),
         (["half \ud800 a character"], "can't be sent"),
         ("one text", "items is one text"),
         (7, "items is a int"),
@@ -646,6 +646,7 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
         ({"template": "{text:>20}"}, "like {text}, with nothing after it"),
         ({"output": 5}, "is no path"),
         ({"endpoints": 5}, "endpoints=5"),
+        ({"endpoints": []}, "endpoints=\\[\\]"),
     ],
 )
 async def test_options_that_cannot_be_used_are_refused(
@@ -698,6 +699,28 @@ async def test_the_output_of_another_batch_is_refused_and_left_alone(
     assert (output.read_bytes(), asked(stub)) == (before, sent)
 
 
+async def test_batch_lines_given_as_text_are_those_lines(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    line = {"custom_id": "q1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    path = tmp_path / "batch.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line | {"custom_id": "q2"}) + "\n")
+    with path.open() as file:
+        report = await client.complete_batch(file)
+    assert [result.custom_id for result in report.results()] == ["q1", "q2"]
+    assert stub.seen[-1].json["messages"] == body["messages"]
+    prompts = [
+        '{"a": 1}',
+        "{",
+        json.dumps(line | {"more": 1}),
+        '{"custom_id": "x"}',
+    ]  # JSON, but no such line
+    await client.complete_batch(prompts)
+    sent = {seen.json["messages"][0]["content"] for seen in stub.seen if seen.path == CHAT}
+    assert sent == {"hi", *prompts}
+
+
 async def test_outputs_that_cannot_be_written_are_refused(
     client: FoundryAPIClient, stub: StubService, tmp_path: Path
 ) -> None:
@@ -706,11 +729,23 @@ async def test_outputs_that_cannot_be_written_are_refused(
     with pytest.raises(BatchOutputError, match="doesn't exist"):
         await client.complete_batch(["a"], output=tmp_path / "missing" / "out.jsonl")
     for folder in (tmp_path, "", "/"):
-        with pytest.raises(BatchOutputError, match="can't be opened: it is a folder"):
+        with pytest.raises(BatchOutputError, match="can't be used: it is a folder"):
             await client.complete_batch(["a"], output=folder)
     with pytest.raises(BatchInputError, match="is the input"):
         await client.complete_batch(items, output=items)
     assert items.read_text() == "a\n"
+    assert stub.seen == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such files on Windows")
+async def test_an_output_that_is_no_file_is_refused(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    """Reading what is in it already would never end, and nothing would be kept."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/full", "/dev/null", tmp_path / "pipe"):
+        with pytest.raises(BatchOutputError, match="a device or a pipe"):
+            await client.complete_batch(["a"], output=path)
     assert stub.seen == []
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +223,37 @@ async def test_a_disk_that_fails_to_sync_stops_the_batch(
         with pytest.raises(BatchStoppedError, match="the cable came out"):
             await client.complete_batch([str(n) for n in range(500)], output=tmp_path / "out.jsonl")
     assert 0 < len(whole_lines(tmp_path / "out.jsonl")) < 200
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps others from changing an open file")
+@pytest.mark.parametrize("change", ["removed", "replaced", "emptied", "added to"])
+async def test_an_output_that_somebody_else_changes_stops_the_batch(
+    stub: StubService, tmp_path: Path, change: str
+) -> None:
+    """What would be written goes nowhere, or behind a hole of zeros: no result may count then."""
+    output = tmp_path / "out.jsonl"
+    stub.on("POST", CHAT, chat(delay_s=0.02))
+    prompts = [str(n) for n in range(500)]
+    async with FoundryAPIClient(stub.url) as client:
+        batch = asyncio.create_task(client.complete_batch(prompts, output=output, progress=False))
+        while not (output.exists() and output.stat().st_size > 1000):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if change == "removed":
+            output.unlink()
+        elif change == "replaced":
+            shutil.copy(output, tmp_path / "copy")
+            (tmp_path / "copy").replace(output)
+        elif change == "emptied":
+            os.truncate(output, 0)
+        else:
+            with output.open("ab") as file:
+                file.write(LINES[0])
+        with pytest.raises(BatchStoppedError, match="removed, replaced or changed"):
+            await batch
+        if change != "removed":
+            assert b"\0" not in output.read_bytes()
+        assert (await client.complete_batch(prompts[:30], output=output, progress=False)).failed == 0
+    assert {f"item-{n:06d}" for n in range(1, 31)} <= {line["custom_id"] for line in whole_lines(output)}
 
 
 async def test_lines_count_when_they_are_on_disk_and_in_groups(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
 from clients import Client, both_clients
@@ -79,3 +81,32 @@ def test_a_header_of_the_caller_replaces_ours_in_any_case(kind: str) -> None:
         client.complete("hi")
     for name, value in mine.items():
         assert came[0].headers.getall(name) == [value.strip()]
+
+
+@both_clients
+def test_numbers_and_texts_of_numpy_are_sent_as_what_they_are(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url, retries=np.int64(0)) as client:
+        client.complete(
+            np.str_("hi"), max_tokens=np.int64(3), temperature=np.float64(0.5), top_p=np.float32(0.5)
+        )
+        sent = stub.seen[-1].json
+        assert sent["messages"] == [{"role": "user", "content": "hi"}]
+        assert (sent["max_tokens"], sent["temperature"], sent["top_p"]) == (3, 0.5, 0.5)
+        for wrong in (
+            {"max_tokens": np.float64(3)},
+            {"temperature": np.float32("nan")},
+            {"seed": np.bool_(1)},
+        ):
+            with pytest.raises(errors.ConfigurationError, match=next(iter(wrong))):
+                client.complete("hi", **wrong)
+        report = client.complete_batch(np.array(["a", "b"]), concurrency=np.int64(1), progress=False)
+        assert (report.done, report.failed) == (2, 0)
+
+
+@both_clients
+def test_a_large_prompt_is_sent_without_a_warning(kind: str) -> None:
+    text = "x" * 5_000_000
+    with StubService(max_bytes=2**24) as stub, Client(kind, stub.url) as client, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert client.complete(text).content == "hello"
+        assert stub.seen[-1].json["messages"][0]["content"] == text

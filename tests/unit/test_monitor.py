@@ -19,6 +19,7 @@ from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, engine
 from foundry_lab.errors import ConfigurationError, EngineError
 from foundry_lab.monitor import HealthMonitor, HealthTransition, Sample
 from foundry_lab.supervisor import Restart, Restarter, Supervisor
+from foundry_lab.widgets import ChatPanel, HealthDashboard
 
 STATUS = ("GET", "/status")
 
@@ -167,6 +168,14 @@ def test_two_monitors_on_one_client_are_refused(stub: StubService) -> None:
 def test_times_that_make_no_sense_are_refused(stub: StubService, kwargs: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(kwargs))):
         HealthMonitor(sync_client(stub), **kwargs)
+
+
+def test_what_is_no_client_is_refused() -> None:
+    for watch in (HealthMonitor, HealthDashboard, ChatPanel):
+        with pytest.raises(ConfigurationError, match="client is a str; give a FoundryAPIClient"):
+            watch("http://127.0.0.1:1")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="the async one"):
+        ChatPanel(SyncFoundryAPIClient("http://127.0.0.1:1"))  # type: ignore[arg-type]
 
 
 def test_a_service_elsewhere_is_not_supervised(stub: StubService) -> None:

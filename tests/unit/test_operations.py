@@ -179,8 +179,8 @@ def legacy(stub: StubService) -> None:
     stub.on("GET", "/openai/status", reply(200, {"Endpoints": [], "ModelDirPath": "", "PipeName": ""}))
     stub.on("GET", "/openai/models", reply(200, [OTHER.partition(":")[0], MODEL]))
     stub.on("GET", "/openai/loadedmodels", reply(200, [MODEL.partition(":")[0]]))
-    stub.on("GET", f"/openai/load/{MODEL}", reply(200, {}))
-    stub.on("GET", f"/openai/unload/{MODEL}", reply(200, {}))
+    stub.on("GET", f"/openai/load/{MODEL}", reply(200, b""))  # "200 OK, empty response body"
+    stub.on("GET", f"/openai/unload/{MODEL}", reply(200, b""))
     stub.on("POST", CHAT, chat("hello"))
 
 

@@ -1,0 +1,126 @@
+"""Connections that aren't accepted, and TLS ones that are: the limits hold, and the error names the phase."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+from clients import Client, both_clients
+
+from foundry_lab import SyncFoundryAPIClient, async_transport, errors, sync_client
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.fixture
+def full() -> Iterator[str]:
+    """The address of a server whose queue is full: connecting to it takes for ever."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        time.sleep(0.05)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
+@both_clients
+@pytest.mark.parametrize("usual", [False, True])
+@pytest.mark.parametrize("how", ["complete", "stream_text"])
+def test_a_connection_that_is_not_accepted_in_time(
+    kind: str, how: str, usual: bool, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_s = 0.5
+    if usual:  # the limit on connecting is far below the whole request's
+        limit_s = 20.0
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=0.5)
+        monkeypatch.setattr(async_transport, "_USUAL_LIMITS", limits)
+        monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", 0.5)
+    with Client(kind, full, model="m", retries=0) as client:
+        began = time.monotonic()
+        with pytest.raises(errors.RequestTimeoutError, match="didn't accept a connection") as caught:
+            getattr(client, how)("hi", timeout=limit_s)
+        assert time.monotonic() - began < 2
+    assert caught.value.phase == "connect"
+    assert caught.value.limit_s == pytest.approx(0.5, rel=0.1)
+
+
+class DrippingTLSServer:
+    """Speaks TLS, answers every request with a header and then a byte now and then.
+
+    Args:
+        folder: for the certificate of the authority, `ca`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca))
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(self._context)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._stop = threading.Event()
+
+    def __enter__(self) -> DrippingTLSServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._server.close()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            try:
+                plain, _ = self._server.accept()
+                with self._context.wrap_socket(plain, server_side=True) as conversation:
+                    conversation.recv(65536)
+                    conversation.sendall(HEAD)
+                    while not self._stop.wait(0.1):
+                        conversation.sendall(b" ")
+            except OSError:
+                continue
+
+
+def test_a_deadline_holds_over_tls_though_bytes_trickle_in(tmp_path: Path) -> None:
+    with DrippingTLSServer(tmp_path) as server, SyncFoundryAPIClient(server.url, model="m") as client:
+        client._pool().verify = str(server.ca)
+        began = time.monotonic()
+        with pytest.raises(errors.RequestTimeoutError) as caught:
+            client.complete("hi", timeout=0.6)
+        assert time.monotonic() - began < 2
+    assert caught.value.phase == "total"
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+    with (
+        DrippingTLSServer(tmp_path) as server,
+        SyncFoundryAPIClient(server.url, model="m", retries=0) as client,
+        pytest.raises(errors.FoundryError, match="certificate verify failed"),
+    ):
+        client.complete("hi", timeout=5)
+
+
+def test_a_server_that_does_not_answer_the_tls_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        SyncFoundryAPIClient(f"https://127.0.0.1:{silent.getsockname()[1]}", model="m", retries=0) as client,
+        pytest.raises(errors.RequestTimeoutError) as caught,
+    ):
+        client.complete("hi", timeout=20)
+    assert caught.value.phase == "connect"
+    assert caught.value.limit_s == 0.3
