@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from .checks import as_number
 from .errors import APIStatusError, ConfigurationError, ResponseFormatError
 from .replies import UNREADABLE, ErrorBody, Reply, error_in_body, raise_for_status, unexpected
 from .types import Completion, Usage
@@ -116,7 +117,7 @@ def build_chat(
     _check_types(body)
     try:
         return Call("POST", CHAT_PATH, _encode(body), generates=True, cacheable=cacheable)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
 
 
@@ -159,8 +160,8 @@ def _check_types(fields: Mapping[str, Any]) -> None:
         types, words = rule
         if not isinstance(value, types) or isinstance(value, bool):
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
-        if types is _NUMBER and not math.isfinite(value):
-            raise ConfigurationError(f"{name}={value} can't be sent; give a finite number.")
+        if types is _NUMBER and not math.isfinite(as_number(value)):
+            raise ConfigurationError(f"{name}={str(value)[:40]} can't be sent; give a finite number.")
         if name == "stop":
             texts = [value] if isinstance(value, str) else value
             if not all(isinstance(each, str) and each for each in texts):

@@ -102,7 +102,7 @@ class BatchOutput:
         """
         if self._failure is not None:
             raise self._failure
-        if os.fstat(self._file.fileno()).st_size != self._end:  # writing on would leave a hole
+        if self._file.seek(0, os.SEEK_END) != self._end:  # cut by somebody: writing on would leave a hole
             self._failure = self._changed()
             raise self._failure
         try:

@@ -104,6 +104,16 @@ def test_numbers_and_texts_of_numpy_are_sent_as_what_they_are(kind: str) -> None
 
 
 @both_clients
+@pytest.mark.parametrize("how", ["complete", "stream_text"])
+def test_a_number_too_large_for_a_float_is_refused(kind: str, how: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        for name in ("temperature", "top_p"):
+            with pytest.raises(errors.ConfigurationError, match=f"{name}=1000.*can't be sent"):
+                getattr(client, how)("hi", **{name: 10**400})
+        assert stub.count("POST", CHAT) == 0
+
+
+@both_clients
 def test_a_large_prompt_is_sent_without_a_warning(kind: str) -> None:
     text = "x" * 5_000_000
     with StubService(max_bytes=2**24) as stub, Client(kind, stub.url) as client, warnings.catch_warnings():
