@@ -15,16 +15,18 @@ from .protocol import MAX_BODY_BYTES
 
 CONNECT_SHARE = 0.95
 """Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
+SHORTEST_CONNECT_S = 0.1
+"""A limit below that is over before anybody can say which phase it was."""
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
-
 
 _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
 
 
 def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
     """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
-    if (connect_s := CONNECT_SHARE * limit_s) >= CONNECT_TIMEOUT_S:
+    connect_s = CONNECT_SHARE * limit_s
+    if not SHORTEST_CONNECT_S <= connect_s < CONNECT_TIMEOUT_S:
         return _USUAL_LIMITS
     return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
 

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from clients import Client, both_clients
 
-from foundry_lab import SyncFoundryAPIClient, async_transport, errors, sync_client
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, async_transport, errors, sync_client
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 
@@ -54,6 +54,17 @@ def test_a_connection_that_is_not_accepted_in_time(
         assert time.monotonic() - began < 2
     assert caught.value.phase == "connect"
     assert caught.value.limit_s == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
+async def test_a_limit_too_short_for_any_phase_is_the_callers(full: str) -> None:
+    """A notebook allows next to no time for a token: on a busy machine even connecting takes longer."""
+    async with FoundryAPIClient(full, model="m", retries=0) as client:
+        client._directory._chosen["m"] = "m"  # there's nobody to ask what it means
+        with pytest.raises(errors.RequestTimeoutError) as caught:
+            async for _ in client.stream_complete("hi", first_token_timeout=0.05):
+                pass
+    assert caught.value.phase == "first_token"
 
 
 class DrippingTLSServer:
