@@ -743,7 +743,7 @@ async def test_an_output_that_is_no_file_is_refused(
 ) -> None:
     """Reading what is in it already would never end, and nothing would be kept."""
     os.mkfifo(tmp_path / "pipe")
-    for path in ("/dev/full", "/dev/null", tmp_path / "pipe"):
+    for path in ("/dev/null", "/dev/zero", tmp_path / "pipe"):
         with pytest.raises(BatchOutputError, match="a device or a pipe"):
             await client.complete_batch(["a"], output=path)
     assert stub.seen == []
