@@ -246,8 +246,8 @@ def recovery(
         start = restart.at_s - began
         axes[1].axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)
     if restarts:
-        at = restarts[-1].at_s + restarts[-1].took_s / 2 - began
-        axes[1].text(at, len(OUTCOME_STYLE) - 0.45, "restart", ha="center", fontsize=9, color=BLUE)
+        at = restarts[-1].at_s - began  # from there to the right: the line of the kill is just before it
+        axes[1].text(at, len(OUTCOME_STYLE) - 0.45, " restart", ha="left", fontsize=9, color=BLUE)
     return fig
 
 
