@@ -3,7 +3,8 @@
     python -m benchmarks.batch_sweep [--rounds 5] [--png FILE] [--json FILE]
 
 Each round runs the same prompts at every concurrency, in an order that rotates from round to round. Other
-work on the machine can only slow a run down, so what counts for each concurrency is its fastest round.
+work on the machine can only slow a run down, so what counts for each concurrency is its fastest round. The
+median stands beside it: where the two tell different things, the machine was not quiet.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,16 @@ def main() -> None:
     points = asyncio.run(measure(options.rounds))
     fastest = {each: max(runs, key=lambda run: run.tokens_per_s) for each, runs in points.items()}
     top = max(point.tokens_per_s for point in fastest.values())
-    print(f"{'at once':>8} {'tokens/s':>9} {'of best':>8} {'p50 s':>7} {'p95 s':>7} {'Little s':>9}")
+    median = {each: statistics.median(run.tokens_per_s for run in runs) for each, runs in points.items()}
+    print("         fastest round      median")
+    share = f"{'tokens/s':>9} {'of best':>8}"
+    print(f"{'at once':>8} {share} {share} {'p50 s':>7} {'p95 s':>7} {'Little s':>9}")
     for each, point in fastest.items():
         law = each / point.items_per_s
         print(
-            f"{each:8} {point.tokens_per_s:9.1f} {point.tokens_per_s / top:8.1%} {point.p50_s:7.2f} "
-            f"{point.p95_s:7.2f} {law:9.2f}"
+            f"{each:8} {point.tokens_per_s:9.1f} {point.tokens_per_s / top:8.1%} "
+            f"{median[each]:9.1f} {median[each] / max(median.values()):8.1%} "
+            f"{point.p50_s:7.2f} {point.p95_s:7.2f} {law:9.2f}"
         )
     if options.png:
         sweep_figure(list(fastest.values())).savefig(options.png)
