@@ -2,7 +2,8 @@
 
 `complete_batch` of both clients is the way in. An item's way: `source` reads it, `items` makes a request of
 it, `run` hands it out as `policy` allows, `ask` sends it to a service of the `pool` (or `cluster` to a Dask
-worker), `output` has its line on disk, `progress` shows it, and `report` sums it up.
+worker), `output` has its line on disk (in a `results_file`, or in a nameless one), `progress` shows it, and
+`report` sums it up.
 """
 
 from .items import BatchInputError

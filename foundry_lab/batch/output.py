@@ -1,4 +1,4 @@
-"""The output of a batch: one JSON line a result, appended, synced to disk, and never left half-written."""
+"""Where a batch's results go: a JSON line a result, appended, synced to disk, and never left half-written."""
 
 from __future__ import annotations
 
@@ -6,92 +6,59 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
-
-import filelock
-import msgspec
+from typing import IO, Any
 
 from ..errors import FoundryError
 from .index import Index
-from .result import ID_PREFIX, ErrorPart
 
 SYNC_AGE_S = 0.25
 """A result is forced to disk at most so long after it was written, together with its neighbours."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_LINE_START = b'{"id":"' + ID_PREFIX.encode()
+_CHUNK = 1 << 20
 
 
 class BatchOutputError(FoundryError):
     """The output of a batch can't be used or written. What was written stays, and stays valid."""
 
 
-class _Head(msgspec.Struct):
-    """What the scan needs of a line."""
-
-    id: str
-    custom_id: str
-    error: ErrorPart | None
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
-
-
 class BatchOutput:
-    """An output file, held under a lock until `close`.
+    """An output that is open for writing until `close`; `ResultsFile` and `ScratchOutput` are the two kinds.
 
     Args:
-        path: the file, made if it isn't there; None takes a temporary one that goes with this object.
+        file: unbuffered, and positioned where the next line goes.
         index: takes note of the lines, where that will be needed.
         ordered: `tidy` puts the lines into the order of the input.
 
     Attributes:
-        is_temporary: nobody named a file. backup: where `tidy` keeps lines that it takes out.
+        path: the file somebody named, or None. backup: where `tidy` keeps lines that it takes out of it.
         lines: lines written by this run. durable: those of them that are surely on disk.
+        found: lines that were there when it was opened.
         on_durable: called with `durable` when it has grown.
-
-    Raises:
-        BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
     """
 
-    def __init__(self, path: Path | None, index: Index, *, ordered: bool = False) -> None:
-        self.is_temporary = path is None
-        if path is None:
-            folder = tempfile.mkdtemp(prefix="foundry-lab-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            path = Path(folder) / "results.jsonl"
-        self.path = path
-        self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
-        if self._real.exists() and not self._real.is_file():
-            what = "a folder" if self._real.is_dir() else "a device or a pipe"
-            raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
-        self.backup = self._real.with_name(self._real.name + ".bak")
+    path: Path | None = None
+    backup: Path | None = None
+
+    def __init__(self, file: FileIO, index: Index, *, ordered: bool) -> None:
+        self._file = file
+        self._end = file.tell()
         self._index = index
         self._ordered = ordered
-        self.lines = self.durable = 0
+        self.lines = self.durable = self.found = 0
         self.on_durable: Callable[[int], None] = _ignore
-        self._found = 0
         self._failure: BatchOutputError | None = None
         self._dirty = asyncio.Event()
-        self._lock = _lock(path, self._real)
-        try:
-            self._file = _open(self._real)
-            self._end = self._scan()
-        except BaseException:
-            self._unlock()
-            raise
         self._thread = ThreadPoolExecutor(1, "batch output")
 
-    @property
-    def found(self) -> int:
-        """Lines that were there when it was opened."""
-        return self._found
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "backup": self.backup}  # what a report needs in another process
 
     def write(self, custom_id: str, fingerprint: str, failed: bool, line: bytes) -> None:
         """Append one line. It survives the end of this process at once, and a power cut after the next sync.
@@ -106,16 +73,14 @@ class BatchOutput:
             self._failure = self._changed()
             raise self._failure
         try:
-            written = self._file.write(line)
-            while written < len(line):  # a nearly full disk takes a part
-                written += self._file.write(line[written:])
+            _write(self._file, line)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
             self._failure = self._stopped(error)
             raise self._failure from error
-        if self._ordered or self._found:
+        if self._ordered or self.found:
             self._index.put_line(custom_id, fingerprint, failed, self._end, len(line))
         self._end += len(line)
         self.lines += 1
@@ -149,104 +114,34 @@ class BatchOutput:
         self._count(self.lines)
 
     def tidy(self) -> int:
-        """Rewrite the file, where that is needed: one line for each custom_id, in order if asked for.
-
-        The new file takes the old one's place in one step; if it can't be written, the old one stays. Lines
-        whose custom_id got the answer to another request are somebody's work: they are added to `backup`,
-        below an empty line if it exists. Returns how many.
+        """Put the lines in order, if asked for; return how many results of other requests were taken out.
 
         Raises:
-            BatchOutputError: no room for the new file, or no right to write it.
+            BatchOutputError: no room for that, or no right to do it.
         """
-        replaced = self._found > 0 and self._found + self.lines > self._index.count_lines()
-        if not (self._ordered or replaced):
-            return 0
-        old = self._index.count_old()
-        part = self._real.with_name(self._real.name + ".part")
-        try:
-            if old:
-                self._copy(self._index.old_places(), self.backup, "ab")
-            self._copy(self._index.places(by_input=self._ordered), part, "wb")
-            self._file.close()
-            part.replace(self._real)
-            _sync_folder(self._real)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise BatchOutputError(
-                f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). Make "
-                "room there, then run the same batch again: nothing is asked twice."
-            ) from error
-        return old
+        raise NotImplementedError
+
+    def read(self) -> Iterator[bytes]:
+        """Read the lines, one by one, also after `close`. Raises OSError if that isn't possible."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the file and of its lock."""
+        """Let go of the file, but for `read`."""
         self.on_durable = _ignore
         self._thread.shutdown(wait=True)
-        self._file.close()
-        self._unlock()
 
-    def _copy(self, places: Iterable[tuple[int, int]], path: Path, mode: str) -> None:
-        with path.open(mode) as new:
-            if new.tell():
-                new.write(b"\n")  # what is there may have been cut off
-            for start, length in places:
-                self._file.seek(start)
-                new.write(_read(self._file, length))
-            new.flush()
-            os.fsync(new.fileno())
+    def _copy(self, places: Iterable[tuple[int, int]], new: IO[bytes] | FileIO) -> None:
+        for start, length in places:
+            self._file.seek(start)
+            _write(new, _read(self._file, length))
 
     def _check_in_place(self) -> None:
-        """Raise BatchOutputError if the name no longer leads to our file: what we write would be lost."""
-        try:
-            in_place = os.path.samestat(self._real.stat(), os.fstat(self._file.fileno()))
-        except OSError:
-            in_place = False
-        if not in_place:
-            self._failure = self._changed()
-            raise self._failure
+        """Raise BatchOutputError if what is written would be lost."""
 
     def _count(self, lines: int) -> None:
         if lines > self.durable:
             self.durable = lines
             self.on_durable(lines)
-
-    def _unlock(self) -> None:
-        with contextlib.suppress(OSError):  # still locked: nobody else can have taken it meanwhile
-            Path(self._lock.lock_file).unlink()
-        self._lock.release()
-
-    def _scan(self) -> int:
-        """Take note of the lines that are there; cut a half-written last one. Return where the next goes."""
-        start = 0
-        for number, line in enumerate(self._file_lines(), 1):
-            if not line.endswith(b"\n"):
-                if not (
-                    line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
-                ):
-                    raise self._foreign(number, "it doesn't end as a line does")
-                self._file.truncate(start)
-                break
-            try:
-                head = _decode_head(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise self._foreign(number, error) from None
-            fingerprint = head.id.removeprefix(ID_PREFIX)
-            self._index.put_line(head.custom_id, fingerprint, head.error is not None, start, len(line))
-            self._found += 1
-            start += len(line)
-        self._file.seek(start)
-        return start
-
-    def _file_lines(self) -> Iterator[bytes]:
-        with self._real.open("rb") as file:
-            yield from file
-
-    def _foreign(self, number: int, why: object) -> BatchOutputError:
-        return BatchOutputError(
-            f"Line {number} of {self.path} is no result of a batch ({why}), and the file was left as it is. "
-            "Choose another output, or take that line out."
-        )
 
     def _stopped(self, error: OSError) -> BatchOutputError:
         if error.errno in _FULL:
@@ -256,8 +151,9 @@ class BatchOutput:
         else:
             what, do = f"the disk says: {error.strerror or error}", "Check the disk"
         return BatchOutputError(
-            f"The batch stopped because {self.path} can't be written: {what}. The {self.lines} results of "
-            f"this run before that are in it. {do}, then run the same batch again to go on."
+            f"The batch stopped because {self.path or 'a temporary file'} can't be written: {what}. The "
+            f"{self.lines} results of this run before that are in it. {do}, then run the same batch again"
+            + (" to go on." if self.path else ", with an output of its own, so that it can go on.")
         )
 
     def _changed(self) -> BatchOutputError:
@@ -267,40 +163,60 @@ class BatchOutput:
         )
 
 
+class ScratchOutput(BatchOutput):
+    """Results that nobody named a file for. They go with this object, even if the process is killed.
+
+    Raises:
+        BatchOutputError: there is no room for temporary files.
+    """
+
+    def __init__(self, index: Index, *, ordered: bool = False) -> None:
+        super().__init__(_nameless(), index, ordered=ordered)
+        self._let_go = weakref.finalize(self, self._file.close)
+
+    def tidy(self) -> int:
+        if self._ordered:
+            new = _nameless()
+            try:
+                self._copy(self._index.places(by_input=True), new)
+            except OSError as error:
+                new.close()
+                raise self._stopped(error) from error
+            self._let_go()
+            self._file = new
+            self._let_go = weakref.finalize(self, new.close)
+        return 0
+
+    def read(self) -> Iterator[bytes]:
+        if not hasattr(self, "_file"):
+            raise OSError("a batch without an output has them only in the process that ran it")
+        place, rest = 0, b""
+        while place < self._end:
+            self._file.seek(place)
+            chunk = self._file.read(_CHUNK)
+            place += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+
+
+def _nameless() -> FileIO:
+    try:
+        return tempfile.TemporaryFile(buffering=0)  # the system itself removes it
+    except OSError as error:
+        raise BatchOutputError(
+            f"There is no place for the results: no temporary file can be made ({error.strerror or error}). "
+            "Make room, or name a file with output=."
+        ) from error
+
+
 def _ignore(durable: int) -> None:
     """Nobody shows the progress."""
 
 
-def _lock(path: Path, real: Path) -> filelock.BaseFileLock:
-    if not real.parent.is_dir():
-        raise BatchOutputError(f"The folder of the output {str(path)!r} doesn't exist; make it first.")
-    lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise BatchOutputError(
-            f"Another batch is writing to {path}. Wait until it has ended, or choose another output."
-        ) from None
-    except OSError as error:
-        raise _unusable(path, error) from error
-    return lock
-
-
-def _open(path: Path) -> FileIO:
-    try:
-        is_new = not path.exists()
-        file = path.open("x+b" if is_new else "r+b", buffering=0)
-        if is_new:
-            _sync_folder(path)
-        return file
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> BatchOutputError:
-    return BatchOutputError(
-        f"The output {str(path)!r} can't be opened: {error.strerror or error}. Choose a file you may write."
-    )
+def _write(file: IO[bytes] | FileIO, data: bytes) -> None:
+    written = file.write(data)
+    while written < len(data):  # a nearly full disk takes a part
+        written += file.write(data[written:])
 
 
 def _read(file: FileIO, length: int) -> bytes:
@@ -308,13 +224,3 @@ def _read(file: FileIO, length: int) -> bytes:
     while len(parts) < length and (data := file.read(length - len(parts))):
         parts += data
     return parts
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a new or replaced name last; Windows has no such step."""
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

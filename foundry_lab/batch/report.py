@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -48,6 +48,8 @@ class Sample(msgspec.Struct, frozen=True):
 class BatchReport:
     """The summary of one run; `print(report)` shows it, `report.plot()` draws it.
 
+    Pickled, it keeps its counts, and reads the results from a named output as text.
+
     Attributes:
         output: the file with the results; None where none was named.
         total: items of the input. skipped: those that were done before this run.
@@ -66,7 +68,7 @@ class BatchReport:
         self._store = output
         self._shape = shape
         self.concurrency = concurrency
-        self.output: Path | None = None if output.is_temporary else output.path
+        self.output: Path | None = output.path
         self.total = self.skipped = self.done = self.failed = self.cached = self.retries = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.failed_before = self.replaced = 0
@@ -77,6 +79,9 @@ class BatchReport:
         self.recent: deque[float] = deque(maxlen=RECENT)
         self._stride = 1
         self._started = time.perf_counter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_shape": None}  # a reader of the caller's own stays in its process
 
     def add(self, outcome: Outcome) -> None:
         """Count one finished item."""
@@ -133,13 +138,11 @@ class BatchReport:
             FoundryError: the output has gone or was changed by somebody else.
         """
         try:
-            with self._store.path.open("rb") as file:
-                for line in file:
-                    yield read_line(line, self._shape)
+            for line in self._store.read():
+                yield read_line(line, self._shape)
         except (OSError, ValueError) as error:
-            raise FoundryError(
-                f"The results in {self._store.path} can't be read any more: {error}."
-            ) from error
+            where = f" in {self.output}" if self.output else ""
+            raise FoundryError(f"The results{where} can't be read any more: {error}.") from error
 
     def plot(self) -> Figure:
         """Return a figure: items over time, and each one's latency."""

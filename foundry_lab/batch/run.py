@@ -19,6 +19,7 @@ from .output import BatchOutput, BatchOutputError
 from .policy import DEFAULT_CONCURRENCY, Policy, as_policy
 from .progress import Progress
 from .report import BatchReport, BatchStoppedError
+from .results_file import open_output
 from .source import Source
 from .start import open_pool
 
@@ -77,7 +78,7 @@ class Batch:
     async def run(self) -> BatchReport:
         """Check, then ask, then put the output in order."""
         total = await self._check_input() if self._source.rereadable else None
-        output = self._output = BatchOutput(self._path, self._index, ordered=self._own.get("ordered", False))
+        output = self._output = open_output(self._path, self._index, ordered=self._own.get("ordered", False))
         self._had_lines = output.found > 0
         report = BatchReport(output, self._reader.shape, self._own.get("concurrency", DEFAULT_CONCURRENCY))
         report.total = total or 0
@@ -289,7 +290,7 @@ class Batch:
     def _saved(self, output: BatchOutput, report: BatchReport) -> str:
         """Say what is saved and how to go on."""
         done = report.skipped + output.lines
-        if output.is_temporary:
+        if output.path is None:
             return (
                 f"{done} items were done; give an output file next time, and a batch can go on where it was."
             )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import errno
 import itertools
 import json
 import math
 import os
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from stub_server import CHAT, MODEL, StubService, chat, chat_body, drop, error, 
 from foundry_lab import FoundryAPIClient, RetryPolicy
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.output import BatchOutputError, ScratchOutput
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
 from foundry_lab.batch.result import Outcome
 from foundry_lab.errors import (
     ConfigurationError,
+    FoundryError,
     ModelNotFoundError,
     ModelNotLoadedError,
     ServiceUnavailableError,
@@ -65,6 +67,10 @@ def files_in(folder: Path) -> list[Path]:
 
 def ids(path: Path) -> list[str]:
     return [row["custom_id"] for row in rows(path)]
+
+
+def content(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 async def by_prompt(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
@@ -131,10 +137,45 @@ async def test_without_an_output_the_results_are_in_the_report(client: FoundryAP
     report = await client.complete_batch(["one", "two"])
     assert report.output is None
     assert [result.content for result in report.results()] == ["hello", "hello"]
-    folder = report._store.path.parent
-    del report
-    gc.collect()
-    assert not folder.exists()
+
+
+@pytest.mark.skipif(
+    os.name != "posix", reason="Windows removes the file when it is closed, or the process ends"
+)
+async def test_without_an_output_no_file_is_left_even_if_the_kernel_is_killed(
+    client: FoundryAPIClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    report = await client.complete_batch(["one", "two"], ordered=True)
+    assert content(tmp_path) == []  # while the results are still there
+    assert len(list(report.results())) == 2
+
+
+async def test_results_without_an_output_are_read_whole_and_in_order_on_request(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundry_lab.batch.output._CHUNK", 100)  # lines lie across the edges
+    stub.on("POST", CHAT, by_prompt)
+    prompts = [f"{'slow' if n % 4 == 0 else 'quick'} {n}" for n in range(12)]
+    finished = await client.complete_batch(prompts)
+    ordered = await client.complete_batch(prompts, ordered=True)
+    names = [f"item-{number:06}" for number in range(1, 13)]
+    assert [result.custom_id for result in ordered.results()] == names
+    assert sorted(result.custom_id for result in finished.results()) == sorted(names)
+    both = zip(ordered.results(), ordered.results(), strict=True)  # two readers at once
+    assert all(one == other for one, other in both)
+
+
+async def test_without_an_output_and_without_room_it_says_so(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(BatchOutputError, match=r"No space left on device.*output="):
+        await client.complete_batch(["one"])
+    assert stub.count("POST", CHAT) == 0
 
 
 async def test_the_output_is_in_the_order_of_the_input_on_request(
@@ -427,6 +468,25 @@ async def test_a_broken_service_does_not_burn_through_the_items(
     report = await client.complete_batch(items, output=tmp_path / "out.jsonl", retry_failed=True)
     assert report.done == 100
     assert len(set(ids(tmp_path / "out.jsonl"))) == 100
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_stopped_batchs_error_gets_out_of_a_process_with_its_report(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, named: bool
+) -> None:
+    stub.on("POST", CHAT, chat("fine"), error(500, "broken for good", "server_error"))
+    output = tmp_path / "out.jsonl" if named else None
+    with pytest.raises(BatchStoppedError) as caught:
+        await client.complete_batch(
+            [str(n) for n in range(100)], output=output, wait_for_service=0.2, parser=lambda text: text
+        )
+    report = pickle.loads(pickle.dumps(caught.value)).report
+    assert str(report) == str(caught.value.report)
+    if named:
+        assert sum(result.error is None for result in report.results()) == 1
+    else:
+        with pytest.raises(FoundryError, match="only in the process that ran it"):
+            list(report.results())
 
 
 async def test_a_service_that_answers_only_its_status_does_not_burn_through_the_items(
@@ -818,7 +878,7 @@ async def test_the_report_tells_the_run(client: FoundryAPIClient, stub: StubServ
 
 
 async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPIClient) -> None:
-    output = BatchOutput(None, Index())
+    output = ScratchOutput(Index())
     report = BatchReport(output, None, 2)
     for number in range(5 * MAX_SAMPLES):
         report.add(Outcome("x", "", b"", "ok", float(number)))
