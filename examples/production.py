@@ -13,11 +13,8 @@ import signal
 import sys
 import threading
 
-from foundry_lab import CircuitBreaker, FoundryAPIClient, RetryPolicy
-from foundry_lab.errors import FoundryError
+from foundry_lab import CircuitBreaker, FoundryAPIClient, FoundryError, HealthMonitor, RetryPolicy, Supervisor
 from foundry_lab.logs import configure_logging
-from foundry_lab.monitor import HealthMonitor
-from foundry_lab.supervisor import Supervisor
 
 
 def say(prompt: str, **result: str) -> None:
