@@ -223,6 +223,16 @@ class StubService:
         """Return how many connections are open now."""
         return len(self._server.connections)
 
+    def wait_until_left(self) -> None:
+        """Wait until every caller has gone and all they sent is in `seen`."""
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(self._left(), 10), self._loop).result()
+
+    async def _left(self) -> None:
+        rounds = 0
+        while rounds < 20:  # of the loop: one to accept a caller who has gone already, one to read, …
+            await asyncio.sleep(0)
+            rounds = 0 if self._server.connections else rounds + 1
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         request._client_max_size = self._max_bytes

@@ -88,6 +88,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_or_done_twice(
         assert process.wait() == (-signal.SIGKILL if os.name == "posix" else 1), (
             "it ended before it was killed"
         )
+        stub.wait_until_left()
         done = {line["custom_id"] for line in whole_lines(output)}
         again = asked(stub) - before
         in_flight += len(set(again) - done)

@@ -106,6 +106,7 @@ RAW: list[tuple[str, str, Script, type[errors.FoundryError]]] = [
     ("complete", "half a JSON, reset", sends(CUT, then="reset"), INTERRUPTED),
     ("stream", "half an event, closed", sends(STREAM_HEAD, ROLE, b'data: {"cho'), INTERRUPTED),
     ("stream", "half an event, reset", sends(STREAM_HEAD, delta("a"), b"da", then="reset"), INTERRUPTED),
+    # requests notices it; aiohttp, after the head of the answer, doesn't, and the time limit ends it
     ("stream", "a broken chunk", sends(CHUNKED, b"zz\r\n", pause_s=0.1), errors.FoundryError),
     ("both", "closed at once", sends(), UNAVAILABLE),
     ("both", "reset at once", sends(then="reset"), UNAVAILABLE),
@@ -139,7 +140,7 @@ def test_bytes_no_service_should_send(
 ) -> None:
     with RawServer(script) as server:
         with pytest.raises(expected):
-            ask(kind, server.url, how, LONG_S if expected in (UNREADABLE, UNAVAILABLE) else SHORT_S)
+            ask(kind, server.url, how, SHORT_S if expected in (TIMED_OUT, errors.FoundryError) else LONG_S)
         assert server.requests == 1
 
 
