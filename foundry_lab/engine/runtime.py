@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -43,7 +44,8 @@ class Runtime:
         Raises:
             EngineError: it doesn't come up.
         """
-        _set_environment()
+        home = paths.home()
+        _set_environment(home)
         _check_free(address)
         try:
             from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
@@ -57,7 +59,6 @@ class Runtime:
         catalogs: list[tuple[str, str | None]] = [(catalog_url, None)]
         if public_catalog:
             catalogs.append((PUBLIC_CATALOG, None))
-        home = paths.home()
         configuration = Configuration(
             APP_NAME,
             app_data_dir=str(home / "app"),
@@ -129,9 +130,12 @@ def plain(error: Exception) -> str:
     return _SIGNATURE.sub("", str(error)).rstrip(". ")
 
 
-def _set_environment() -> None:
+def _set_environment(home: Path) -> None:
     """Set what the native libraries read from the environment, before they are loaded."""
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
+    # They leave a session number in the folder for temporary files, and databases in the user's cache.
+    (home / "app").mkdir(parents=True, exist_ok=True)
+    os.environ.update(FOUNDRY_LAB_HOME=str(home), TMPDIR=str(home / "app"), XDG_CACHE_HOME=str(home / "app"))
     # libcurl sends even loopback requests to http_proxy and ALL_PROXY, and the catalog would not be found.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     hosts = [host for host in direct.split(",") if host] + ["127.0.0.1", "localhost"]

@@ -91,6 +91,20 @@ def test_stop_leaves_no_process_and_no_state(own_home: Path) -> None:
     assert engine.stop_service() is False
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows names these folders in other ways")
+def test_the_runtime_keeps_its_files_in_our_folder(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = tmp_path / "user"
+    user.mkdir()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(user))
+    assert ask(engine.ensure_service(progress=False))
+    assert engine.stop_service()
+    assert list(user.rglob("*")) == []
+
+
 def test_stop_ends_a_running_generation(own_home: Path) -> None:
     endpoint = engine.ensure_service(progress=False)
     body = chat("Tell a long story.", max_tokens=4000, stream=True)
