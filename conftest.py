@@ -22,7 +22,9 @@ KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("FOUNDRY_") and name not in KEPT]:
         del os.environ[name]
-    os.environ.pop("MPLBACKEND", None)  # would keep the notebooks' plots from showing
+    # These would keep the notebooks' plots from showing, and the tests of what is printed from passing.
+    for name in ("MPLBACKEND", "TQDM_DISABLE", "PYTHONWARNINGS"):
+        os.environ.pop(name, None)
     if "FOUNDRY_LAB_HOME" not in os.environ:
         home = platformdirs.user_cache_path("foundry-lab-tests", appauthor=False)
         _copy_prepared_model(paths.home(), home)

@@ -44,7 +44,9 @@ async def main(metrics_port: int, grace_s: float) -> None:
         loop.call_later(grace_s, task.cancel)
 
     def read() -> None:  # in a thread, as a terminal or a pipe can't be awaited everywhere
-        sys.stdin.reconfigure(errors="replace")  # a byte that isn't text must not end the reading
+        sys.stdin.reconfigure(
+            encoding="utf-8", errors="replace"
+        )  # a byte that isn't text must not end the reading
         for line in filter(str.strip, sys.stdin):
             loop.call_soon_threadsafe(prompts.put_nowait, line.strip())
         loop.call_soon_threadsafe(prompts.put_nowait, None)

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -99,6 +100,7 @@ class ResponseCache:
         self._flights: dict[bytes, Future[Reply | None]] = {}
         self._hits = self._shared = self._misses = self._stores = 0
         self._db = _open(self.path)
+        weakref.finalize(self, self._db.close)
         self._entries, self._bytes = self._count()
 
     def stats(self) -> CacheStats:

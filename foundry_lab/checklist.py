@@ -24,10 +24,13 @@ Ask = Callable[[str, float], str]
 PROMPT = "Say hello."
 TIMEOUT_S = 10.0
 SHORT_S = 0.6
-GRACE_S = 0.5
+GRACE_S = 2.5
+"""A machine with other work may be so late."""
 HANG_S = 5.0
 """A client that keeps waiting so long after its time limit has its connections cut."""
 RETRY_AFTER_S = 0.5
+TIMER_S = 0.02
+"""Timers may fire so much early; on Windows they do."""
 CALLS_IN_THE_DARK = 30
 BREAKER_LIMIT = 15
 
@@ -93,7 +96,7 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
 
 def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
     before = _asked(proxy)
-    began = time.monotonic()
+    began = time.perf_counter()
     text = error = None
     rescue = threading.Timer(timeout_s + HANG_S, proxy.set_faults, ["refused"])  # or it may wait for ever
     rescue.start()
@@ -104,7 +107,7 @@ def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
     finally:
         rescue.cancel()
         rescue.join()
-    return _Call(text, error, time.monotonic() - began, _asked(proxy) - before)
+    return _Call(text, error, time.perf_counter() - began, _asked(proxy) - before)
 
 
 def _asked(proxy: FaultProxy) -> int:
@@ -114,9 +117,12 @@ def _asked(proxy: FaultProxy) -> int:
 def _under(
     make: Callable[[str], Ask], proxy: FaultProxy, *faults: Fault | None, timeout_s: float = TIMEOUT_S
 ) -> _Call:
+    ask = make(proxy.url)
+    if timeout_s < TIMEOUT_S:  # which isn't for what a new client has to find out first
+        _call(ask, proxy, TIMEOUT_S)
     proxy.script(*faults)
     try:
-        return _call(make(proxy.url), proxy, timeout_s)
+        return _call(ask, proxy, timeout_s)
     finally:
         proxy.clear()
 
@@ -133,7 +139,7 @@ def _repeats_a_reset(make: Callable[[str], Ask], proxy: FaultProxy) -> Trial:
 
 def _obeys_retry_after(make: Callable[[str], Ask], proxy: FaultProxy) -> Trial:
     call = _under(make, proxy, Fault("status", status=429, retry_after=RETRY_AFTER_S))
-    good = call.error is None and call.took_s >= RETRY_AFTER_S
+    good = call.error is None and call.took_s > RETRY_AFTER_S - TIMER_S
     return Trial("waits as long as Retry-After says", good, str(call))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from .config import Settings
+from .files import WINDOWS
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -60,7 +62,7 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
             client = SyncFoundryAPIClient(cache=cache)  # it connects when the input has been found good
             report = client.complete_batch(source, output=output, concurrency=number, **given)
     except KeyboardInterrupt:
-        command = shlex.join(["foundry-lab", *sys.argv[1:]])
+        command = (subprocess.list2cmdline if WINDOWS else shlex.join)(["foundry-lab", *sys.argv[1:]])
         click.echo(f"\nStopped; what was finished is saved. To go on: {command}", err=True)
         sys.exit(INTERRUPTED)
     click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))

@@ -276,7 +276,8 @@ class FoundryAPIClient(ClientCore):
                 allow_redirects=False,
                 timeout=limits,
             )
-        except aiohttp.ConnectionTimeoutError:
+        except aiohttp.ConnectionTimeoutError:  # so does Windows refuse, after two seconds
+            await self._look_elsewhere()
             raise connect_timeout(base, limits.sock_connect or limit_s) from None
         except aiohttp.ClientConnectorError as error:
             await self._look_elsewhere()

@@ -63,7 +63,7 @@ class HealthDashboard:
             metrics=given.metrics or False,
         )
         self._proxy = proxy
-        self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(2.0, interval_s), history=SHOWN)
+        self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
         self._monitor.on_sample(lambda sample: self._draw())
         self._said = ""
         self._view = widgets.HTML()

@@ -179,14 +179,17 @@ class FaultProxy:
         self._socket = self._bind(self._port)
         self._port = self._socket.getsockname()[1]
         ready = threading.Event()
-        thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(ready)), name="fault-proxy", daemon=True
-        )
+        thread = threading.Thread(target=self._run, args=(ready,), name="fault-proxy", daemon=True)
         thread.start()
         if not ready.wait(START_TIMEOUT_S):
             raise FoundryError("The fault proxy didn't start. The machine may be overloaded: try again.")
         self._thread = thread
         return self
+
+    def _run(self, ready: threading.Event) -> None:
+        # Windows' own loop says good-bye before a reset, and complains of it.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve(ready))
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""

@@ -98,7 +98,7 @@ class JsonFormatter(logging.Formatter):
             line["message"] = record.getMessage()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return jsonlib.dumps(line, ensure_ascii=False)
+        return jsonlib.dumps(line)  # ASCII: a Windows stream has letters that JSON doesn't have
 
 
 def _utc(epoch_s: float) -> str:

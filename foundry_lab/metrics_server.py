@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 from types import TracebackType
 from wsgiref.simple_server import WSGIServer
@@ -31,6 +33,10 @@ class MetricsServer:
         server: WSGIServer
         thread: threading.Thread
         try:
+            if sys.platform == "win32" and port:  # where a second server may listen at a port that is taken
+                with socket.socket() as trial:
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+                    trial.bind((HOST, port))
             server, thread = start_http_server(port, addr=HOST, registry=registry)
         except (OSError, OverflowError, TypeError) as error:
             raise ConfigurationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -239,6 +240,7 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
         sys.prefix: "<python>",
         sys.base_prefix: "<python>",
         tempfile.gettempdir(): "<tmp>",
+        os.path.realpath(tempfile.gettempdir()): "<tmp>",  # a link on macOS
         str(Path.home()): "~",
     }
     names |= {path.replace("\\", "\\\\"): name for path, name in names.items()}  # Windows, inside a repr

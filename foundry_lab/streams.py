@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .core import ClientCore
 
 
+CLOCK_TICK_S = time.get_clock_info("monotonic").resolution
+"""A timer may fire so much early; on Windows before Python 3.13 that is 16 ms."""
+
+
 class StreamState:
     """Text, times and outcome of one streamed answer; grows while it is read."""
 
@@ -137,7 +141,7 @@ class StreamState:
 
     def _silence(self, deadline: Deadline) -> RequestTimeoutError:
         """Return the error for a stream that kept silent too long."""
-        if deadline.remaining() <= 0:
+        if deadline.remaining() <= CLOCK_TICK_S:
             return deadline.error()
         if not self._arrivals:
             return RequestTimeoutError(

@@ -244,7 +244,8 @@ class SyncFoundryAPIClient(ClientCore):
                 stream=True,
                 allow_redirects=False,
             )
-        except requests.ConnectTimeout:
+        except requests.ConnectTimeout:  # so does Windows refuse, after two seconds
+            self._look_elsewhere()
             raise connect_timeout(base, connect_s) from None
         except requests.Timeout:
             if time.monotonic() - began < 0.9 * limit_s:  # only a TLS handshake ends before the limit

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from .errors import FoundryError
+from .files import patiently
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -131,7 +132,7 @@ def copy_to(target: Path) -> CopyReport:
             part = copy.with_name(copy.name + ".part")  # a full disk leaves no half notebook behind
             try:
                 part.write_bytes(source.read_bytes())
-                part.replace(copy)
+                patiently(part.replace, copy)
             finally:
                 part.unlink(missing_ok=True)
             report.copied.append(name.as_posix())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FoundryError
+from ..files import force_to_disk
 from .index import Index
 
 SYNC_AGE_S = 0.25
@@ -98,7 +99,9 @@ class BatchOutput:
             self._dirty.clear()
             lines = self.lines
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, os.fsync, self._file.fileno())
+                await asyncio.get_running_loop().run_in_executor(
+                    self._thread, force_to_disk, self._file.fileno()
+                )
             except OSError as error:
                 raise self._stopped(error) from error
             self._check_in_place()
@@ -107,7 +110,7 @@ class BatchOutput:
     def sync(self) -> None:
         """Force everything to disk now. Raises BatchOutputError if the disk fails or the file has gone."""
         try:
-            os.fsync(self._file.fileno())
+            force_to_disk(self._file.fileno())
         except OSError as error:
             raise self._stopped(error) from error
         self._check_in_place()

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 import msgspec
 
+from ..files import WINDOWS, force_to_disk, patiently
 from .index import Index
 from .output import BatchOutput, BatchOutputError, ScratchOutput
 from .result import ID_PREFIX, ErrorPart
@@ -84,14 +85,16 @@ class ResultsFile(BatchOutput):
                 self._copy_to(self.backup, "ab", self._index.old_places())
             self._copy_to(part, "wb", self._index.places(by_input=self._ordered))
             self._file.close()
-            part.replace(self._real)
+            patiently(part.replace, self._real)
             _sync_folder(self._real)
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
+            in_use = WINDOWS and isinstance(error, PermissionError)
+            do = "Close the program that has it open" if in_use else "Make room there"
             raise BatchOutputError(
-                f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). Make "
-                "room there, then run the same batch again: nothing is asked twice."
+                f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). {do}, "
+                "then run the same batch again: nothing is asked twice."
             ) from error
         return old
 
@@ -110,7 +113,7 @@ class ResultsFile(BatchOutput):
                 new.write(b"\n")  # what is there may have been cut off
             self._copy(places, new)
             new.flush()
-            os.fsync(new.fileno())
+            force_to_disk(new.fileno())
 
     def _check_in_place(self) -> None:
         """Raise BatchOutputError if the name no longer leads to our file."""
@@ -130,28 +133,25 @@ class ResultsFile(BatchOutput):
     def _scan(self) -> int:
         """Take note of the lines that are there; cut a half-written last one. Return where the next goes."""
         start = 0
-        for number, line in enumerate(self._file_lines(), 1):
-            if not line.endswith(b"\n"):
-                if not (
-                    line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
-                ):
-                    raise self._foreign(number, "it doesn't end as a line does")
-                self._file.truncate(start)
-                break
-            try:
-                head = _decode_head(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise self._foreign(number, error) from None
-            fingerprint = head.id.removeprefix(ID_PREFIX)
-            self._index.put_line(head.custom_id, fingerprint, head.error is not None, start, len(line))
-            self.found += 1
-            start += len(line)
+        with self._real.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    if not (
+                        line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
+                    ):
+                        raise self._foreign(number, "it doesn't end as a line does")
+                    self._file.truncate(start)
+                    break
+                try:
+                    head = _decode_head(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise self._foreign(number, error) from None
+                fingerprint = head.id.removeprefix(ID_PREFIX)
+                self._index.put_line(head.custom_id, fingerprint, head.error is not None, start, len(line))
+                self.found += 1
+                start += len(line)
         self._file.seek(start)
         return start
-
-    def _file_lines(self) -> Iterator[bytes]:
-        with self._real.open("rb") as file:
-            yield from file
 
     def _foreign(self, number: int, why: object) -> BatchOutputError:
         return BatchOutputError(

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import EngineError
+from ..files import patiently
 from . import manifest as manifests
 from . import spec
 from .manifest import MANIFEST, Manifest
@@ -97,7 +98,7 @@ def _write(target: Path) -> None:
         with tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT) as archive:
             for name in (MANIFEST, *spec.MODEL_FILES):
                 archive.add(model_dir() / name, f"{FOLDER}/{name}", filter=_anonymous)
-        partial.rename(target)
+        patiently(partial.rename, target)
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -114,11 +115,13 @@ def _extract(archive: tarfile.TarFile, work: Path) -> Manifest:
     Raises:
         ValueError: an archive that `_write` can't have written.
     """
+    if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later; `_check_member` looks at the same things
+        archive.extraction_filter = tarfile.data_filter
     first = archive.next()
     if first is None or first.name != f"{FOLDER}/{MANIFEST}":
         raise ValueError(f"it doesn't start with {FOLDER}/{MANIFEST}")
     _check_member(first, MAX_MANIFEST_SIZE)
-    archive.extract(first, work, filter="data")
+    archive.extract(first, work)
     manifest = manifests.decode((work / FOLDER / MANIFEST).read_bytes())
     if not 0 < manifest.size_bytes < MAX_SIZE:
         raise ValueError(f"its manifest speaks of {manifest.size_bytes:,} bytes")
@@ -131,7 +134,7 @@ def _extract(archive: tarfile.TarFile, work: Path) -> Manifest:
         if size is None:
             raise ValueError(f"{member.name!r} doesn't belong in it")
         _check_member(member, size)
-        archive.extract(member, work, filter="data")
+        archive.extract(member, work)
     return manifest
 
 

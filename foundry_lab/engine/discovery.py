@@ -20,7 +20,16 @@ from . import foundry_cli
 from .launch import failure, launch
 from .prepare import prepare_model
 from .probe import answering_pid, check_foundry_local
-from .state import ServiceState, live_state, make_run_dir, process_of, remove_state, state_file, write_state
+from .state import (
+    ServiceState,
+    discard_state,
+    live_state,
+    make_run_dir,
+    process_of,
+    remove_state,
+    state_file,
+    write_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +83,7 @@ def service_status() -> ServiceState | None:
         # Not without the lock: what is there by then may be the note of a service that starts this moment.
         with contextlib.suppress(EngineError), _lock(timeout=0):
             if live_state() is None:
-                state_file().unlink(missing_ok=True)
+                discard_state()
     return state if state is not None and state.ready else None
 
 
@@ -99,7 +108,7 @@ def stop_service(timeout: float = 15.0) -> bool:
     with _lock():
         state = live_state()
         if state is None:
-            state_file().unlink(missing_ok=True)
+            discard_state()
             return False
         _end(state, timeout)
         return True

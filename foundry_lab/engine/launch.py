@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from ..errors import EngineError
+from ..files import patiently
 from . import paths
 from .state import ServiceState, make_run_dir, write_state
 
@@ -85,13 +86,14 @@ def _new_log() -> Path:
     """Return the log to write; the last service's is kept beside it."""
     file = log_file()
     if file.exists():
-        file.replace(file.with_suffix(".log.1"))
+        patiently(file.replace, file.with_suffix(".log.1"))
     return file
 
 
 def _environment() -> dict[str, str]:
     """Return the child's environment: ours, with what it needs to find the same home and the same package."""
-    environment = {**os.environ, "FOUNDRY_LAB_HOME": str(paths.home()), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "FOUNDRY_LAB_HOME": str(paths.home())}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}  # the log is read as it grows, and as UTF-8
     package_root = Path(__file__).parents[2]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only
         path = [str(package_root), environment.get("PYTHONPATH", "")]
@@ -102,6 +104,7 @@ def _environment() -> dict[str, str]:
 def _detached() -> dict[str, Any]:
     """Return what keeps the child alive when the parent's terminal, process group or console goes."""
     if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        return {"creationflags": flags | subprocess.DETACHED_PROCESS}
+        # With DETACHED_PROCESS, the python.exe of a virtual environment, which starts the real one, has no
+        # console to pass on, and Windows opens a new one (https://github.com/python/cpython/issues/85785).
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"start_new_session": True}

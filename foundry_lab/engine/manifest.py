@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..files import patiently
 from . import spec
 from .storage import sha256_of
 
@@ -46,7 +47,7 @@ def write(directory: Path, manifest: Manifest) -> None:
     """Write it as manifest.json, whole or not at all."""
     partial = directory / f"{MANIFEST}.partial"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-    partial.replace(directory / MANIFEST)
+    patiently(partial.replace, directory / MANIFEST)
 
 
 def read(directory: Path) -> Manifest | None:

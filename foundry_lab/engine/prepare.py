@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..errors import EngineError
+from ..files import patiently
 from . import manifest as manifests
 from . import spec
 from .fetch import fetch_gguf, remove_downloads
@@ -79,7 +80,7 @@ def remove_model() -> bool:
         if not model_dir().exists():
             return False
         with workspace() as trash:
-            model_dir().rename(trash / "removed")
+            patiently(model_dir().rename, trash / "removed")
         return True
 
 

@@ -99,7 +99,7 @@ def check_foundry_local(url: str) -> None:
 def _reason(error: requests.RequestException) -> str:
     if isinstance(error, requests.Timeout):
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
-    if isinstance(error, requests.ConnectionError) and "refused" in str(error):
+    if any(words in str(error) for words in ("refused", "WinError 10061")):  # translated on Windows
         return "connection refused"
     return type(error).__name__
 

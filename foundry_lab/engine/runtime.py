@@ -135,7 +135,8 @@ def _set_environment(home: Path) -> None:
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
     # They leave a session number in the folder for temporary files, and databases in the user's cache.
     (home / "app").mkdir(parents=True, exist_ok=True)
-    os.environ.update(FOUNDRY_LAB_HOME=str(home), TMPDIR=str(home / "app"), XDG_CACHE_HOME=str(home / "app"))
+    os.environ["FOUNDRY_LAB_HOME"] = str(home)  # which XDG_CACHE_HOME would move
+    os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(home / "app")))
     # libcurl sends even loopback requests to http_proxy and ALL_PROXY, and the catalog would not be found.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     hosts = [host for host in direct.split(",") if host] + ["127.0.0.1", "localhost"]

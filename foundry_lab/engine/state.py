@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from ..errors import EngineError
+from ..files import patiently
 from . import paths
 from .probe import answering_pid
 
@@ -98,7 +97,7 @@ def write_state(state: ServiceState) -> None:
         try:
             os.close(handle)
             temporary.write_bytes(msgspec.json.encode(state))
-            _replace(temporary, state_file())
+            patiently(temporary.replace, state_file())
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -109,16 +108,6 @@ def write_state(state: ServiceState) -> None:
         ) from error
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Rename, tried for a second: Windows refuses while somebody reads the target."""
-    for _ in range(20):
-        with contextlib.suppress(PermissionError):
-            source.replace(target)
-            return
-        time.sleep(0.05)
-    source.replace(target)
-
-
 def read_state() -> ServiceState | None:
     """Return the note, or None if there is none that can be understood.
 
@@ -127,7 +116,7 @@ def read_state() -> ServiceState | None:
     """
     file = state_file()
     try:
-        return msgspec.json.decode(file.read_bytes(), type=ServiceState)
+        return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -144,7 +133,12 @@ def remove_state(pid: int) -> None:
     """Remove the note if it is about this process; a newer service's note stays."""
     state = read_state()
     if state is not None and state.pid == pid:
-        state_file().unlink(missing_ok=True)
+        discard_state()
+
+
+def discard_state() -> None:
+    """Remove the note, if there is one."""
+    patiently(state_file().unlink, missing_ok=True)
 
 
 def process_of(state: ServiceState) -> psutil.Process | None:

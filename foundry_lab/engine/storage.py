@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 
 from ..errors import EngineError
+from ..files import patiently
 from .paths import home
 
 LOCK_TIMEOUT_S = 1800
@@ -107,13 +108,13 @@ def replace_directory(new: Path, target: Path, trash: Path) -> None:
     """Put a finished directory in its place; what was there goes to `trash`, a directory on the same disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        new.rename(target)
+        patiently(new.rename, target)
         return
-    replaced = target.rename(trash / "replaced")
+    replaced = patiently(target.rename, trash / "replaced")
     try:
-        new.rename(target)
+        patiently(new.rename, target)
     except OSError:
-        replaced.rename(target)
+        patiently(replaced.rename, target)
         raise
 
 

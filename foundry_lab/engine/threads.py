@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from ..files import patiently
 from . import spec
 
 MOST_BY_CORES = 4
@@ -61,4 +62,4 @@ def write_config(directory: Path) -> None:
         return
     partial = directory / f"{spec.CONFIG}.partial"
     partial.write_bytes(text)
-    partial.replace(target)
+    patiently(partial.replace, target)

@@ -27,7 +27,7 @@ FLAGS = [
     "--disable-sync",
 ]
 TOKEN = "browser-test"
-START_S = 60.0
+START_S = 180.0
 OWN_FOLDERS = (
     "JUPYTER_RUNTIME_DIR",
     "JUPYTER_CONFIG_DIR",
@@ -50,7 +50,7 @@ def open_notebook(home: Path, *cells: str) -> Iterator[Page]:
             pytest.fail("no Chromium is installed: apt-get install chromium, or its like")
         pytest.skip("no Chromium is installed, so nothing is tried in a browser")
     with _server(home, *cells) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=START_S * 1000)
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(START_S * 1000)
         page.goto(f"{url}lab/tree/test.ipynb?reset&token={TOKEN}")

@@ -12,7 +12,14 @@ from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
-CODE = "from foundry_lab.widgets import ChatPanel\n\npanel = ChatPanel(temperature=0, max_tokens=500)\npanel"
+CODE = """\
+from foundry_lab import Fault, FaultProxy, FoundryAPIClient, ensure_service
+from foundry_lab.widgets import ChatPanel
+
+proxy = FaultProxy(ensure_service()).start()
+proxy.script(Fault("drip", delay_s=0.01, route="/v1/chat/completions"))  # the first answer takes a minute
+panel = ChatPanel(FoundryAPIClient(proxy.url, timeout=300), temperature=0, max_tokens=500)
+panel"""
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def test_type_send_watch_stop_and_go_on(page: Page, tmp_path: Path) -> None:
 
     stop.focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_text("stopped")).to_be_visible()
+    expect(page.get_by_text(re.compile("^stopped"))).to_be_visible()
     stopped = answers.inner_text()
     page.wait_for_timeout(500)
     assert answers.inner_text() == stopped

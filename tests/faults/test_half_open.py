@@ -38,9 +38,8 @@ def break_it(proxy: FaultProxy) -> None:
 
 
 def mend_it(proxy: FaultProxy) -> None:
-    proxy.set_faults(
-        Fault("latency", delay_s=0.3, route=CHAT_PATH)
-    )  # the probe takes long enough for all to ask
+    # the probe takes long enough for all to ask
+    proxy.set_faults(Fault("latency", delay_s=2, route=CHAT_PATH))
     time.sleep(OPEN_S)
 
 

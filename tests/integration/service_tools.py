@@ -40,7 +40,7 @@ def ask(endpoint: str, prompt: str = "What is the capital of France?") -> str:
         return answer.json()["choices"][0]["message"]["content"]
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
     """Wait until the condition holds, for at most `timeout` seconds; return whether it does."""
     deadline = time.monotonic() + timeout
     while not condition() and time.monotonic() < deadline:

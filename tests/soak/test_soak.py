@@ -30,7 +30,7 @@ SLICE_S = min(30.0, MINUTES * 60 / 4)
 CALLERS = 4
 FAULT_RATE = 0.2
 TIMEOUT_S = 4.0
-GRACE_S = 0.5
+GRACE_S = 3.0
 MAX_GROWTH_MIB = 8.0
 PROMPTS = ("Name three colours.", "What is the capital of France?", "Count to five.", "Say hello.")
 OPTIONS = {"max_tokens": 10, "temperature": 0}
@@ -134,7 +134,7 @@ async def caller(
                 text = (await client.complete(prompt, timeout=TIMEOUT_S, **OPTIONS)).content
             else:
                 stream = client.stream_complete(
-                    prompt, timeout=TIMEOUT_S, first_token_timeout=1.5, idle_timeout=1.0, **OPTIONS
+                    prompt, timeout=TIMEOUT_S, first_token_timeout=5.0, idle_timeout=1.0, **OPTIONS
                 )
                 text = "".join([chunk.content async for chunk in stream])
         except FoundryError as error:

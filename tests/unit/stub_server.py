@@ -207,6 +207,7 @@ class StubService:
         self._max_bytes = max_bytes
         self._answers = {route: [answer] for route, answer in HEALTHY.items()} if healthy else {}
         self.seen: list[Seen] = []
+        self.peers: set[object] = set()  # one for each connection that brought a request
         self.url = ""
         self.most_at_once = 0
         self._at_once = 0
@@ -236,6 +237,7 @@ class StubService:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         request._client_max_size = self._max_bytes
+        self.peers.add(request.transport.get_extra_info("peername") if request.transport else None)
         self.seen.append(Seen(request.method, request.raw_path, headers, await request.read()))
         answers = self._answers.get((request.method, request.raw_path))
         if not answers:

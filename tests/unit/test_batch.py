@@ -276,7 +276,7 @@ async def test_an_input_that_breaks_off_saves_what_is_done(client: FoundryAPICli
 async def test_no_more_than_the_allowed_requests_are_under_way(
     client: FoundryAPIClient, stub: StubService, concurrency: int
 ) -> None:
-    stub.on("POST", CHAT, chat(delay_s=0.01))
+    stub.on("POST", CHAT, chat(delay_s=0.1))
     await client.complete_batch([str(n) for n in range(20)], concurrency=concurrency)
     assert stub.most_at_once == concurrency
 
@@ -500,7 +500,7 @@ async def test_a_service_that_answers_only_its_status_does_not_burn_through_the_
 
 async def test_one_item_that_takes_too_long_is_recorded(client: FoundryAPIClient, stub: StubService) -> None:
     stub.on("POST", CHAT, hang, chat("fine"))
-    report = await client.complete_batch(["a", "b", "c"], timeout=0.3, concurrency=1)
+    report = await client.complete_batch(["a", "b", "c"], timeout=3, concurrency=1)
     assert report.failures == {"timeout": 1}
     assert report.done == 2
 
@@ -529,7 +529,7 @@ async def test_two_items_that_kill_the_service_do_not_stop_the_batch(
     client: FoundryAPIClient, stub: StubService, concurrency: int
 ) -> None:
     stub.on("POST", CHAT, drop)
-    report = await client.complete_batch(["a", "b"], concurrency=concurrency, wait_for_service=0.5)
+    report = await client.complete_batch(["a", "b"], concurrency=concurrency, wait_for_service=30)
     assert report.failures == {"unavailable": 2}
 
 

@@ -234,8 +234,8 @@ def test_attached_service_of_either_contract(
 
 
 def test_foundry_cli_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert "not installed" in doctor._check_foundry_cli().found
     name = "foundry.exe" if sys.platform == "win32" else "foundry"
     (tmp_path / name).touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor._check_foundry_cli().found.endswith(name)

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from cli_stubs import StubEngine, outputs, write_notebook
 from click.testing import CliRunner, Result
+from processes import runs
 
 from foundry_lab import runner, workbook
 from foundry_lab.cli import main
@@ -158,12 +159,12 @@ def test_errors_on_purpose_are_no_failure(books: Path, engine: StubEngine) -> No
 
 
 def test_cell_over_its_time_limit(books: Path, engine: StubEngine) -> None:
-    write_notebook(books / "01.ipynb", "import time\ntime.sleep(60)")
+    write_notebook(books / "01.ipynb", "import time\ntime.sleep(600)")
     started = time.monotonic()
     result = run("--timeout", "1")
     assert result.exit_code == 1
     assert "Code cell 1 did not finish within 1 s. Give it longer with --timeout" in result.stderr
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300
 
 
 def test_dead_kernel_says_so_and_shows_its_last_words(books: Path, engine: StubEngine) -> None:
@@ -250,7 +251,7 @@ def test_ctrl_c_writes_what_ran_and_stops_kernel_and_service(tmp_path: Path) -> 
     write_notebook(
         tmp_path / "notebooks" / "01.ipynb",
         "import os, time\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))\nprint('ran')",
-        "time.sleep(60)",
+        "Path('second').touch()\ntime.sleep(600)",
     )
     script = (
         "from pathlib import Path\nfrom foundry_lab import engine, workbook\nimport foundry_lab.cli\n"
@@ -267,20 +268,21 @@ def test_ctrl_c_writes_what_ran_and_stops_kernel_and_service(tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
     )
-    pid_file = tmp_path / "out" / "pid"
-    deadline = time.monotonic() + 60
-    while not pid_file.exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "second").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)  # into the second cell
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "service stopped" in stdout
     assert "Aborted!" in stderr
     assert "Traceback" not in stderr
     assert "ran" in outputs(tmp_path / "out" / "01.ipynb")
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid_file.read_text()), 0)
+    kernel = int((tmp_path / "out" / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while runs(kernel) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(kernel)
 
 
 def test_base64_images_are_not_searched_for_paths(tmp_path: Path) -> None:

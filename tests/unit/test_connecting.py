@@ -17,6 +17,7 @@ import trustme
 from clients import Client, both_clients
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, async_transport, errors, sync_client
+from foundry_lab.core import Target
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 
@@ -34,6 +35,12 @@ def full() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+def allow_connecting(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=seconds)
+    monkeypatch.setattr(async_transport, "_USUAL_LIMITS", limits)
+    monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", seconds)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
 @both_clients
 @pytest.mark.parametrize("usual", [False, True])
@@ -41,19 +48,34 @@ def full() -> Iterator[str]:
 def test_a_connection_that_is_not_accepted_in_time(
     kind: str, how: str, usual: bool, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit_s = 0.5
+    limit_s = connect_s = 4.0  # the connection gets 95 % of it
     if usual:  # the limit on connecting is far below the whole request's
-        limit_s = 20.0
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=0.5)
-        monkeypatch.setattr(async_transport, "_USUAL_LIMITS", limits)
-        monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", 0.5)
+        limit_s, connect_s = 30.0, 0.5
+        allow_connecting(connect_s, monkeypatch)
     with Client(kind, full, model="m", retries=0) as client:
         began = time.monotonic()
         with pytest.raises(errors.RequestTimeoutError, match="didn't accept a connection") as caught:
             getattr(client, how)("hi", timeout=limit_s)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
     assert caught.value.phase == "connect"
-    assert caught.value.limit_s == pytest.approx(0.5, rel=0.1)
+    assert 0.7 * connect_s <= caught.value.limit_s <= connect_s
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
+@both_clients
+def test_where_connecting_takes_too_long_the_service_may_have_moved(
+    kind: str, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a refusal takes two seconds, which a shorter limit cuts off."""
+    allow_connecting(0.5, monkeypatch)
+    looked: list[Target] = []
+    for module in ("client", "sync_client"):
+        monkeypatch.setattr(f"foundry_lab.{module}.relocate", looked.append)
+    with Client(kind, None, model="m", retries=0) as client:
+        client.raw._connect_to(Target(full, found=True))
+        with pytest.raises(errors.RequestTimeoutError, match="didn't accept a connection"):
+            client.complete("hi", timeout=30)
+    assert [target.endpoint for target in looked] == [full]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
@@ -111,8 +133,8 @@ def test_a_deadline_holds_over_tls_though_bytes_trickle_in(tmp_path: Path) -> No
         client._pool().verify = str(server.ca)
         began = time.monotonic()
         with pytest.raises(errors.RequestTimeoutError) as caught:
-            client.complete("hi", timeout=0.6)
-        assert time.monotonic() - began < 2
+            client.complete("hi", timeout=2)
+        assert time.monotonic() - began < 15
     assert caught.value.phase == "total"
 
 

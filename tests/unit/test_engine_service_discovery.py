@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import runs
 
 from foundry_lab import Settings, engine
 from foundry_lab.engine import discovery, foundry_cli, launch, probe, state
@@ -170,7 +171,10 @@ def install(home: Path) -> Install:
     return write
 
 
-def test_the_foundry_commands_service_is_found(install: Install, started: list[bool]) -> None:
+def test_the_foundry_commands_service_is_found(
+    install: Install, started: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foundry_cli, "STATUS_TIMEOUT_S", 60.0)
     with answering({"/openai/status": (200, LEGACY)}) as url:
         install(f"assert sys.argv[1:] == ['service', 'status']; print('running on {url}/openai/status')")
         assert engine.ensure_service() == url
@@ -183,25 +187,16 @@ def test_one_that_no_longer_answers_is_not_taken(install: Install, started: list
 
 
 def test_a_foundry_command_that_hangs_is_killed_with_its_children(install: Install, home: Path) -> None:
-    install(
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        f"open({str(home / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
-        "time.sleep(600)"
-    )
+    install("")
+    shell = f"/bin/sleep 600 &\necho $$ $! > '{home / 'pids'}'\n/bin/sleep 600\n"
+    (home / "bin" / "foundry").write_text(f"#!/bin/sh\n{shell}")  # it starts sooner than Python
     assert foundry_cli.running_endpoint() is None
     pids = [int(pid) for pid in (home / "pids").read_text().split()]
     assert len(pids) == 2
     deadline = time.monotonic() + 10
-    while any(map(_runs, pids)) and time.monotonic() < deadline:
+    while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)  # the kernel ends a killed process in its own time
-    assert not any(map(_runs, pids))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert not any(map(runs, pids))
 
 
 def test_a_foundry_command_that_cannot_run_is_none(install: Install, home: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -10,6 +13,8 @@ import pytest
 from clients import Client, both_clients
 from stub_server import CHAT, StubService, reply
 
+from foundry_lab.batch.index import Index
+from foundry_lab.cache import ResponseCache
 from foundry_lab.errors import ServerError
 
 
@@ -32,3 +37,14 @@ def test_after_an_error_close_closes_the_connections(kind: str) -> None:
             assert connections_to(stub.url) == 0
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("make", [Index, ResponseCache])
+def test_a_database_nobody_closed_closes_itself(make: Callable[[], Any]) -> None:
+    """Python 3.13 and later warn of one that doesn't."""
+    holder = make()
+    database = holder._db
+    del holder
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        database.execute("SELECT 1")
