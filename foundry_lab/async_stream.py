@@ -18,14 +18,11 @@ from .errors import RequestTimeoutError
 from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
-from .streams import StreamState
+from .streams import DRAIN_S, StreamState
 from .types import Chunk
 
 if TYPE_CHECKING:
     from .client import FoundryAPIClient
-
-DRAIN_S = 0.1
-"""How long to wait, after the last event, for the end that makes the connection usable again."""
 
 _log = logging.getLogger("foundry_lab")
 

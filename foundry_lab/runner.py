@@ -85,7 +85,7 @@ def check_outputs(notebooks: list[Path], output: Path) -> None:
     taken: dict[Path, Path] = {}
     for notebook in notebooks:
         result = output_path(notebook, output).resolve()
-        if result == notebook:
+        if result == notebook or (result.exists() and result.samefile(notebook)):  # Work is work on macOS
             raise RunError(
                 f"{notebook} would be overwritten by its own results. Choose another --output folder."
             )

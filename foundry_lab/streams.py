@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .core import ClientCore
 
 
+DRAIN_S = 0.1
+"""How long to wait, after the last event, for the end that makes the connection usable again."""
 CLOCK_TICK_S = time.get_clock_info("monotonic").resolution
 """A timer may fire so much early; on Windows before Python 3.13 that is 16 ms."""
 

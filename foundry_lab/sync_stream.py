@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from types import TracebackType
@@ -11,11 +12,11 @@ import requests
 
 from . import chat, protocol
 from .chat import ChatRequest
-from .errors import RequestTimeoutError, StreamInterruptedError
+from .errors import FoundryError, RequestTimeoutError, StreamInterruptedError
 from .metrics import Record
 from .protocol import Call, Reply
 from .resilience import Deadline
-from .streams import StreamState
+from .streams import DRAIN_S, StreamState
 from .sync_transport import ReadingUntil, TimedOut, read_body, read_some
 from .types import Chunk
 
@@ -127,6 +128,7 @@ class SyncCompletionStream(StreamState):
         """Take the next bytes off the wire, or end the stream."""
         response = self._response
         if response is None or self._parser.done:
+            self._drain()
             self._close(None)
             return
         limit_s = self._request.idle_s if self._arrivals else self._request.first_token_s
@@ -144,6 +146,13 @@ class SyncCompletionStream(StreamState):
             self._parser.done = True
         else:
             self._feed(data)
+
+    def _drain(self) -> None:
+        """Read the end of the body, so that the connection can be used again."""
+        if self._response is not None:
+            with contextlib.suppress(TimedOut, FoundryError), ReadingUntil(time.monotonic() + DRAIN_S):
+                while read_some(self._response):
+                    pass
 
     def _close(self, error: BaseException | None) -> None:
         if not self._ended:

@@ -196,6 +196,16 @@ def test_outputs_of_an_earlier_run_are_not_taken_for_this_one(
     assert "stale" not in (tmp_path / "out" / "01.ipynb").read_text()
 
 
+def test_originals_are_known_by_another_name(books: Path, engine: StubEngine, tmp_path: Path) -> None:
+    """A file system that ignores case has two names for one file; here a hard link does."""
+    path = write_notebook(books / "01.ipynb", "1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "01.ipynb").hardlink_to(path)
+    result = run("--output", "out")
+    assert result.exit_code == 1
+    assert "would be overwritten by its own results" in result.stderr
+
+
 def test_originals_are_never_overwritten(books: Path, engine: StubEngine) -> None:
     write_notebook(books / "01.ipynb", "1")
     result = run("--output", str(books))
