@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from . import engine
 from .config import Settings
-from .engine import paths
+from .engine import native, paths
 from .errors import FoundryError
 
 PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
@@ -114,8 +114,8 @@ def _check_packages() -> Check:
 
 
 def _check_runtime() -> Check:
-    """Import the SDK in a process of its own: its native libraries may be unable to load, or worse."""
-    code = "import foundry_local_sdk as sdk; print(sdk.__version__)"
+    """Load the SDK in a process of its own: its native libraries may be unable to load, or worse."""
+    code = f"import foundry_local_sdk as sdk, {native.MODULE}; print(sdk.__version__)"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
@@ -123,10 +123,7 @@ def _check_runtime() -> Check:
     if done.returncode == 0:
         return Check("runtime", "ok", f"foundry-local-sdk {done.stdout.strip()}")
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    advice = "python -m pip install --force-reinstall foundry-local-sdk"
-    if platform.system() == "Windows":
-        advice += " ; if that doesn't help, install the Microsoft Visual C++ Redistributable"
-    return Check("runtime", "fail", last, advice)
+    return Check("runtime", "fail", last, native.remedy(last))
 
 
 def _check_kernel() -> Check:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from ..errors import EngineError
 from . import paths, spec
+from .native import load_runtime
 from .threads import write_config
 
 if TYPE_CHECKING:
@@ -47,13 +48,8 @@ class Runtime:
         home = paths.home()
         _set_environment(home)
         _check_free(address)
-        try:
-            from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
-        except (ImportError, OSError) as error:
-            raise EngineError(
-                f"The Foundry Local runtime can't be loaded: {error}. "
-                "Install it anew: pip install --force-reinstall foundry-local-sdk"
-            ) from error
+        load_runtime()
+        from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
 
         # Asking Microsoft's catalog offline costs 4 s, and the order is a preference: ours comes first.
         catalogs: list[tuple[str, str | None]] = [(catalog_url, None)]

@@ -21,7 +21,9 @@ from click.testing import CliRunner
 
 from foundry_lab import doctor
 from foundry_lab.cli import main
+from foundry_lab.engine import native
 from foundry_lab.engine.spec import PreparedModel
+from foundry_lab.errors import EngineError
 
 GOOD = PreparedModel(model_id="a:1", alias="a", path=Path("a"), size_bytes=2**20)
 BAD = PreparedModel(
@@ -132,6 +134,31 @@ def test_runtime_that_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.subprocess, "run", broken)
     check = doctor._check_runtime()
     assert (check.status, check.found) == ("fail", "ImportError: libfoo.so: not found")
+    assert "force-reinstall foundry-local-sdk" in check.advice
+
+
+MISSING = "{}: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("problem", "advice"),
+    [
+        (MISSING.format("libatomic.so.1"), "sudo apt-get install libatomic1"),
+        (MISSING.format("libstdc++.so.6"), "sudo apt-get install libstdc++6"),
+        (MISSING.format("libfoo-2.so.0.1"), "the system's package that has libfoo-2.so.0.1"),
+        ("No module named 'foundry_local_sdk'", "force-reinstall foundry-local-sdk"),
+    ],
+)
+def test_a_runtime_that_cannot_load_says_what_to_install(
+    problem: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> None:
+        raise OSError(problem)
+
+    monkeypatch.setattr(native.importlib, "import_module", load)
+    with pytest.raises(EngineError, match=r"can't be loaded") as caught:
+        native.load_runtime()
+    assert problem in str(caught.value) and advice in str(caught.value)
 
 
 def test_foreign_kernel_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
