@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--png", type=Path, help="draw the figure here")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: a median needs two rounds or more")
     points = asyncio.run(measure(options.rounds))
     median = {each: sorted(runs, key=speed)[len(runs) // 2] for each, runs in points.items()}
     best = max(map(speed, median.values()))

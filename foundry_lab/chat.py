@@ -29,8 +29,8 @@ class ChatOptions(TypedDict, total=False):
     `parse_attempts`: how often the model is asked before StructuredOutputError.
     `cache`: use the client's response cache, if it has one.
     For streams only: `first_token_timeout` and `idle_timeout` in seconds, both `timeout` by default;
-    `on_stall`: "error", or "fallback" to ask once more without streaming when no first token comes in time,
-    which is then half of `timeout` by default.
+    `on_stall`: "error", or "fallback" to ask once more without streaming when no first token comes in time;
+    `first_token_timeout` is then half of `timeout` by default.
     """
 
     messages: Sequence[Mapping[str, Any]]

@@ -276,9 +276,9 @@ class FoundryAPIClient(ClientCore):
                 allow_redirects=False,
                 timeout=limits,
             )
-        except aiohttp.ConnectionTimeoutError:  # so does Windows refuse, after two seconds
+        except aiohttp.ConnectionTimeoutError:  # as in the sync client
             await self._look_elsewhere()
-            raise connect_timeout(base, limits.sock_connect or limit_s) from None
+            raise connect_timeout(base, limits.sock_connect or limit_s, found=target.found) from None
         except aiohttp.ClientConnectorError as error:
             await self._look_elsewhere()
             reason = error.os_error.strerror or error.os_error

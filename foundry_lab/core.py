@@ -274,11 +274,15 @@ def hung_up(endpoint: str, error: object) -> ServiceUnavailableError:
     )
 
 
-def connect_timeout(endpoint: str, limit_s: float) -> RequestTimeoutError:
-    """Return the error for a connection that wasn't accepted in time."""
+def connect_timeout(endpoint: str, limit_s: float, *, found: bool) -> RequestTimeoutError:
+    """Return the error for a connection that wasn't accepted in time; `found` as in `Target`."""
+    advice = (
+        "The service may have ended: see `foundry-lab status`, and call again."
+        if found
+        else "Check the address and that the service runs."
+    )
     return RequestTimeoutError(
-        f"{endpoint} didn't accept a connection within {limit_s:g} s. Check the address and that the "
-        "service runs.",
+        f"{endpoint} didn't accept a connection within {limit_s:g} s. {advice}",
         phase="connect",
         limit_s=limit_s,
     )

@@ -123,7 +123,7 @@ def _check_runtime() -> Check:
     if done.returncode == 0:
         return Check("runtime", "ok", f"foundry-local-sdk {done.stdout.strip()}")
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return Check("runtime", "fail", last, native.remedy(last))
+    return Check("runtime", "fail", last, native.remedy(done.stderr))
 
 
 def _check_kernel() -> Check:

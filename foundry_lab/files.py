@@ -18,10 +18,10 @@ Result = TypeVar("Result")
 
 
 def patiently(act: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
-    """Return what `act` returns, a rename or the like, tried for two seconds on Windows.
+    """Return what `act` does to a file, tried for two seconds on Windows.
 
-    Windows refuses to rename, replace or remove a file while anybody has it open: a reader, a virus scanner,
-    a synchronised folder. They let go soon.
+    Windows refuses to rename, replace or remove a file while anybody has it open, be it a reader, a virus
+    scanner or a synchronised folder, and to read one that is being replaced. That is over soon.
 
     Raises:
         OSError: as `act` does; PermissionError only when the time is over.

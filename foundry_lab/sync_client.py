@@ -244,12 +244,12 @@ class SyncFoundryAPIClient(ClientCore):
                 stream=True,
                 allow_redirects=False,
             )
-        except requests.ConnectTimeout:  # so does Windows refuse, after two seconds
+        except requests.ConnectTimeout:  # Windows takes two seconds to refuse; a shorter limit cuts that off
             self._look_elsewhere()
-            raise connect_timeout(base, connect_s) from None
+            raise connect_timeout(base, connect_s, found=target.found) from None
         except requests.Timeout:
             if time.monotonic() - began < 0.9 * limit_s:  # only a TLS handshake ends before the limit
-                raise connect_timeout(base, connect_s) from None
+                raise connect_timeout(base, connect_s, found=target.found) from None
             raise TimedOut from None
         except requests.ConnectionError as error:
             cause = root_cause(error)

@@ -174,17 +174,28 @@ class ScratchOutput(BatchOutput):
     """
 
     def __init__(self, index: Index, *, ordered: bool = False) -> None:
-        super().__init__(_nameless(), index, ordered=ordered)
+        try:
+            file = _nameless()
+        except OSError as error:
+            raise BatchOutputError(
+                f"There is no place for the results: no temporary file can be made "
+                f"({error.strerror or error}). Make room, or name a file with output=."
+            ) from error
+        super().__init__(file, index, ordered=ordered)
         self._let_go = weakref.finalize(self, self._file.close)
 
     def tidy(self) -> int:
         if self._ordered:
-            new = _nameless()
             try:
-                self._copy(self._index.places(by_input=True), new)
+                with contextlib.ExitStack() as undo:
+                    new = undo.enter_context(_nameless())
+                    self._copy(self._index.places(by_input=True), new)
+                    undo.pop_all()
             except OSError as error:
-                new.close()
-                raise self._stopped(error) from error
+                raise BatchOutputError(
+                    "Every answer is in this error's .report, but they couldn't be put in order "
+                    f"({error.strerror or error}). Make room for temporary files, or name an output=."
+                ) from error
             self._let_go()
             self._file = new
             self._let_go = weakref.finalize(self, new.close)
@@ -192,7 +203,9 @@ class ScratchOutput(BatchOutput):
 
     def read(self) -> Iterator[bytes]:
         if not hasattr(self, "_file"):
-            raise OSError("a batch without an output has them only in the process that ran it")
+            raise OSError(
+                "only the report that the batch returned has them; name an output= to read them elsewhere"
+            )
         place, rest = 0, b""
         while place < self._end:
             self._file.seek(place)
@@ -203,13 +216,7 @@ class ScratchOutput(BatchOutput):
 
 
 def _nameless() -> FileIO:
-    try:
-        return tempfile.TemporaryFile(buffering=0)  # the system itself removes it
-    except OSError as error:
-        raise BatchOutputError(
-            f"There is no place for the results: no temporary file can be made ({error.strerror or error}). "
-            "Make room, or name a file with output=."
-        ) from error
+    return tempfile.TemporaryFile(buffering=0)  # the system itself removes it
 
 
 def _ignore(durable: int) -> None:

@@ -48,7 +48,8 @@ class Sample(msgspec.Struct, frozen=True):
 class BatchReport:
     """The summary of one run; `print(report)` shows it, `report.plot()` draws it.
 
-    Pickled, it keeps its counts, and reads the results from a named output as text.
+    A copy of it, or a pickle, has the counts, and reads results as text, from a named output only. Without a
+    named output it keeps a temporary file open for as long as it lives.
 
     Attributes:
         output: the file with the results; None where none was named.

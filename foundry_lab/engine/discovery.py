@@ -122,6 +122,8 @@ def serve(
 ) -> None:
     """Run the embedded service in this process until Ctrl-C, SIGTERM or `stop_service` elsewhere.
 
+    The process's environment is changed for the runtime: it keeps its temporary files in the lab's folder.
+
     Args:
         port: on 127.0.0.1; 0 takes a free one.
         public_catalog: serve the models of Microsoft's catalog as well.

@@ -10,11 +10,8 @@ from ..errors import EngineError
 
 MODULE = "foundry_local_sdk._native"
 """Loads them when it is imported; the SDK itself puts that off until its manager is made."""
-_MISSING = re.compile(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file")
-_PACKAGES = {  # what the libraries of foundry-local-sdk 2.2 need, by the names of Debian and of Fedora
-    "libatomic": ("libatomic1", "libatomic"),
-    "libstdc++": ("libstdc++6", "libstdc++"),
-}
+_MISSING = re.compile(r"\b(lib[\w.+-]+?)\.so([\w.]*): cannot open shared object file")
+_FROM_PIP = ("libfoundry_local", "libonnxruntime")
 
 
 def load_runtime() -> None:
@@ -27,20 +24,18 @@ def load_runtime() -> None:
         importlib.import_module(MODULE)
     except (ImportError, OSError) as error:
         raise EngineError(
-            f"The Foundry Local runtime can't be loaded: {error}. {remedy(str(error))}."
+            f"The Foundry Local runtime can't be loaded: {error}. {remedy(str(error))}"
         ) from error
 
 
 def remedy(problem: str) -> str:
     """Return what to do, given what the loader said."""
-    missing = _MISSING.search(problem)
-    if missing:
-        name = missing[1].partition(".so")[0]
-        if name in _PACKAGES:
-            debian, fedora = _PACKAGES[name]
-            return f"Install it: sudo apt-get install {debian}, or on Fedora sudo dnf install {fedora}"
-        return f"Install the system's package that has {missing[1]}"
+    for name, version in _MISSING.findall(problem):
+        if name == "libatomic":  # the one that slim images of Debian leave out
+            return "Install it: sudo apt-get install libatomic1, or on Fedora sudo dnf install libatomic"
+        if not name.startswith(_FROM_PIP):
+            return f"Install the system's package that has {name}.so{version}"
     advice = "Install it anew: python -m pip install --force-reinstall foundry-local-sdk"
     if sys.platform == "win32":
-        advice += "; if that doesn't help, install the Microsoft Visual C++ Redistributable"
+        advice += " ; if that doesn't help, install the Microsoft Visual C++ Redistributable"
     return advice

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ..errors import EngineError
 from . import paths, spec
 from .native import load_runtime
+from .storage import disk_errors
 from .threads import write_config
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _set_environment(home: Path) -> None:
     """Set what the native libraries read from the environment, before they are loaded."""
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
     # They leave a session number in the folder for temporary files, and databases in the user's cache.
-    (home / "app").mkdir(parents=True, exist_ok=True)
+    with disk_errors():
+        (home / "app").mkdir(parents=True, exist_ok=True)
     os.environ["FOUNDRY_LAB_HOME"] = str(home)  # which XDG_CACHE_HOME would move
     os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(home / "app")))
     # libcurl sends even loopback requests to http_proxy and ALL_PROXY, and the catalog would not be found.

@@ -31,9 +31,9 @@ def cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def falls_idle(process: psutil.Process) -> bool:
+def falls_idle(process: psutil.Process, within_s: float = STOPS_WITHIN_S) -> bool:
     """Return whether the process stops computing within the limit."""
-    end = time.monotonic() + STOPS_WITHIN_S
+    end = time.monotonic() + within_s
     while time.monotonic() < end:
         before = cpu_s(process)
         time.sleep(0.4)
@@ -119,13 +119,13 @@ async def test_after_a_cancelled_completion_the_client_goes_on(endpoint: str) ->
     Measured with a bare socket on foundry-local-sdk 2.2.1; the next request has to wait for it.
     """
     async with FoundryAPIClient(endpoint) as client:
-        task = asyncio.create_task(client.complete(STORY, max_tokens=800, temperature=0))
+        task = asyncio.create_task(client.complete(STORY, max_tokens=400, temperature=0))
         await asyncio.sleep(0.3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await client.complete("Name three colours.", max_tokens=4, timeout=60)).content
-    assert await asyncio.to_thread(falls_idle, service_process(endpoint))
+        assert (await client.complete("Name three colours.", max_tokens=4, timeout=120)).content
+    assert await asyncio.to_thread(falls_idle, service_process(endpoint), 120)
 
 
 async def test_200_streams_abandoned_half_way_leave_nothing_behind(endpoint: str) -> None:

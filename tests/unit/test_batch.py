@@ -485,7 +485,7 @@ async def test_a_stopped_batchs_error_gets_out_of_a_process_with_its_report(
     if named:
         assert sum(result.error is None for result in report.results()) == 1
     else:
-        with pytest.raises(FoundryError, match="only in the process that ran it"):
+        with pytest.raises(FoundryError, match="only the report that the batch returned"):
             list(report.results())
 
 
@@ -837,6 +837,18 @@ async def test_a_link_to_an_output_is_that_output(
     assert len(ids(tmp_path / "real.jsonl")) == 2
 
 
+async def test_answers_without_an_output_that_cannot_be_put_in_order_are_not_lost_either(
+    client: FoundryAPIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("foundry_lab.batch.output.ScratchOutput._copy", full)
+    with pytest.raises(BatchStoppedError, match=r"Every answer is in this error's \.report") as caught:
+        await client.complete_batch(["a", "b"], ordered=True)
+    assert [result.content for result in caught.value.report.results()] == ["hello", "hello"]
+
+
 async def test_results_that_cannot_be_put_in_order_are_no_lost_report(
     client: FoundryAPIClient, tmp_path: Path
 ) -> None:
@@ -845,6 +857,21 @@ async def test_results_that_cannot_be_put_in_order_are_no_lost_report(
     with pytest.raises(BatchStoppedError, match="couldn't be put in order") as caught:
         await client.complete_batch(["a", "b"], output=output, ordered=True)
     assert caught.value.report.done == len(list(caught.value.report.results())) == 2
+
+
+async def test_an_output_that_is_open_elsewhere_is_not_a_full_disk(
+    client: FoundryAPIClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file that is open in a viewer can't be replaced."""
+
+    def in_use(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr("foundry_lab.batch.results_file.WINDOWS", True)
+    monkeypatch.setattr("foundry_lab.batch.results_file.patiently", in_use)
+    with pytest.raises(BatchStoppedError, match="Close the program that has it open"):
+        await client.complete_batch(["a", "b"], output=tmp_path / "out.jsonl", ordered=True)
+    assert content(tmp_path) == ["out.jsonl"]
 
 
 # --- the rest -------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import pytest
 import requests
 from stub_server import CHAT, MODEL, StubService
 
-from foundry_lab import SyncFoundryAPIClient, checklist
+from foundry_lab import RetryPolicy, SyncFoundryAPIClient, checklist
 from foundry_lab.checklist import Ask, run_checklist
-from foundry_lab.errors import ConfigurationError
+from foundry_lab.errors import ConfigurationError, RequestTimeoutError
 
 
 @pytest.fixture
@@ -51,6 +51,21 @@ def stubborn(url: str) -> Ask:
     return ask
 
 
+def limited_by_attempt(url: str) -> Ask:
+    """Keeps its limit, with each of four attempts anew."""
+    client = SyncFoundryAPIClient(url, metrics=False, retry=RetryPolicy(retries=0))
+
+    def ask(prompt: str, timeout_s: float) -> str:
+        for _ in range(4):
+            try:
+                return client.complete(prompt, timeout=timeout_s).content
+            except RequestTimeoutError as error:
+                failed = error
+        raise failed
+
+    return ask
+
+
 def failures(make: object, url: str) -> list[str]:
     result = run_checklist(make, url)  # type: ignore[arg-type]
     assert result.passed == (not [trial for trial in result.trials if not trial.passed])
@@ -68,6 +83,10 @@ def test_bare_requests_fails_where_it_has_no_policy(stub: StubService) -> None:
     assert "is back soon after 0.6 s though bytes trickle in" in failed
     assert "spares a service that is down (circuit breaker)" in failed
     assert "never repeats a 400" not in failed
+
+
+def test_a_limit_for_each_attempt_is_no_deadline(stub: StubService) -> None:
+    assert "is back soon after 0.6 s though bytes trickle in" in failures(limited_by_attempt, stub.url)
 
 
 def test_a_stubborn_client_fails_by_asking_too_often(stub: StubService) -> None:

@@ -144,7 +144,7 @@ MISSING = "{}: cannot open shared object file: No such file or directory"
     ("problem", "advice"),
     [
         (MISSING.format("libatomic.so.1"), "sudo apt-get install libatomic1"),
-        (MISSING.format("libstdc++.so.6"), "sudo apt-get install libstdc++6"),
+        (MISSING.format("libonnxruntime-genai.so"), "force-reinstall foundry-local-sdk"),
         (MISSING.format("libfoo-2.so.0.1"), "the system's package that has libfoo-2.so.0.1"),
         ("No module named 'foundry_local_sdk'", "force-reinstall foundry-local-sdk"),
     ],
@@ -159,6 +159,15 @@ def test_a_runtime_that_cannot_load_says_what_to_install(
     with pytest.raises(EngineError, match=r"can't be loaded") as caught:
         native.load_runtime()
     assert problem in str(caught.value) and advice in str(caught.value)
+    assert not str(caught.value).endswith("."), "a command must be good to copy"
+
+
+def test_the_library_that_is_behind_it_is_named() -> None:
+    """The SDK goes on after the first failure, and ends with another one."""
+    warned = "Failed to preload ORT: " + MISSING.format("libstdc++.so.6")
+    assert native.remedy(f"{warned}\nOSError: {MISSING.format('libonnxruntime-genai.so')}").endswith(
+        "libstdc++.so.6"
+    )
 
 
 def test_foreign_kernel_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

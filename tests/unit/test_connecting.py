@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import trustme
 from clients import Client, both_clients
+from stub_server import StubService
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, async_transport, errors, sync_client
 from foundry_lab.core import Target
@@ -68,14 +69,15 @@ def test_where_connecting_takes_too_long_the_service_may_have_moved(
 ) -> None:
     """On Windows a refusal takes two seconds, which a shorter limit cuts off."""
     allow_connecting(0.5, monkeypatch)
-    looked: list[Target] = []
-    for module in ("client", "sync_client"):
-        monkeypatch.setattr(f"foundry_lab.{module}.relocate", looked.append)
-    with Client(kind, None, model="m", retries=0) as client:
+    with StubService() as stub, Client(kind, None, retries=0) as client:
+        for module in ("client", "sync_client"):
+            monkeypatch.setattr(f"foundry_lab.{module}.relocate", lambda old: Target(stub.url, found=True))
         client.raw._connect_to(Target(full, found=True))
-        with pytest.raises(errors.RequestTimeoutError, match="didn't accept a connection"):
+        with pytest.raises(
+            errors.RequestTimeoutError, match=r"didn't accept a connection.*foundry-lab status"
+        ):
             client.complete("hi", timeout=30)
-    assert [target.endpoint for target in looked] == [full]
+        assert client.complete("hi", timeout=30).content == "hello"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")

@@ -30,7 +30,7 @@ def family(kind: type[errors.FoundryError]) -> Iterator[type[errors.FoundryError
         yield from family(child)
 
 
-OUTPUT: Any = SimpleNamespace(path=Path("results.jsonl"), is_temporary=False)  # an open file can't be pickled
+OUTPUT: Any = SimpleNamespace(path=Path("results.jsonl"))
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "APIStatusError": {"status": 429, "hint": "Wait.", "retry_after": 1.5, "request_id": "req-1"},
     "RequestTimeoutError": {"phase": "idle", "limit_s": 3.0},
