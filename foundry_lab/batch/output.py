@@ -8,6 +8,7 @@ import errno
 import os
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -29,7 +30,7 @@ class BatchOutputError(FoundryError):
     """The output of a batch can't be used or written. What was written stays, and stays valid."""
 
 
-class BatchOutput:
+class BatchOutput(ABC):
     """An output that is open for writing until `close`; `ResultsFile` and `ScratchOutput` are the two kinds.
 
     Args:
@@ -116,17 +117,17 @@ class BatchOutput:
         self._check_in_place()
         self._count(self.lines)
 
+    @abstractmethod
     def tidy(self) -> int:
         """Put the lines in order, if asked for; return how many results of other requests were taken out.
 
         Raises:
             BatchOutputError: no room for that, or no right to do it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> Iterator[bytes]:
         """Read the lines, one by one, also after `close`. Raises OSError if that isn't possible."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of the file, but for `read`."""
@@ -138,6 +139,7 @@ class BatchOutput:
             self._file.seek(start)
             _write(new, _read(self._file, length))
 
+    @abstractmethod
     def _check_in_place(self) -> None:
         """Raise BatchOutputError if what is written would be lost."""
 
@@ -200,6 +202,9 @@ class ScratchOutput(BatchOutput):
             self._file = new
             self._let_go = weakref.finalize(self, new.close)
         return 0
+
+    def _check_in_place(self) -> None:
+        """Nobody else can remove a file without a name."""
 
     def read(self) -> Iterator[bytes]:
         if not hasattr(self, "_file"):
