@@ -39,14 +39,7 @@ async def measure(rounds: int) -> dict[int, list[SweepPoint]]:
         for number in range(rounds):
             shift = number % len(CONCURRENCIES)
             for concurrency in CONCURRENCIES[shift:] + CONCURRENCIES[:shift]:
-                report = await client.complete_batch(
-                    PROMPTS,
-                    concurrency=concurrency,
-                    max_tokens=24,
-                    temperature=0,
-                    timeout=300,
-                    progress=False,
-                )
+                report = await client.complete_batch(PROMPTS, concurrency=concurrency, **OPTIONS)
                 assert report.failed == 0
                 points[concurrency].append(SweepPoint.of(concurrency, report))
     return points
