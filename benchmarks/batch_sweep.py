@@ -19,7 +19,7 @@ from typing import Any
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.policy import DEFAULT_CONCURRENCY
-from foundry_lab.plots_batch import SweepPoint, sweep_figure
+from foundry_lab.workbook.plots.batch import SweepPoint, sweep_figure
 
 CONCURRENCIES = (1, 2, 4, 8, 16)
 SUBJECTS = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "library"]

@@ -25,10 +25,9 @@ from typing import Any
 
 import aiohttp
 import psutil
+from foundry_lab.stub_process import MODEL
 
 from foundry_lab import FoundryAPIClient
-
-from .stub_process import MODEL
 
 LIMITS = {"items_per_s": 1500.0, "cpu_ratio": 1.5, "memory_mib": 150.0, "growth_mib": 10.0}
 OPTIONS: dict[str, Any] = {"max_tokens": 40, "temperature": 0}

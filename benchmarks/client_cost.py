@@ -29,10 +29,9 @@ from typing import Any
 import aiohttp
 import openai
 import requests
+from foundry_lab.stub_process import BURST_CHUNKS, MODEL, PACED, PACED_CHUNKS
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
-
-from .stub_process import BURST_CHUNKS, MODEL, PACED, PACED_CHUNKS
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]
 CHAT = "/v1/chat/completions"

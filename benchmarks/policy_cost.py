@@ -17,11 +17,11 @@ import sys
 import time
 from typing import Any
 
+from foundry_lab.stub_process import MODEL
+
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.logs import configure_logging
 from foundry_lab.metrics import Metrics
-
-from .stub_process import MODEL
 
 REQUESTS = 200  # a round
 LIMIT = 1.15

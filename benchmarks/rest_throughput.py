@@ -22,10 +22,10 @@ from pathlib import Path
 from aiohttp import web
 
 from foundry_lab import SyncFoundryAPIClient
-from foundry_lab.chat import ChatRequest
+from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.engine import prepare_model, spec
-from foundry_lab.engine.catalog import CATALOG_ROUTE, handle_query
-from foundry_lab.engine.runtime import Runtime
+from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
+from foundry_lab.engine.service.runtime import Runtime
 
 PROMPTS = (
     "Write a long story about a lighthouse.",

@@ -13,15 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batch.items import BatchInputError
-    from .batch.output import BatchOutputError
-    from .batch.report import BatchReport, BatchStoppedError
-    from .breaker import CircuitBreaker
-    from .cache import ResponseCache
-    from .client import FoundryAPIClient
-    from .config import Settings
-    from .engine import ensure_service, stop_service
-    from .errors import (
+    from foundry_lab.batch.items import BatchInputError
+    from foundry_lab.batch.output import BatchOutputError
+    from foundry_lab.batch.report import BatchReport, BatchStoppedError
+    from foundry_lab.client import FoundryAPIClient
+    from foundry_lab.config import Settings
+    from foundry_lab.engine import ensure_service, stop_service
+    from foundry_lab.engine.service.supervisor import Supervisor
+    from foundry_lab.errors import (
         APIStatusError,
         AuthenticationError,
         BadRequestError,
@@ -41,16 +40,16 @@ if TYPE_CHECKING:
         StreamInterruptedError,
         StructuredOutputError,
     )
-    from .fault_kinds import Fault
-    from .faults import FaultProxy
-    from .logs import configure_logging
-    from .metrics import Metrics
-    from .monitor import HealthMonitor
-    from .oneliners import complete, stream
-    from .resilience import RetryPolicy
-    from .supervisor import Supervisor
-    from .sync_client import SyncFoundryAPIClient
-    from .types import Chunk, Completion, Health, Model, Usage
+    from foundry_lab.faults.kinds import Fault
+    from foundry_lab.faults.proxy import FaultProxy
+    from foundry_lab.logs import configure_logging
+    from foundry_lab.metrics import Metrics
+    from foundry_lab.monitor import HealthMonitor
+    from foundry_lab.policies.breaker import CircuitBreaker
+    from foundry_lab.policies.cache import ResponseCache
+    from foundry_lab.policies.retry import RetryPolicy
+    from foundry_lab.sync_client import SyncFoundryAPIClient, complete, stream
+    from foundry_lab.types import Chunk, Completion, Health, Model, Usage
 
 __version__ = "0.1.0"
 
@@ -105,22 +104,22 @@ _HOME = {
     "BatchOutputError": "batch.output",
     "BatchReport": "batch.report",
     "BatchStoppedError": "batch.report",
-    "CircuitBreaker": "breaker",
-    "Fault": "fault_kinds",
-    "FaultProxy": "faults",
+    "CircuitBreaker": "policies.breaker",
+    "Fault": "faults.kinds",
+    "FaultProxy": "faults.proxy",
     "FoundryAPIClient": "client",
     "HealthMonitor": "monitor",
     "Metrics": "metrics",
-    "ResponseCache": "cache",
-    "RetryPolicy": "resilience",
+    "ResponseCache": "policies.cache",
+    "RetryPolicy": "policies.retry",
     "Settings": "config",
-    "Supervisor": "supervisor",
+    "Supervisor": "engine.service.supervisor",
     "SyncFoundryAPIClient": "sync_client",
-    "complete": "oneliners",
+    "complete": "sync_client",
     "configure_logging": "logs",
     "ensure_service": "engine",
     "stop_service": "engine",
-    "stream": "oneliners",
+    "stream": "sync_client",
 }
 """What is neither in `errors` nor in `types`."""
 

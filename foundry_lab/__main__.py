@@ -8,7 +8,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses it, but a checkout m
         "Install a newer Python and make a virtual environment with it."
     )
 
-from foundry_lab.cli import main
+from foundry_lab.workbook.cli import main
 
 if __name__ == "__main__":
     main(prog_name="foundry-lab")

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import force_setattr
 
-from .checks import is_whole
-from .errors import ConfigurationError
+from foundry_lab._checks import is_whole
+from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
 DEFAULT_TIMEOUT_S = 30.0

@@ -19,8 +19,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from .config import Settings, check_log_level
-from .errors import ConfigurationError
+from foundry_lab.config import Settings, check_log_level
+from foundry_lab.errors import ConfigurationError
 
 LOGGER = "foundry_lab"
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

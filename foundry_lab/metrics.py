@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from types import TracebackType
 from weakref import WeakSet
+from wsgiref.simple_server import WSGIServer
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .breaker import CircuitBreaker
-from .errors import (
+from foundry_lab.errors import (
     APIStatusError,
     CircuitOpenError,
     FoundryError,
@@ -23,11 +25,10 @@ from .errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from .types import Usage
+from foundry_lab.policies.breaker import CircuitBreaker
+from foundry_lab.types import Usage
 
-if TYPE_CHECKING:
-    from .metrics_server import MetricsServer
-
+HOST = "127.0.0.1"
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 QUEUE_BUCKETS_S = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0)
 TTFT_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -242,8 +243,6 @@ class Metrics:
         Raises:
             ConfigurationError: the port is taken.
         """
-        from .metrics_server import MetricsServer  # brings an HTTP server, which few need
-
         return MetricsServer(self.registry, port)
 
     def _series(self, record: Record) -> tuple[Counter, Histogram]:
@@ -292,3 +291,53 @@ class _Breakers(Collector):
 
 def _summary(samples: list[float]) -> Summary:
     return Summary(len(samples), percentile(samples, 50), percentile(samples, 95), percentile(samples, 99))
+
+
+class MetricsServer:
+    """Serves a registry at `/metrics` from a thread, until `close` or the end of its `with` block.
+
+    Args:
+        registry: what to serve.
+        port: on 127.0.0.1; 0 takes a free one.
+
+    Attributes:
+        url: where Prometheus finds it.
+
+    Raises:
+        ConfigurationError: the port is taken, or is none.
+    """
+
+    def __init__(self, registry: CollectorRegistry, port: int = 0) -> None:
+        server: WSGIServer
+        thread: threading.Thread
+        try:
+            if sys.platform == "win32" and port:  # where a second server may listen at a port that is taken
+                with socket.socket() as trial:
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+                    trial.bind((HOST, port))
+            server, thread = start_http_server(port, addr=HOST, registry=registry)
+        except (OSError, OverflowError, TypeError) as error:
+            raise ConfigurationError(
+                f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
+                "number up to 65535, or 0 for a free one."
+            ) from None
+        self._server, self._thread = server, thread
+        self.url = f"http://{HOST}:{server.server_port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving. Does nothing the second time."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(5)
+
+    def __enter__(self) -> MetricsServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<MetricsServer {self.url}{'' if self._thread.is_alive() else ', closed'}>"

@@ -22,16 +22,16 @@ from typing import Any
 
 import msgspec
 
-from . import health
-from .breaker import State
-from .checks import check_count, check_kind
-from .client import FoundryAPIClient
-from .config import check_timeout
-from .core import ClientCore
-from .errors import ConfigurationError, FoundryError
-from .supervisor import Restart, Restarter, Supervisor
-from .sync_client import SyncFoundryAPIClient
-from .types import Health
+from foundry_lab._checks import check_count, check_kind
+from foundry_lab.calls import health
+from foundry_lab.calls.core import ClientCore
+from foundry_lab.client import FoundryAPIClient
+from foundry_lab.config import check_timeout
+from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
+from foundry_lab.errors import ConfigurationError, FoundryError
+from foundry_lab.policies.breaker import State
+from foundry_lab.sync_client import SyncFoundryAPIClient
+from foundry_lab.types import Health
 
 HISTORY = 3600
 CHECK_TIMEOUT_S = 5.0

@@ -6,11 +6,11 @@ worker), `output` has its line on disk (in a `results_file`, or in a nameless on
 `report` sums it up.
 """
 
-from .items import BatchInputError
-from .output import BatchOutputError
-from .policy import AdaptiveConcurrency, FixedConcurrency
-from .report import BatchReport, BatchStoppedError
-from .result import BatchResult
+from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.output import BatchOutputError
+from foundry_lab.batch.policy import AdaptiveConcurrency, FixedConcurrency
+from foundry_lab.batch.report import BatchReport, BatchStoppedError
+from foundry_lab.batch.result import BatchResult
 
 __all__ = [
     "AdaptiveConcurrency",

@@ -6,7 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import (
+from foundry_lab.batch.items import BatchItem
+from foundry_lab.batch.policy import Policy
+from foundry_lab.batch.pool import Endpoint, EndpointPool
+from foundry_lab.batch.result import Outcome, write_line
+from foundry_lab.errors import (
     AuthenticationError,
     ConfigurationError,
     FoundryError,
@@ -19,13 +23,9 @@ from ..errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from ..metrics import Record
-from ..protocol import Call, Reply
-from ..resilience import Deadline
-from .items import BatchItem
-from .policy import Policy
-from .pool import Endpoint, EndpointPool
-from .result import Outcome, write_line
+from foundry_lab.metrics import Record
+from foundry_lab.policies.retry import Deadline
+from foundry_lab.protocol import Call, Reply
 
 MAX_LOSSES = 3
 """An item during which the service went away so often is recorded as failed: it may be what kills it."""

@@ -17,15 +17,15 @@ from typing import Any
 
 import msgspec
 
-from ..config import Settings
-from ..core import ClientCore
-from ..errors import ConfigurationError, FoundryError, ServiceUnavailableError
-from ..resilience import RetryPolicy
-from .ask import failed
-from .items import BatchItem
-from .policy import Policy
-from .result import Outcome
-from .start import open_pool
+from foundry_lab.batch.ask import failed
+from foundry_lab.batch.items import BatchItem
+from foundry_lab.batch.policy import Policy
+from foundry_lab.batch.result import Outcome
+from foundry_lab.batch.start import open_pool
+from foundry_lab.calls.core import ClientCore
+from foundry_lab.config import Settings
+from foundry_lab.errors import ConfigurationError, FoundryError, ServiceUnavailableError
+from foundry_lab.policies.retry import RetryPolicy
 
 _one_chunk_at_a_time = threading.Lock()
 """Dask runs a task in each thread of a worker; its one service takes one chunk."""

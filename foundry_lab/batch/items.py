@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from ..chat import ChatOptions, ChatRequest
-from ..config import Settings
-from ..errors import ConfigurationError
-from ..protocol import CHAT_PATH
+from foundry_lab.calls.chat import ChatOptions, ChatRequest
+from foundry_lab.config import Settings
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.protocol import CHAT_PATH
 
 MAX_ID_LENGTH = 512
 _EMPTY_PROMPT = b'{"role":"user","content":""}'

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..chat import ChatOptions
-from ..config import check_endpoint
-from ..errors import ConfigurationError
-from .policy import AdaptiveConcurrency
+from foundry_lab.batch.policy import AdaptiveConcurrency
+from foundry_lab.calls.chat import ChatOptions
+from foundry_lab.config import check_endpoint
+from foundry_lab.errors import ConfigurationError
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
 

@@ -15,9 +15,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import FoundryError
-from ..files import force_to_disk
-from .index import Index
+from foundry_lab._files import force_to_disk
+from foundry_lab.batch.index import Index
+from foundry_lab.errors import FoundryError
 
 SYNC_AGE_S = 0.25
 """A result is forced to disk at most so long after it was written, together with its neighbours."""

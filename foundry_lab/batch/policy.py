@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..checks import is_whole
-from ..errors import ConfigurationError
+from foundry_lab._checks import is_whole
+from foundry_lab.errors import ConfigurationError
 
 DEFAULT_CONCURRENCY = 2
 """One request at work and the next one on its way, so that the service never waits for the client."""

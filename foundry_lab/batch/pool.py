@@ -15,11 +15,12 @@ from functools import partial
 
 import msgspec
 
-from .. import protocol
-from ..client import FoundryAPIClient
-from ..errors import FoundryError, ModelNotLoadedError, ServiceUnavailableError
-from ..operations import Operation, same_model, send
-from ..types import Completion
+from foundry_lab import protocol
+from foundry_lab.calls.async_caller import AsyncCaller
+from foundry_lab.calls.models import same_model
+from foundry_lab.calls.operation import Operation, send
+from foundry_lab.errors import FoundryError, ModelNotLoadedError, ServiceUnavailableError
+from foundry_lab.types import Completion
 
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -34,7 +35,7 @@ class Endpoint:
         busy: requests under way. answered: requests it has answered. failed_in_a_row: failures since then.
     """
 
-    def __init__(self, client: FoundryAPIClient) -> None:
+    def __init__(self, client: AsyncCaller) -> None:
         self.client = client
         self.busy = self.answered = self.failed_in_a_row = 0
         self.watch: asyncio.Task[None] | None = None
@@ -70,7 +71,7 @@ class EndpointPool:
     """
 
     def __init__(
-        self, clients: list[FoundryAPIClient], models: set[str | None], *, limit: int, patience_s: float
+        self, clients: list[AsyncCaller], models: set[str | None], *, limit: int, patience_s: float
     ) -> None:
         self.endpoints = [Endpoint(client) for client in clients]
         self.models = models
@@ -89,7 +90,9 @@ class EndpointPool:
         client = endpoint.client
         await client._connected()
         client._directory.forget()  # it may be another service than before
-        loaded = await client.loaded_models()
+        loaded = await client._manage(
+            "loaded_models", client._directory.loaded_models, client.settings.timeout
+        )
         ready = []
         for name in self.models:
             model = await client._manage(
@@ -179,9 +182,9 @@ class EndpointPool:
     async def _works(self, endpoint: Endpoint, probe: bool) -> bool:
         client = endpoint.client
         try:
-            health = await client.health_check()
-            if not health.loaded_models:
-                endpoint.reason = " ".join(health.reasons)
+            found = await client._health(probe=False, limit_s=client.settings.timeout)
+            if not found.loaded_models:
+                endpoint.reason = " ".join(found.reasons)
                 return False
             ready = await self.check(endpoint)
             if probe:

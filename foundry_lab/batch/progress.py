@@ -7,8 +7,8 @@ import time
 import warnings
 from typing import Any
 
-from ..metrics import percentile
-from .report import BatchReport
+from foundry_lab.batch.report import BatchReport
+from foundry_lab.metrics import percentile
 
 DETAILS_EVERY_S = 0.5
 

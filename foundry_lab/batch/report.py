@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import FoundryError
-from ..metrics import percentile
-from ..structured import Shape
-from .output import BatchOutput
-from .result import BatchResult, Outcome, read_line
+from foundry_lab.batch.output import BatchOutput
+from foundry_lab.batch.result import BatchResult, Outcome, read_line
+from foundry_lab.errors import FoundryError
+from foundry_lab.metrics import percentile
+from foundry_lab.protocol.structured import Shape
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from matplotlib.figure import Figure
 
 MAX_SAMPLES = 8192
 RECENT = 256
@@ -46,7 +44,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class BatchReport:
-    """The summary of one run; `print(report)` shows it, `report.plot()` draws it.
+    """The summary of one run; `print(report)` shows it, `plots.batch.batch_figure` draws it.
 
     A copy of it, or a pickle, has the counts, and reads results as text, from a named output only. Without a
     named output it keeps a temporary file open for as long as it lives.
@@ -144,12 +142,6 @@ class BatchReport:
         except (OSError, ValueError) as error:
             where = f" in {self.output}" if self.output else ""
             raise FoundryError(f"The results{where} can't be read any more: {error}.") from error
-
-    def plot(self) -> Figure:
-        """Return a figure: items over time, and each one's latency."""
-        from ..plots_batch import batch_figure
-
-        return batch_figure(self)
 
     def __str__(self) -> str:
         p50, p95, p99 = (self.latency_s(q) for q in (50, 95, 99))

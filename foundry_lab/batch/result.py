@@ -6,12 +6,12 @@ import math
 
 import msgspec
 
-from .. import protocol
-from ..errors import APIStatusError, FoundryError, StructuredOutputError
-from ..metrics import outcome_of
-from ..protocol import Reply
-from ..structured import Shape
-from ..types import Completion
+from foundry_lab import protocol
+from foundry_lab.errors import APIStatusError, FoundryError, StructuredOutputError
+from foundry_lab.metrics import outcome_of
+from foundry_lab.protocol import Reply
+from foundry_lab.protocol.structured import Shape
+from foundry_lab.types import Completion
 
 ID_PREFIX = "batch_req_"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from ..files import WINDOWS, force_to_disk, patiently
-from .index import Index
-from .output import BatchOutput, BatchOutputError, ScratchOutput
-from .result import ID_PREFIX, ErrorPart
+from foundry_lab._files import WINDOWS, force_to_disk, patiently
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.output import BatchOutput, BatchOutputError, ScratchOutput
+from foundry_lab.batch.result import ID_PREFIX, ErrorPart
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
 

@@ -9,22 +9,22 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import check_timeout
-from ..errors import ConfigurationError, ServiceUnavailableError
-from .ask import Asker
-from .index import Index
-from .items import BatchInputError, BatchItem, ItemReader, automatic_id
-from .options import OWN_OPTIONS, Items, as_endpoints, as_path, check_names
-from .output import BatchOutput, BatchOutputError
-from .policy import DEFAULT_CONCURRENCY, Policy, as_policy
-from .progress import Progress
-from .report import BatchReport, BatchStoppedError
-from .results_file import open_output
-from .source import Source
-from .start import open_pool
+from foundry_lab.batch.ask import Asker
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
+from foundry_lab.batch.options import OWN_OPTIONS, Items, as_endpoints, as_path, check_names
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.policy import DEFAULT_CONCURRENCY, Policy, as_policy
+from foundry_lab.batch.progress import Progress
+from foundry_lab.batch.report import BatchReport, BatchStoppedError
+from foundry_lab.batch.results_file import open_output
+from foundry_lab.batch.source import Source
+from foundry_lab.batch.start import open_pool
+from foundry_lab.config import check_timeout
+from foundry_lab.errors import ConfigurationError, ServiceUnavailableError
 
 if TYPE_CHECKING:
-    from ..core import ClientCore
+    from foundry_lab.calls.core import ClientCore
 
 _log = logging.getLogger("foundry_lab.batch")
 
@@ -182,7 +182,7 @@ class Batch:
     async def _make_asker(self) -> Asker:
         models = self._models or {self._reader.model}
         if (cluster := self._own.get("cluster")) is not None:
-            from .cluster import DaskAsker
+            from foundry_lab.batch.cluster import DaskAsker
 
             if self._endpoints:
                 raise ConfigurationError(

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ConfigurationError
-from .items import BatchInputError, BatchItem, ItemReader, automatic_id
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
+from foundry_lab.errors import ConfigurationError
 
 ID_COLUMNS = ("custom_id", "id")
 MAX_FIELD_BYTES = 64 * 1024 * 1024

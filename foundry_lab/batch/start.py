@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..client import FoundryAPIClient
-from ..core import ClientCore
-from ..errors import RequestTimeoutError, ServiceUnavailableError
-from .ask import PoolAsker
-from .policy import Policy
-from .pool import EndpointPool
+from foundry_lab.batch.ask import PoolAsker
+from foundry_lab.batch.policy import Policy
+from foundry_lab.batch.pool import EndpointPool
+from foundry_lab.calls.async_caller import AsyncCaller
+from foundry_lab.calls.core import ClientCore
+from foundry_lab.errors import RequestTimeoutError, ServiceUnavailableError
 
 
-def batch_client(core: ClientCore, endpoint: str | None = None) -> FoundryAPIClient:
+def batch_client(core: ClientCore, endpoint: str | None = None) -> AsyncCaller:
     """Return an async client like `core`, without a circuit breaker: a batch waits where a call gives up."""
-    return FoundryAPIClient(
+    return AsyncCaller(
         endpoint,
         settings=core.settings,
         headers=core._headers,

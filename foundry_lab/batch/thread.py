@@ -7,10 +7,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from ..core import ClientCore
-from .options import Items
-from .report import BatchReport
-from .run import run_batch
+from foundry_lab.batch.options import Items
+from foundry_lab.batch.report import BatchReport
+from foundry_lab.batch.run import run_batch
+from foundry_lab.calls.core import ClientCore
 
 POLL_S = 0.2
 

@@ -9,11 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundle import export_model, import_model
-    from .discovery import control_for, ensure_service, serve, service_status, stop_service
-    from .prepare import prepare_model, prepared_models, remove_model
-    from .spec import PreparedModel
-    from .state import ServiceState
+    from foundry_lab.engine.model.bundle import export_model, import_model
+    from foundry_lab.engine.model.prepare import prepare_model, prepared_models, remove_model
+    from foundry_lab.engine.service.discovery import (
+        control_for,
+        ensure_service,
+        serve,
+        service_status,
+        stop_service,
+    )
+    from foundry_lab.engine.service.state import ServiceState
+    from foundry_lab.engine.spec import PreparedModel
 
 __all__ = [
     "PreparedModel",
@@ -31,11 +37,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bundle": ("export_model", "import_model"),
-    "discovery": ("control_for", "ensure_service", "serve", "service_status", "stop_service"),
-    "prepare": ("prepare_model", "prepared_models", "remove_model"),
+    "model.bundle": ("export_model", "import_model"),
+    "service.discovery": ("control_for", "ensure_service", "serve", "service_status", "stop_service"),
+    "model.prepare": ("prepare_model", "prepared_models", "remove_model"),
     "spec": ("PreparedModel",),
-    "state": ("ServiceState",),
+    "service.state": ("ServiceState",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from . import spec
+from foundry_lab.engine import spec
 
 
 def home() -> Path:

@@ -81,7 +81,7 @@ def _server(home: Path, *cells: str) -> Iterator[str]:
             [
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
                 *("--port=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home / 'root'}"),
-                "--ServerApp.kernel_spec_manager_class=foundry_lab.kernel.ThisPythonSpecManager",
+                "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager",
             ],
             env=environment,
             stdout=log,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from foundry_lab import engine
-from foundry_lab.faults import FaultProxy
+from foundry_lab.faults.proxy import FaultProxy
 
 Row = tuple[str, str, str, str, float]
 """Fault, operation, client, outcome, seconds."""

@@ -12,7 +12,7 @@ import pytest
 from foundry_lab import CircuitBreaker, FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.engine import spec
 from foundry_lab.errors import CircuitOpenError, ServerError
-from foundry_lab.faults import Fault, FaultProxy
+from foundry_lab.faults.proxy import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
 CALLERS = 100

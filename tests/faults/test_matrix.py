@@ -20,7 +20,7 @@ import pytest
 from foundry_lab import FoundryAPIClient, RetryPolicy, SyncFoundryAPIClient
 from foundry_lab.engine import spec
 from foundry_lab.errors import FoundryError
-from foundry_lab.faults import Fault, FaultProxy
+from foundry_lab.faults.proxy import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
 DEADLINE_S = 1.0

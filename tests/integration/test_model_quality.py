@@ -12,8 +12,8 @@ import requests
 from tokenizers import Tokenizer
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.fetch import fetch_gguf
-from foundry_lab.engine.prepare import find_prepared
+from foundry_lab.engine.model.fetch import fetch_gguf
+from foundry_lab.engine.model.prepare import find_prepared
 from foundry_lab.errors import EngineError
 
 TEXT = """\

@@ -18,7 +18,8 @@ import requests
 from service_tools import ask, chat, eventually, service_processes
 
 from foundry_lab import engine
-from foundry_lab.engine import discovery, launch, paths, probe, state
+from foundry_lab.engine import paths
+from foundry_lab.engine.service import discovery, launch, probe, state
 from foundry_lab.errors import EngineError
 
 ENSURE = "from foundry_lab import engine; print(engine.ensure_service(progress=False), flush=True)"

@@ -14,8 +14,9 @@ import requests
 from service_tools import ask, eventually
 
 from foundry_lab import engine
-from foundry_lab.engine import launch, spec
-from foundry_lab.engine.state import ServiceState
+from foundry_lab.engine import spec
+from foundry_lab.engine.service import launch
+from foundry_lab.engine.service.state import ServiceState
 
 
 @pytest.fixture

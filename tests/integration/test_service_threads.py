@@ -12,7 +12,8 @@ import requests
 from service_tools import ask, eventually
 
 from foundry_lab import engine
-from foundry_lab.engine import spec, threads
+from foundry_lab.engine import spec
+from foundry_lab.engine.model import threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the web service pins its threads on Linux alone")

@@ -21,7 +21,7 @@ import pytest
 from foundry_lab import FoundryAPIClient, RetryPolicy, engine
 from foundry_lab.engine import spec
 from foundry_lab.errors import FoundryError
-from foundry_lab.faults import FaultProxy, mix
+from foundry_lab.faults.proxy import FaultProxy, mix
 from foundry_lab.metrics import percentile
 from foundry_lab.protocol import CHAT_PATH
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 from stub_server import CHAT, StubService, chat, error
 
-from foundry_lab.cli_batch import batch
+from foundry_lab.workbook.cli.batch import batch
 
 
 def run(stub: StubService, folder: Path, *more: str) -> Result:

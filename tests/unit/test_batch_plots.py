@@ -9,7 +9,7 @@ from stub_server import CHAT, StubService, chat, error
 
 from foundry_lab import SyncFoundryAPIClient
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.plots_batch import SweepPoint, confusion_figure, sweep_figure
+from foundry_lab.workbook.plots.batch import SweepPoint, confusion_figure, sweep_figure
 
 
 @pytest.fixture

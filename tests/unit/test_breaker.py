@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from foundry_lab import CircuitBreaker
-from foundry_lab.breaker import PROBE_LOST_S, Transition
 from foundry_lab.errors import (
     BadRequestError,
     CircuitOpenError,
@@ -24,6 +23,7 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
+from foundry_lab.policies.breaker import PROBE_LOST_S, Transition
 
 
 class Clock:

@@ -19,8 +19,8 @@ from clients import Client, both_clients
 from stub_server import CHAT, StubService, chat, error, hang, reply, stream, text_events
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.cache import USED_WITHIN_S, ResponseCache
 from foundry_lab.errors import ConfigurationError, FoundryError, RequestTimeoutError, ServerError
+from foundry_lab.policies.cache import USED_WITHIN_S, ResponseCache
 
 
 @pytest.fixture

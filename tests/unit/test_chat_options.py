@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from foundry_lab.chat import ChatRequest
+from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.errors import ConfigurationError
 
 

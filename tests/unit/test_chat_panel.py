@@ -9,7 +9,7 @@ import pytest
 from stub_server import CHAT, StubService, chat, delta, error_body, event, stream
 
 from foundry_lab import FoundryAPIClient, errors
-from foundry_lab.chat_panel import ChatPanel
+from foundry_lab.workbook.widgets.chat_panel import ChatPanel
 
 TOO_LONG = stream(event(error_body("request requires 9043 total tokens, which exceeds the context length")))
 RULE = {"role": "system", "content": "Be brief."}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stub_server import CHAT, DONE, ROLE, STOP, USAGE, StubService, delta, error_body, event, stream
 
 from foundry_lab import errors
-from foundry_lab.chat_stream import ChatStream
-from foundry_lab.sse import SSEDecoder
+from foundry_lab.protocol.chat_stream import ChatStream
+from foundry_lab.protocol.sse import SSEDecoder
 
 CAP = 1000
 BOOM = event(error_body("boom", "server_error"))

@@ -8,9 +8,10 @@ import pytest
 import requests
 from stub_server import CHAT, MODEL, StubService
 
-from foundry_lab import RetryPolicy, SyncFoundryAPIClient, checklist
-from foundry_lab.checklist import Ask, run_checklist
+from foundry_lab import RetryPolicy, SyncFoundryAPIClient
 from foundry_lab.errors import ConfigurationError, RequestTimeoutError
+from foundry_lab.faults import checklist
+from foundry_lab.faults.checklist import Ask, run_checklist
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 import foundry_lab
 from foundry_lab import workbook
-from foundry_lab.cli import main
 from foundry_lab.engine import PreparedModel, ServiceState
 from foundry_lab.errors import ConfigurationError, EngineError
+from foundry_lab.workbook.cli import main
 
 
 @pytest.fixture

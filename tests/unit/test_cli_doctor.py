@@ -19,11 +19,11 @@ import pytest
 from cli_stubs import StubEngine
 from click.testing import CliRunner
 
-from foundry_lab import doctor
-from foundry_lab.cli import main
-from foundry_lab.engine import native
+from foundry_lab.engine.service import native
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
+from foundry_lab.workbook import doctor
+from foundry_lab.workbook.cli import main
 
 GOOD = PreparedModel(model_id="a:1", alias="a", path=Path("a"), size_bytes=2**20)
 BAD = PreparedModel(

@@ -16,8 +16,9 @@ from cli_stubs import StubEngine, outputs, write_notebook
 from click.testing import CliRunner, Result
 from processes import runs
 
-from foundry_lab import runner, workbook
-from foundry_lab.cli import main
+from foundry_lab import workbook
+from foundry_lab.workbook import runner
+from foundry_lab.workbook.cli import main
 
 
 @pytest.fixture
@@ -249,7 +250,7 @@ def test_kernel_that_does_not_start(books: Path, engine: StubEngine, monkeypatch
         "display_name": "x",
         "language": "python",
     }
-    monkeypatch.setattr("foundry_lab.kernel.get_kernel_dict", lambda: broken)
+    monkeypatch.setattr("foundry_lab.workbook.kernel.get_kernel_dict", lambda: broken)
     result = run()
     assert result.exit_code == 1
     assert "kernel did not start" in result.stderr

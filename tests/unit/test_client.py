@@ -13,9 +13,10 @@ import pytest
 from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, MODEL, StubService, chat, error, hang, reply, stream
 
-from foundry_lab import core, errors
+from foundry_lab import errors
+from foundry_lab.calls import core
 from foundry_lab.metrics import MAX_MODEL_LABELS, Metrics, Record, percentile
-from foundry_lab.resilience import Deadline
+from foundry_lab.policies.retry import Deadline
 
 
 @both_clients
@@ -112,7 +113,7 @@ def test_health_of_a_service_whose_model_fails(kind: str) -> None:
 
 @both_clients
 def test_health_of_a_service_that_is_slow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundry_lab.health.PROBE_SLOW_S", 0.05)
+    monkeypatch.setattr("foundry_lab.calls.health.PROBE_SLOW_S", 0.05)
     with StubService() as stub, Client(kind, stub.url) as client:
         stub.on("POST", CHAT, chat("hi", delay_s=0.1))
         health = client.health_check(probe=True)

@@ -153,7 +153,7 @@ async def test_many_calls_at_once_share_one_look_for_the_service() -> None:
 
 
 def test_the_module_has_one_liners(monkeypatch: pytest.MonkeyPatch) -> None:
-    from foundry_lab import oneliners
+    from foundry_lab import sync_client as oneliners
 
     with StubService() as stub:
         monkeypatch.setenv("FOUNDRY_ENDPOINT", stub.url)

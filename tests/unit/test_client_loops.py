@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from stub_server import CHAT, Answer, StubService, chat
 
-from foundry_lab import FoundryAPIClient, core
+from foundry_lab import FoundryAPIClient
+from foundry_lab.calls import core
 
 PATIENCE_S = 30.0
 

@@ -17,8 +17,9 @@ import trustme
 from clients import Client, both_clients
 from stub_server import StubService
 
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, async_transport, errors, sync_client
-from foundry_lab.core import Target
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors, sync_client
+from foundry_lab.calls import async_transport
+from foundry_lab.calls.target import Target
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 

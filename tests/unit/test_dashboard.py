@@ -10,9 +10,9 @@ from stub_server import CHAT, StubService, chat, reply
 
 from foundry_lab import CircuitBreaker, SyncFoundryAPIClient
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.faults import FaultProxy
+from foundry_lab.faults.proxy import FaultProxy
 from foundry_lab.metrics import Metrics, Record
-from foundry_lab.widgets import HealthDashboard
+from foundry_lab.workbook.widgets import HealthDashboard
 
 
 @pytest.fixture

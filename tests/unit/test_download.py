@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stub_server import ALIAS, MODEL, Answer, StubService, error, reply
 
 from foundry_lab import errors
-from foundry_lab.download import MAX_LINE_BYTES, DownloadLines
-from foundry_lab.engine.state import ServiceState
+from foundry_lab.calls.download import MAX_LINE_BYTES, DownloadLines
+from foundry_lab.engine.service.state import ServiceState
 
 TOKEN = "token-of-the-control-route"
 ROUTE = "/control/download"

@@ -10,7 +10,8 @@ import tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundry_lab.engine import bundle, paths, prepare, spec
+from foundry_lab.engine import paths, spec
+from foundry_lab.engine.model import bundle, prepare
 from foundry_lab.errors import EngineError
 
 

@@ -10,8 +10,8 @@ import tiny_model
 from tokenizers import Tokenizer
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.convert import DATA_FILE, MODEL_FILE, write_model
-from foundry_lab.engine.tokenizer import write_configuration
+from foundry_lab.engine.model.convert import DATA_FILE, MODEL_FILE, write_model
+from foundry_lab.engine.model.tokenizer import write_configuration
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import tiny_model
 
-from foundry_lab.engine import fetch, paths, spec
-from foundry_lab.engine.storage import sha256_of
+from foundry_lab.engine import paths, spec
+from foundry_lab.engine.model import fetch
+from foundry_lab.engine.model.storage import sha256_of
 from foundry_lab.errors import EngineError
 
 GGUF = b"GGUF" + bytes(range(256)) * 50

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_model
 
-from foundry_lab.engine import convert, manifest, paths, prepare, spec, storage
+from foundry_lab.engine import paths, spec
+from foundry_lab.engine.model import convert, manifest, prepare, storage
 from foundry_lab.errors import EngineError
 
 UNIT_TESTS = Path(__file__).parent

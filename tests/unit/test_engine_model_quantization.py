@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_lab.engine import quantization as quant
+from foundry_lab.engine.model import quantization as quant
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 70))
 seeds = st.integers(0, 2**32 - 1)

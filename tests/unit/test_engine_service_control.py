@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from foundry_lab.engine import catalog, control, spec
-from foundry_lab.engine.runtime import plain
+from foundry_lab.engine import spec
+from foundry_lab.engine.service import catalog, control
+from foundry_lab.engine.service.runtime import plain
 
 TOKEN = "a-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}

@@ -20,7 +20,7 @@ import pytest
 from processes import runs
 
 from foundry_lab import Settings, engine
-from foundry_lab.engine import discovery, foundry_cli, launch, probe, state
+from foundry_lab.engine.service import discovery, foundry_cli, launch, probe, state
 from foundry_lab.errors import EngineError, ServiceUnavailableError
 
 CURRENT = b'{"endpoints":["http://127.0.0.1:1"],"modelCachePath":"/models","pid":4711}'

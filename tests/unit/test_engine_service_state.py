@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundry_lab import engine
-from foundry_lab.engine import discovery, paths, state
-from foundry_lab.engine.state import ServiceState
+from foundry_lab.engine import paths
+from foundry_lab.engine.service import discovery, state
+from foundry_lab.engine.service.state import ServiceState
 from foundry_lab.errors import EngineError
 
 

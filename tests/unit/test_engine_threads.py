@@ -9,7 +9,8 @@ import psutil
 import pytest
 import tiny_model
 
-from foundry_lab.engine import prepare, spec, threads
+from foundry_lab.engine import spec
+from foundry_lab.engine.model import prepare, threads
 
 
 @pytest.fixture

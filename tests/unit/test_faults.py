@@ -30,8 +30,8 @@ from foundry_lab.errors import (
     ServerError,
     ServiceUnavailableError,
 )
-from foundry_lab.fault_kinds import KINDS, pick
-from foundry_lab.faults import Fault, FaultProxy, mix
+from foundry_lab.faults.kinds import KINDS, pick
+from foundry_lab.faults.proxy import Fault, FaultProxy, mix
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from clients import Client, both_clients
 from stub_server import CHAT, StubService, reply
 
 from foundry_lab.batch.index import Index
-from foundry_lab.cache import ResponseCache
 from foundry_lab.errors import ServerError
+from foundry_lab.policies.cache import ResponseCache
 
 
 def connections_to(url: str) -> int:

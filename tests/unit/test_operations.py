@@ -10,7 +10,7 @@ from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, MODEL, StubService, chat, error, error_body, reply
 
 from foundry_lab import errors
-from foundry_lab.operations import alias_of
+from foundry_lab.calls.models import alias_of
 
 OTHER = "Phi-4-mini-instruct-generic-cpu:5"
 NOT_LOADED = error(400, "Model not loaded: Model 'x' must be loaded before inference")
@@ -155,7 +155,7 @@ def test_unloading_waits_while_requests_use_the_model(kind: str) -> None:
 def test_unloading_gives_up_where_the_next_look_would_come_too_late(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foundry_lab.operations.BUSY_POLL_S", 60)
+    monkeypatch.setattr("foundry_lab.calls.models.BUSY_POLL_S", 60)
     with StubService() as stub, Client(kind, stub.url) as client:
         stub.on("GET", f"/models/unload/{ALIAS}", BUSY)
         began = time.monotonic()

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_lab import plots, plots_stream
 from foundry_lab.errors import ConfigurationError
+from foundry_lab.workbook.plots import basic as plots
+from foundry_lab.workbook.plots import streaming as plots_stream
 
 
 @given(fixed=st.floats(0.001, 5), per_token=st.floats(0.0001, 0.5), longest=st.integers(10, 2000))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from matplotlib.axes import Axes
 
-from foundry_lab import plots_production as plots
-from foundry_lab.breaker import Transition
+from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.faults import ProxiedRequest
+from foundry_lab.faults.proxy import ProxiedRequest
 from foundry_lab.monitor import Sample
-from foundry_lab.supervisor import Restart
+from foundry_lab.policies.breaker import Transition
 from foundry_lab.types import Health
+from foundry_lab.workbook.plots import production as plots
 
 
 def words(ax: Axes) -> str:

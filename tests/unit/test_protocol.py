@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from stub_server import DONE, MODEL, ROLE, STOP, USAGE, chat_body, delta, error_body, event, text_events
 
 from foundry_lab import errors, protocol
-from foundry_lab.chat_stream import ChatStream
 from foundry_lab.protocol import Reply
-from foundry_lab.replies import retry_after
+from foundry_lab.protocol.chat_stream import ChatStream
+from foundry_lab.protocol.reply import retry_after
 from foundry_lab.types import Chunk
 
 JSON = {"Content-Type": "application/json", "Server": "oatpp/1.3.0"}

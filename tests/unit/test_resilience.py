@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stub_server import CHAT, DONE, ROLE, STOP, StubService, chat, delta, drop, error, hang, reply, stream
 
 from foundry_lab import CircuitBreaker, RetryPolicy, errors
-from foundry_lab.resilience import Deadline
+from foundry_lab.policies.retry import Deadline
 
 QUICK = RetryPolicy(retries=3, backoff_initial_s=0.001)
 BUSY = error(503, "starting", "server_error")

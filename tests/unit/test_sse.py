@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_lab.errors import ResponseFormatError
-from foundry_lab.sse import Event, SSEDecoder
+from foundry_lab.protocol.sse import Event, SSEDecoder
 
 
 def decode(*parts: bytes) -> list[Event]:

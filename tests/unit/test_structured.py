@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from stub_server import CHAT, StubService, chat, chat_body, reply
 
 from foundry_lab import errors
-from foundry_lab.structured import find_json, shape_of
+from foundry_lab.protocol.structured import find_json, shape_of
 
 
 class PydanticCity(BaseModel):

@@ -1,0 +1,44 @@
+"""Checks of numbers that a caller gives: the number comes back, or an error that says what is allowed."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import TypeGuard
+
+from foundry_lab.errors import ConfigurationError
+
+
+def as_number(value: object) -> float:
+    """Return a value as a number; NaN, which every comparison fails for, where it is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_kind(value: object, name: str, kinds: tuple[type, ...], instead: str) -> None:
+    """Raise ConfigurationError, which says what to give instead, for a value of another kind."""
+    if not isinstance(value, kinds):
+        raise ConfigurationError(f"{name} is a {type(value).__name__}; give {instead}.")
+
+
+def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
+    """Return a time in seconds. Raises ConfigurationError for what isn't a number from 0, or above it."""
+    seconds = as_number(value)
+    if not seconds >= 0 or (positive and not seconds):
+        allowed = "more than 0" if positive else "0 or more"
+        raise ConfigurationError(f"{name}={value!r} must be {allowed} seconds.")
+    return seconds
+
+
+def check_count(value: object, name: str) -> int:
+    """Return a count. Raises ConfigurationError for what isn't a whole number from 1."""
+    if not is_whole(value) or (count := int(value)) < 1:
+        raise ConfigurationError(f"{name}={value!r} must be a whole number from 1.")
+    return count

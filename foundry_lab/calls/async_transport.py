@@ -1,0 +1,138 @@
+"""aiohttp as the async client uses it: sessions that nobody has to close, bodies that end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from foundry_lab.calls.target import CONNECT_TIMEOUT_S, broke_off, not_http, too_large
+from foundry_lab.errors import FoundryError
+from foundry_lab.protocol import MAX_BODY_BYTES
+
+CONNECT_SHARE = 0.95
+"""Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
+SHORTEST_CONNECT_S = 0.1
+"""A limit below that is over before anybody can say which phase it was."""
+LARGE_BODY_BYTES = 2**20
+"""Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
+
+_USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+
+
+def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
+    """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
+    connect_s = CONNECT_SHARE * limit_s
+    if not SHORTEST_CONNECT_S <= connect_s < CONNECT_TIMEOUT_S:
+        return _USUAL_LIMITS
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+
+
+def as_payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Return a request's body in the form that aiohttp sends best."""
+    return io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
+
+
+def open_session(headers: Mapping[str, str]) -> aiohttp.ClientSession:
+    """Return a session of the running loop. It sets no total limit: requests bring their own deadline."""
+    return aiohttp.ClientSession(
+        headers=headers,
+        timeout=_USUAL_LIMITS,
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
+    if loop.is_running() and asyncio._get_running_loop() is not loop:
+        with contextlib.suppress(RuntimeError):  # it was closed this moment
+            loop.call_soon_threadsafe(_close_now, session)
+    else:
+        _close_now(session)
+
+
+def _close_now(session: aiohttp.ClientSession) -> None:
+    """Close a session without awaiting it, as its loop may be about to end or have ended.
+
+    Closing does its work before it first waits; what is left then is to wait for the sockets' last words.
+    """
+    closing = session.close()
+    with contextlib.suppress(StopIteration, RuntimeError):
+        closing.send(None)
+    closing.close()
+
+
+class Sessions:
+    """A client's sessions, one for each event loop that it is used in: loops can't share one.
+
+    Those of closed loops are given up when another is opened.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    def here(self) -> aiohttp.ClientSession:
+        """Return the running loop's session."""
+        loop = asyncio.get_running_loop()
+        session = self._open.get(loop)
+        if session is None or session.closed:
+            self._abandon([each for each in list(self._open) if each.is_closed()])
+            session = self._open[loop] = open_session(self._headers)
+        return session
+
+    async def close(self) -> None:
+        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
+        session = self._open.pop(asyncio.get_running_loop(), None)
+        self._abandon([each for each in list(self._open) if not each.is_running()])
+        if session is not None:
+            await session.close()
+
+    def abandon(self) -> None:
+        """Close all, as nobody uses them any more."""
+        self._abandon(list(self._open))
+
+    def _abandon(self, loops: list[asyncio.AbstractEventLoop]) -> None:
+        for loop in loops:
+            if (session := self._open.pop(loop, None)) is not None:
+                abandon(session, loop)
+
+
+async def read_body(
+    response: aiohttp.ClientResponse, on_data: Callable[[bytes], None] | None = None
+) -> bytes:
+    """Return the whole body, refusing one that would fill the memory.
+
+    Args:
+        on_data: called with each piece as it arrives.
+    """
+    content = response.content
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := await content.readany():
+            if on_data is not None:
+                on_data(part)
+            if not parts and content.at_eof():
+                return part
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                raise too_large(MAX_BODY_BYTES)
+        return b"".join(parts)
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise broken_body(response, error) from None
+    finally:
+        response.close()  # closes no connection whose answer was read to its end
+
+
+def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryError:
+    """Return the error for a body that can't be read to its end."""
+    endpoint = str(response.url.origin())
+    if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
+        return not_http(endpoint, error)
+    return broke_off(endpoint, error)

@@ -1,0 +1,242 @@
+"""A chat completion as an operation: the caller's arguments checked, sent, parsed, validated."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import msgspec
+
+from foundry_lab import protocol
+from foundry_lab.calls.models import Directory
+from foundry_lab.calls.operation import Operation, send
+from foundry_lab.config import check_timeout
+from foundry_lab.errors import (
+    ConfigurationError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    StructuredOutputError,
+)
+from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
+from foundry_lab.types import Completion
+
+
+class ChatOptions(TypedDict, total=False):
+    """What `complete` and `stream_complete` take besides the prompt; all of it is optional.
+
+    `messages`: a conversation, instead of a prompt. `model`: alias or id. `system`: a system prompt.
+    `max_tokens`, `temperature`, `top_p`, `stop`, `seed`, `tools`, `tool_choice`, `response_format`: as in
+    OpenAI's chat completions. `extra_body`: further fields for the body, sent as they are.
+    `timeout`: seconds for everything, all attempts included.
+    `response_model`: a pydantic model, msgspec Struct, dataclass or JSON schema the answer must fit.
+    `parser`: a function of the text; a ValueError of it makes the model try again.
+    `parse_attempts`: how often the model is asked before StructuredOutputError.
+    `cache`: use the client's response cache, if it has one.
+    For streams only: `first_token_timeout` and `idle_timeout` in seconds, both `timeout` by default;
+    `on_stall`: "error", or "fallback" to ask once more without streaming when no first token comes in time;
+    `first_token_timeout` is then half of `timeout` by default.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    model: str
+    system: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: str | Sequence[str]
+    seed: int
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: str | Mapping[str, Any]
+    response_format: Mapping[str, Any]
+    extra_body: Mapping[str, Any]
+    timeout: float
+    response_model: Any
+    parser: Callable[[str], Any]
+    parse_attempts: int
+    cache: bool
+    first_token_timeout: float
+    idle_timeout: float
+    on_stall: Literal["error", "fallback"]
+
+
+BODY_FIELDS = frozenset(
+    ("max_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format")
+)
+STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
+COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
+_ALL = frozenset(ChatOptions.__annotations__)
+_ALLOWED = {True: _ALL - COMPLETE_OPTIONS, False: _ALL - STREAM_OPTIONS}  # by whether it streams
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as the caller means it, checked; the model's name isn't resolved yet.
+
+    Attributes:
+        fields: the body's fields but for model and messages.
+    """
+
+    messages: list[dict[str, Any]]
+    model: str | None
+    fields: dict[str, Any]
+    timeout_s: float
+    shape: Shape | None = None
+    parse_attempts: int = DEFAULT_PARSE_ATTEMPTS
+    cache: bool = True
+    first_token_s: float = 0.0
+    idle_s: float = 0.0
+    fallback: bool = False
+
+    @classmethod
+    def build(
+        cls, prompt: str | None, options: Mapping[str, Any], timeout_s: float, *, stream: bool = False
+    ) -> ChatRequest:
+        """Return the request for a prompt and `ChatOptions`; `timeout_s` is the client's default, in seconds.
+
+        Raises:
+            ConfigurationError: an option that doesn't exist, or a value that can't be used.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if not given.keys() <= _ALLOWED[stream]:
+            raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
+        fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
+        if extra := given.get("extra_body"):
+            if not isinstance(extra, Mapping):
+                raise ConfigurationError(f"extra_body={extra!r} must be a dict of fields.")
+            if "stream" in extra:
+                raise _wrong_name("stream")
+            fields.update(extra)
+        model = given.get("model")
+        if model is not None and not isinstance(model, str):
+            raise ConfigurationError(f"model={model!r} must be the name of a model.")
+        if "timeout" in given:
+            timeout_s = check_timeout(given["timeout"])
+        request = cls(
+            messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
+            model=model,
+            fields=fields,
+            timeout_s=timeout_s,
+            cache=bool(given.get("cache", True)),
+        )
+        if stream:
+            return request._with_limits(given)
+        return request._with_shape(given) if given.keys() & COMPLETE_OPTIONS else request
+
+    def _with_limits(self, given: Mapping[str, Any]) -> ChatRequest:
+        on_stall = given.get("on_stall", "error")
+        if on_stall not in ("error", "fallback"):
+            raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
+        fallback = on_stall == "fallback"
+        first_token_s = given.get("first_token_timeout", self.timeout_s / 2 if fallback else self.timeout_s)
+        return msgspec.structs.replace(
+            self,
+            first_token_s=check_timeout(first_token_s, "first_token_timeout"),
+            idle_s=check_timeout(given.get("idle_timeout", self.timeout_s), "idle_timeout"),
+            fallback=fallback,
+        )
+
+    def _with_shape(self, given: Mapping[str, Any]) -> ChatRequest:
+        if "response_model" in given and "parser" in given:
+            raise ConfigurationError("Give response_model or parser, not both.")
+        attempts = given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS)
+        if type(attempts) is not int or attempts < 1:
+            raise ConfigurationError(f"parse_attempts={attempts!r} must be a whole number from 1.")
+        shape = None
+        if "response_model" in given:
+            shape = shape_of(given["response_model"])
+        elif "parser" in given:
+            shape = parser_shape(given["parser"])
+        asked = shape.response_format() if shape is not None else None
+        fields = {"response_format": asked, **self.fields} if asked else self.fields
+        return msgspec.structs.replace(self, shape=shape, parse_attempts=attempts, fields=fields)
+
+    def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
+        """Return the call that asks this model."""
+        return protocol.build_chat(
+            model_id,
+            {"messages": self.messages, **self.fields},
+            stream=stream,
+            cacheable=self.cache and not stream,
+        )
+
+
+def complete(directory: Directory, request: ChatRequest) -> Operation[Completion]:
+    """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
+
+    Raises:
+        StructuredOutputError: no answer had the shape; `.text` holds the last one.
+    """
+    started = time.perf_counter()
+    reply = yield from _answer(directory, request)
+    completion = protocol.parse_completion(reply, time.perf_counter() - started)
+    if request.shape is None:
+        return completion
+    sent = reply.attempts
+    for asked in range(1, request.parse_attempts + 1):
+        try:
+            parsed = request.shape.read(completion.content)
+        except (ValueError, msgspec.MsgspecError) as error:
+            problem = str(error)
+        else:
+            return msgspec.structs.replace(completion, parsed=parsed, attempts=sent)
+        if completion.finish_reason == "length":
+            problem += " (the answer was cut at max_tokens)"
+        if asked < request.parse_attempts:
+            told = [*request.messages, *_complaint(completion.content, problem)]
+            reply = yield from _answer(directory, msgspec.structs.replace(request, messages=told))
+            sent += reply.attempts
+            completion = protocol.parse_completion(reply, time.perf_counter() - started)
+    raise StructuredOutputError(
+        f"The model was asked {request.parse_attempts} times for {request.shape.name!r} and never wrote it; "
+        f"the last problem: {problem}. Its last text is in .text. Simplify the shape, show an example in the "
+        "prompt, allow more max_tokens, or use a larger model.",
+        text=completion.content,
+        attempts=request.parse_attempts,
+    )
+
+
+def open_stream(directory: Directory, request: ChatRequest) -> Operation[protocol.Reply]:
+    """Have a streamed answer begun; the reply is its beginning, and the caller's transport reads on."""
+    return (yield from _answer(directory, request, stream=True))
+
+
+def _answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
+    """Send the request to the model its name stands for; a name that has gone stale is looked up again."""
+    fresh = not directory.knows(request.model)
+    model_id = yield from directory.choose(request.model)
+    try:
+        return (yield from send(request.call(model_id, stream=stream)))
+    except (ModelNotFoundError, ModelNotLoadedError):
+        directory.forget()
+        if fresh:
+            raise
+    model_id = yield from directory.choose(request.model)
+    return (yield from send(request.call(model_id, stream=stream)))
+
+
+def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
+    return [
+        {"role": "assistant", "content": text},
+        {
+            "role": "user",
+            "content": f"That is not usable: {problem}. Answer again, with nothing but what was asked for.",
+        },
+    ]
+
+
+def _wrong_name(name: str) -> ConfigurationError:
+    if name == "stream":
+        return ConfigurationError(
+            "stream is no option: the method decides. complete() gives a whole answer; for a stream use "
+            "stream_complete(…)."
+        )
+    if name in _ALL:
+        method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
+        return ConfigurationError(f"{name} is an option of {method}() only.")
+    close = difflib.get_close_matches(name, _ALL, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    return ConfigurationError(
+        f"There is no option {name!r}. {hint}Fields that this client doesn't know go into "
+        f"extra_body={{{name!r}: …}}."
+    )

@@ -1,0 +1,279 @@
+"""What the clients can do, written once for both: operations without I/O.
+
+An operation is a generator. It yields a `Call` to have it sent and gets the `Reply`; it yields a `Pause` to
+wait; what it returns is the caller's typed result. Errors of the sending are raised at the `yield`. The async
+client drives operations with `await`, the sync client with plain calls, and neither knows more than that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import time
+
+import msgspec
+
+from foundry_lab import protocol
+from foundry_lab.calls.download import DownloadLines, Report
+from foundry_lab.calls.operation import Operation, Pause, send
+from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name, check_timeout
+from foundry_lab.errors import (
+    BadRequestError,
+    ConfigurationError,
+    ModelBusyError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    ResponseFormatError,
+)
+from foundry_lab.protocol import Call
+from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
+from foundry_lab.protocol.reply import UNKNOWN_ROUTE
+from foundry_lab.types import Model
+
+BUSY_POLL_S = 0.25
+
+_log = logging.getLogger("foundry_lab")
+
+
+class _ModelList(msgspec.Struct):
+    class Entry(msgspec.Struct):
+        id: str
+        owned_by: str | None = None
+
+    data: list[Entry] = []
+
+
+class _ModelDetails(msgspec.Struct):
+    """One line of the lab service's own catalog route."""
+
+    id: str
+    alias: str
+    size_bytes: int | None = None
+    task: str | None = None
+    device: str | None = None
+    license: str | None = None
+    cached: bool | None = None
+    loaded: bool = False
+    context_length: int | None = None
+
+
+def alias_of(model_id: str) -> str:
+    """Return the alias that Microsoft's naming suggests for an id.
+
+    "Phi-4-mini-instruct-generic-cpu:5" gives "phi-4-mini". It is a guess, right for most of the catalog; the
+    lab's own service tells aliases exactly.
+    """
+    name = re.sub(r":\d+$", "", model_id.lower())
+    name = re.sub(r"-(cpu|gpu|npu)$", "", name)
+    name = re.sub(r"-(generic|cuda|webgpu|openvino|qnn|vitis|trtrtx|tensorrt)$", "", name)
+    return re.sub(r"-(instruct|chat)$", "", name)
+
+
+class Directory:
+    """The service's models: what is there, what names mean, loading and unloading.
+
+    Args:
+        settings: for the model that was asked for.
+        has_control: the service is the lab's own and tells details on its control route.
+    """
+
+    def __init__(self, settings: Settings, *, has_control: bool = False) -> None:
+        self._settings = settings
+        self._has_control = has_control
+        self._dialect: Dialect | None = None
+        self._chosen: dict[str | None, str] = {}
+
+    def dialect(self, *, once: bool = False) -> Operation[Dialect]:
+        """Find out, the first time, which of the two known contracts the service speaks."""
+        if self._dialect is None:
+            try:
+                yield from send(Call("GET", CURRENT.status, once=once))
+                self._dialect = CURRENT
+            except BadRequestError as error:
+                if error.status not in UNKNOWN_ROUTE:
+                    raise
+                try:
+                    yield from send(Call("GET", LEGACY.status, once=once))
+                except BadRequestError:  # neither: tell what it says to the route that today's services have
+                    raise ResponseFormatError(
+                        f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
+                        f"{LEGACY.status}, and says {error.status}: {error.message}. Check the endpoint "
+                        "and its port."
+                    ) from None
+                self._dialect = LEGACY
+        return self._dialect
+
+    def loaded_models(self, *, once: bool = False) -> Operation[list[str]]:
+        """Return the ids of the models in memory."""
+        dialect = yield from self.dialect(once=once)
+        reply = yield from send(Call("GET", dialect.loaded, once=once))
+        ids: list[str] = protocol.decode(reply, list[str], "a list of loaded models")
+        return ids
+
+    def list_models(self) -> Operation[list[Model]]:
+        """Return every model the service knows, the loaded ones marked."""
+        if self._has_control:
+            reply = yield from send(Call("GET", "/control/models", control=True))
+            details = protocol.decode(reply, list[_ModelDetails], "the lab's model catalog")
+            return [Model(**msgspec.structs.asdict(entry)) for entry in details]
+        dialect = yield from self.dialect()
+        reply = yield from send(Call("GET", dialect.models))
+        if dialect is LEGACY:
+            entries = [
+                _ModelList.Entry(name) for name in protocol.decode(reply, list[str], "a list of models")
+            ]
+        else:
+            entries = protocol.decode(reply, _ModelList, "a model list").data
+        loaded = yield from self.loaded_models()
+        return [
+            Model(
+                id=entry.id,
+                alias=alias_of(entry.id),
+                loaded=any(same_model(entry.id, name) for name in loaded),
+                owned_by=entry.owned_by,
+            )
+            for entry in entries
+        ]
+
+    def find(self, name: str) -> Operation[Model]:
+        """Return the model with this alias or id.
+
+        Raises:
+            ModelNotFoundError: there is none; `.available` and the message name what would work.
+            ConfigurationError: that isn't a name.
+        """
+        check_model_name(name)
+        models = yield from self.list_models()
+        low = name.lower()
+        for matches in (
+            [model for model in models if model.id.lower() == low],
+            [model for model in models if model.alias.lower() == low or same_model(model.id, name)],
+        ):
+            if matches:
+                return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
+        raise _not_found(name, models)
+
+    def choose(self, name: str | None) -> Operation[str]:
+        """Return the id that a completion should name.
+
+        A model that somebody asked for, in the call or in the settings, is used or refused. If nobody did, it
+        is `DEFAULT_MODEL` where that is loaded, else the loaded chat model, and the log says which.
+
+        Raises:
+            ModelNotFoundError: the service doesn't have it.
+            ModelNotLoadedError: nobody asked for one and none is loaded.
+        """
+        wanted = self._wanted(name)
+        chosen = self._chosen.get(wanted)
+        if chosen is None:  # another thread may forget it again at any time
+            if wanted is None:
+                chosen = yield from self._loaded_chat_model()
+            else:
+                chosen = (yield from self.find(wanted)).id
+            self._chosen[wanted] = chosen
+        return chosen
+
+    def knows(self, name: str | None) -> bool:
+        """Return whether `choose` would answer without asking the service."""
+        return self._wanted(name) in self._chosen
+
+    def meaning(self, name: str | None) -> str:
+        """Return the id that `choose` last took for a name, else the name, else nothing."""
+        wanted = self._wanted(name)
+        return self._chosen.get(wanted) or wanted or ""
+
+    def forget(self) -> None:
+        """Drop what names mean, as models came or went."""
+        self._chosen.clear()
+
+    def _wanted(self, name: str | None) -> str | None:
+        return name or (self._settings.model if self._settings.model_is_explicit else None)
+
+    def load(self, name: str, limit_s: float) -> Operation[Model]:
+        """Load a model, waiting while the service is busy; return it as it is then."""
+        return (yield from self._change(name, "load", limit_s))
+
+    def unload(self, name: str, limit_s: float) -> Operation[Model]:
+        """Unload a model, waiting while requests use it, for at most `limit_s` seconds."""
+        return (yield from self._change(name, "unload", limit_s))
+
+    def _change(self, name: str, what: str, limit_s: float) -> Operation[Model]:
+        give_up_at = time.monotonic() + check_timeout(limit_s)
+        model = yield from self.find(name)
+        dialect = yield from self.dialect()
+        path = dialect.load(model) if what == "load" else dialect.unload(model)
+        call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
+        while True:
+            try:
+                yield from send(call)
+                break
+            except ModelBusyError:
+                if time.monotonic() + BUSY_POLL_S >= give_up_at:
+                    raise
+                yield Pause(BUSY_POLL_S)
+        self.forget()
+        return msgspec.structs.replace(model, loaded=what == "load")
+
+    def download(self, name: str, report: Report) -> Operation[Model]:
+        """Have the lab's service fetch a model; return it as it is then.
+
+        Raises:
+            ConfigurationError: the service isn't the lab's own.
+            EngineError: the download failed.
+        """
+        if not self._has_control:
+            raise ConfigurationError(
+                "Only the lab's own service can be asked to download. For another Foundry Local service use "
+                f"its own command there: foundry model download {name}."
+            )
+        model = yield from self.find(name)
+        lines = DownloadLines(report)
+        body = msgspec.json.encode({"alias": model.id})
+        yield from send(Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed))
+        lines.end()
+        self.forget()
+        return (yield from self.find(model.id))
+
+    def _loaded_chat_model(self) -> Operation[str]:
+        models = yield from self.list_models()
+        ready = [model for model in models if model.loaded and model.task in (None, "chat-completion")]
+        ready.sort(key=lambda model: model.alias.lower() != DEFAULT_MODEL)
+        if not ready:
+            names = ", ".join(sorted({model.alias for model in models})) or "none; is its catalog reachable?"
+            raise ModelNotLoadedError(
+                "No chat model is loaded",
+                status=400,
+                by_service=False,
+                hint=f"Load one with load_model(alias); the service knows: {names}.",
+            )
+        _log.info("no model was asked for; using %s, which is loaded", ready[0].id)
+        return ready[0].id
+
+
+def same_model(model_id: str, name: str) -> bool:
+    """Compare ids; the version counts only where both name one (older services leave it out)."""
+    a, b = model_id.lower(), name.lower()
+    if (":" in a) == (":" in b):
+        return a == b
+    return a.partition(":")[0] == b.partition(":")[0]
+
+
+def _not_found(name: str, models: list[Model]) -> ModelNotFoundError:
+    aliases = sorted({model.alias for model in models})
+    names = aliases + sorted(model.id for model in models)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        original = next(n for n in names if n.lower() == close[0])
+        hint = f"Did you mean {original!r}? "
+    else:
+        hint = ""
+    known = ", ".join(aliases) if aliases else "none: its catalog may be out of reach"
+    error = ModelNotFoundError(
+        f"The service has no model {name!r}",
+        status=404,
+        by_service=False,
+        hint=f"{hint}It has: {known}.",
+    )
+    error.available = tuple(names)
+    return error

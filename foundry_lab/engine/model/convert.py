@@ -1,0 +1,288 @@
+"""The Llama graph that ONNX Runtime GenAI runs, from a GGUF file and without PyTorch.
+
+Operators of the domain com.microsoft:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import gguf
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from tqdm.auto import tqdm
+
+from foundry_lab.engine.model import quantization as quant
+from foundry_lab.engine.model.quantization import BLOCK, Array
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+ALIGNMENT = 4096
+"""Bytes; lets the runtime map the weights into memory instead of copying them."""
+MICROSOFT = "com.microsoft"
+
+
+class Architecture(NamedTuple):
+    """The model's hyperparameters."""
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    context: int
+    vocabulary: int
+    rope_base: float
+    epsilon: float
+
+
+def read_architecture(reader: gguf.GGUFReader) -> Architecture:
+    """Read the hyperparameters from the GGUF's metadata."""
+
+    def value(key: str) -> Any:
+        return reader.fields[f"llama.{key}"].contents()
+
+    return Architecture(
+        layers=value("block_count"),
+        hidden=value("embedding_length"),
+        feed_forward=value("feed_forward_length"),
+        heads=value("attention.head_count"),
+        kv_heads=value("attention.head_count_kv"),
+        head_size=value("embedding_length") // value("attention.head_count"),
+        context=value("context_length"),
+        vocabulary=value("vocab_size"),
+        rope_base=value("rope.freq_base"),
+        epsilon=value("attention.layer_norm_rms_epsilon"),
+    )
+
+
+def rotary_caches(arch: Architecture) -> tuple[Array, Array]:
+    """Cosines and sines (context, head_size / 2) of the rotary angles, in float32."""
+    exponents = np.arange(0, arch.head_size, 2) / arch.head_size
+    angles = np.outer(np.arange(arch.context), arch.rope_base**-exponents)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class Weights:
+    """Appends arrays to the data file, so that only one at a time is in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.initializers: dict[str, TensorProto] = {}
+        self._file = file
+
+    def add(self, name: str, array: Array) -> str:
+        """Write the array and return its name; so do the others."""
+        self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
+        place = {"location": DATA_FILE, "offset": self._file.tell(), "length": array.nbytes}
+        self._file.write(np.ascontiguousarray(array).data)
+        tensor = TensorProto(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers[name] = tensor
+        return name
+
+    def alias(self, name: str, original: str, shape: tuple[int, ...]) -> str:
+        """Give bytes already written another name and shape."""
+        tensor = TensorProto()
+        tensor.CopyFrom(self.initializers[original])
+        tensor.name = name
+        tensor.dims[:] = shape
+        self.initializers[name] = tensor
+        return name
+
+    def integer(self, name: str, value: int) -> str:
+        self.initializers[name] = helper.make_tensor(name, TensorProto.INT64, [1], [value])
+        return name
+
+
+class Decoder:
+    """Builds the graph; every method adds nodes and returns the name of their output."""
+
+    def __init__(self, reader: gguf.GGUFReader, weights: Weights) -> None:
+        self.arch = read_architecture(reader)
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self._tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+
+    def build(self, *, progress: bool) -> onnx.ModelProto:
+        arch = self.arch
+        self._constants()
+        total, branch = self._embedding(), ""
+        for i in tqdm(range(arch.layers), desc="Converting the model", unit="layer", disable=not progress):
+            x, total = self._norm(f"blk.{i}.attn_norm", total, branch)
+            branch = self._attention(i, x)
+            x, total = self._norm(f"blk.{i}.ffn_norm", total, branch)
+            branch = self._feed_forward(i, x)
+        x, _ = self._norm("output_norm", total, branch)
+        self._head(x)
+        return self._model()
+
+    def _node(self, op: str, inputs: list[str], *outputs: str, domain: str = "", **attributes: Any) -> str:
+        name = f"{outputs[0]}/{op}"
+        self.nodes.append(helper.make_node(op, inputs, outputs, name, domain=domain, **attributes))
+        return outputs[0]
+
+    def _constants(self) -> None:
+        """Rotary caches, sums of blocks, and the lengths GroupQueryAttention reads off the mask."""
+        for name, cache in zip(("cos", "sin"), rotary_caches(self.arch), strict=True):
+            self.weights.add(name, cache)
+        for columns in (self.arch.hidden, self.arch.feed_forward):
+            self.weights.add(f"block_sums.{columns}", quant.block_sums(columns))
+        one = self.weights.integer("one", 1)
+        tokens = self._node("ReduceSum", ["attention_mask", one], "mask.tokens", keepdims=0)
+        last = self._node("Sub", [tokens, one], "mask.last")
+        self._node("Cast", [last], "past_lengths", to=TensorProto.INT32)
+        shape = self._node("Shape", ["attention_mask"], "mask.shape", start=1, end=2)
+        length = self._node("Squeeze", [shape], "mask.length")
+        self._node("Cast", [length], "total_length", to=TensorProto.INT32)
+
+    def _embedding(self) -> str:
+        """Look the tokens up in the table, which is also the matrix of the head."""
+        table = quant.from_q8_0(self._tensors["token_embd.weight"])
+        inputs = [
+            self.weights.add(
+                "embedding.weight", table.weights.reshape(self.arch.vocabulary, self.arch.hidden)
+            ),
+            "input_ids",
+            self.weights.add("embedding.scale", table.scales),
+            self.weights.add("embedding.zero", table.zero_points),
+        ]
+        return self._node(
+            "GatherBlockQuantized",
+            inputs,
+            "embedding",
+            domain=MICROSOFT,
+            bits=8,
+            block_size=BLOCK,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def _head(self, x: str) -> str:
+        """Logits of the last position alone: nobody reads the prompt's, and they'd take 200 kB a token."""
+        arch, blocks = self.arch, self.arch.hidden // BLOCK
+        last = self._node("Gather", [x, self.weights.integer("last", -1)], "last_hidden", axis=1)
+        matrix = self.weights.alias("head.weight", "embedding.weight", (arch.vocabulary, blocks, BLOCK))
+        parts = [matrix, "embedding.scale", "embedding.zero"]
+        return self._multiply("logits", last, parts, (arch.vocabulary, blocks), bits=8)
+
+    def _norm(self, name: str, x: str, branch: str) -> tuple[str, str]:
+        """Return the normalized sum of x and branch, and the sum itself."""
+        gamma = self.weights.add(f"{name}.weight", self._tensors[f"{name}.weight"])
+        epsilon = self.arch.epsilon
+        if not branch:
+            return self._node("SimplifiedLayerNormalization", [x, gamma], name, axis=-1, epsilon=epsilon), x
+        total = f"{name}.sum"
+        op, inputs = "SkipSimplifiedLayerNormalization", [x, branch, gamma]
+        return self._node(op, inputs, name, "", "", total, domain=MICROSOFT, epsilon=epsilon), total
+
+    def _with_sums(self, x: str, columns: int) -> str:
+        """Append to x the sums of its blocks, which `from_q4_1` matrices take."""
+        sums = self._node("MatMul", [x, f"block_sums.{columns}"], f"{x}.sums")
+        return self._node("Concat", [x, sums], f"{x}.with_sums", axis=-1)
+
+    def _matmul(self, name: str, x: str, raw: Array) -> str:
+        matrix = quant.from_q4_1(raw)
+        parts = [
+            self.weights.add(f"{name}.weight", quant.pack_nibbles(matrix.weights)),
+            self.weights.add(f"{name}.scale", matrix.scales),
+            self.weights.add(f"{name}.zero", quant.pack_nibbles(matrix.zero_points)),
+        ]
+        return self._multiply(name, x, parts, matrix.scales.shape, bits=4)
+
+    def _multiply(self, name: str, x: str, parts: list[str], shape: tuple[int, ...], bits: int) -> str:
+        # accuracy_level 4 multiplies in int8; the others unpack the weights to float, many times slower.
+        rows, blocks = shape
+        return self._node(
+            "MatMulNBits",
+            [x, *parts],
+            name,
+            domain=MICROSOFT,
+            N=rows,
+            K=blocks * BLOCK,
+            bits=bits,
+            block_size=BLOCK,
+            accuracy_level=4,
+        )
+
+    def _attention(self, i: int, x: str) -> str:
+        arch, layer = self.arch, f"blk.{i}"
+        q, k, v = (self._tensors[f"{layer}.attn_{part}.weight"] for part in "qkv")
+        rows = np.concatenate([quant.unpermute(q, arch.heads), quant.unpermute(k, arch.kv_heads), v])
+        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, arch.hidden), rows)
+        past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
+        mixed = self._node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, "past_lengths", "total_length", "cos", "sin"],
+            f"{layer}.attention",
+            f"present.{i}.key",
+            f"present.{i}.value",
+            domain=MICROSOFT,
+            num_heads=arch.heads,
+            kv_num_heads=arch.kv_heads,
+            scale=arch.head_size**-0.5,
+            do_rotary=1,
+        )
+        output = self._tensors[f"{layer}.attn_output.weight"]
+        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, arch.hidden), output)
+
+    def _feed_forward(self, i: int, x: str) -> str:
+        def raw(part: str) -> Array:
+            return self._tensors[f"blk.{i}.ffn_{part}.weight"]
+
+        name = f"blk.{i}.ffn"
+        x = self._with_sums(x, self.arch.hidden)
+        gate = self._matmul(f"{name}_gate", x, raw("gate"))
+        up = self._matmul(f"{name}_up", x, raw("up"))
+        # With alpha 1, QuickGelu is x * sigmoid(x), Llama's SiLU.
+        silu = self._node("QuickGelu", [gate], f"{name}_silu", domain=MICROSOFT, alpha=1.0)
+        gated = self._node("Mul", [silu, up], f"{name}_gated")
+        return self._matmul(f"{name}_down", self._with_sums(gated, self.arch.feed_forward), raw("down"))
+
+    def _model(self) -> onnx.ModelProto:
+        arch = self.arch
+
+        def tensor(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(name, kind, shape)
+
+        def cache(prefix: str, length: str) -> list[onnx.ValueInfoProto]:
+            shape = ("batch", arch.kv_heads, length, arch.head_size)
+            names = [f"{prefix}.{i}.{part}" for i in range(arch.layers) for part in ("key", "value")]
+            return [tensor(name, TensorProto.FLOAT, *shape) for name in names]
+
+        inputs = [
+            tensor("input_ids", TensorProto.INT64, "batch", "sequence"),
+            tensor("attention_mask", TensorProto.INT64, "batch", "total"),
+            *cache("past_key_values", "past"),
+        ]
+        logits = tensor("logits", TensorProto.FLOAT, "batch", 1, arch.vocabulary)
+        outputs = [logits, *cache("present", "total")]
+        initializers = list(self.weights.initializers.values())
+        graph = helper.make_graph(self.nodes, "llama", inputs, outputs, initializers)
+        opsets = [helper.make_opsetid("", 22), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, producer_name="foundry-lab", ir_version=10)
+
+
+def write_model(reader: gguf.GGUFReader, directory: Path, *, progress: bool = False) -> None:
+    """Write model.onnx and model.onnx.data of a Llama whose matrices are Q4_1 and whose embedding is Q8_0.
+
+    Args:
+        reader: the opened GGUF file.
+        directory: where to; must exist.
+        progress: show a bar, one step a layer.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    with (directory / DATA_FILE).open("wb") as file:
+        model = Decoder(reader, Weights(file)).build(progress=progress)
+    (directory / MODEL_FILE).write_bytes(model.SerializeToString())

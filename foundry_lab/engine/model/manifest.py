@@ -1,0 +1,90 @@
+"""manifest.json: what a prepared model must consist of, so that damage is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from foundry_lab._files import patiently
+from foundry_lab.engine import spec
+from foundry_lab.engine.model.storage import sha256_of
+
+MANIFEST = "manifest.json"
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """Size in bytes, SHA-256 in hexadecimal digits, modification time in whole seconds since the epoch."""
+
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: str
+    mtime: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The model's id, the recipe it was converted by, and its files by name."""
+
+    model_id: str
+    recipe: int
+    files: dict[str, FileRecord]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(record.size for record in self.files.values())
+
+
+def describe(directory: Path) -> Manifest:
+    """Hash the model's files. Raises OSError if one is missing."""
+    files = {}
+    for name in spec.MODEL_FILES:
+        status = (directory / name).stat()
+        files[name] = FileRecord(status.st_size, sha256_of(directory / name), int(status.st_mtime))
+    return Manifest(spec.MODEL_ID, spec.RECIPE, files)
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write it as manifest.json, whole or not at all."""
+    partial = directory / f"{MANIFEST}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    patiently(partial.replace, directory / MANIFEST)
+
+
+def read(directory: Path) -> Manifest | None:
+    """Read manifest.json; None if it is missing or no manifest."""
+    try:
+        return decode((directory / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def decode(text: bytes) -> Manifest:
+    """Raises ValueError (msgspec's DecodeError is one) if the text is no manifest."""
+    return msgspec.json.decode(text, type=Manifest)
+
+
+def problem_of(directory: Path, manifest: Manifest | None, *, full: bool = False) -> str | None:
+    """Say what is wrong with a model, or None.
+
+    Sizes and modification times are compared; a file is hashed if its time differs, as after a copy, or if
+    `full` is set.
+    """
+    if manifest is None:
+        return f"{MANIFEST} is missing or unreadable"
+    if manifest.model_id != spec.MODEL_ID or set(manifest.files) != set(spec.MODEL_FILES):
+        return f"{MANIFEST} is that of another model"
+    if manifest.recipe != spec.RECIPE:
+        return "it was prepared by another version of foundry-lab"
+    for name, record in manifest.files.items():
+        file = directory / name
+        try:
+            status = file.stat()
+            if status.st_size != record.size:
+                return f"{name} has {status.st_size:,} bytes instead of {record.size:,}"
+            # Whole seconds, as container images and USB sticks keep no finer ones.
+            untouched = int(status.st_mtime) == record.mtime and not full
+            if not untouched and sha256_of(file) != record.sha256:
+                return f"{name} is damaged: its SHA-256 is not that of {MANIFEST}"
+        except OSError as error:
+            return f"{name} can't be read ({error.strerror})"
+    return None

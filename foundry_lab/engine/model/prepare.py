@@ -1,0 +1,119 @@
+"""Preparing the model, finding it, removing it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from foundry_lab._files import patiently
+from foundry_lab.engine import spec
+from foundry_lab.engine.model import manifest as manifests
+from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
+from foundry_lab.engine.model.storage import (
+    disk_errors,
+    exclusive,
+    replace_directory,
+    require_space,
+    workspace,
+)
+from foundry_lab.engine.model.threads import write_config
+from foundry_lab.engine.paths import model_dir
+from foundry_lab.engine.spec import PreparedModel
+from foundry_lab.errors import EngineError
+
+
+def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
+    """Fetch the model and convert it, unless it is ready.
+
+    A damaged model is prepared anew. A process that is killed meanwhile leaves nothing that could be taken
+    for a model; a complete download is kept for the next attempt.
+
+    Args:
+        progress: show bars.
+        force: prepare it even if it is ready.
+
+    Raises:
+        EngineError: it can't be fetched or written; the message says what to do.
+    """
+    if not force and (model := find_prepared()):
+        return model
+    with exclusive(), disk_errors():
+        # Another process may have done it while we waited for the lock.
+        if not force and (model := find_prepared()):
+            return model
+        gguf = fetch_gguf(progress=progress)
+        with workspace() as work:
+            require_space(spec.MODEL_SIZE, "The converted model")
+            built = work / "model"
+            built.mkdir()
+            _convert(gguf, built, progress=progress)
+            model = install(built, work)
+        # The model is ready; a download that can't be removed just now is no reason to fail.
+        with contextlib.suppress(EngineError):
+            remove_downloads()
+        return model
+
+
+def find_prepared() -> PreparedModel | None:
+    """Return the prepared model if it is there and whole, going by sizes and times."""
+    manifest = manifests.read(model_dir())
+    if manifests.problem_of(model_dir(), manifest):
+        return None
+    return _model(manifest)
+
+
+def prepared_models(*, full: bool = False) -> list[PreparedModel]:
+    """Return what is in the cache, damaged or not; `problem` says which.
+
+    Args:
+        full: compare the hash of every file, not only its size and time.
+    """
+    if not model_dir().is_dir():
+        return []
+    manifest = manifests.read(model_dir())
+    return [_model(manifest, manifests.problem_of(model_dir(), manifest, full=full))]
+
+
+def remove_model() -> bool:
+    """Remove the prepared model and what was fetched for it; return whether there was one.
+
+    Raises:
+        EngineError: its files are in use or not ours to remove.
+    """
+    with exclusive(), disk_errors():
+        remove_downloads()
+        if not model_dir().exists():
+            return False
+        with workspace() as trash:
+            patiently(model_dir().rename, trash / "removed")
+        return True
+
+
+def install(built: Path, work: Path) -> PreparedModel:
+    """Describe a complete model and put it in its place. Call it under `exclusive()`."""
+    manifest = manifests.describe(built)
+    manifests.write(built, manifest)
+    write_config(built)
+    replace_directory(built, model_dir(), work)
+    return _model(manifest)
+
+
+def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
+    # Here, because the service needs this module but none of onnx and gguf.
+    from gguf import GGUFReader
+
+    from foundry_lab.engine.model.convert import write_model
+    from foundry_lab.engine.model.tokenizer import write_configuration
+
+    reader = GGUFReader(gguf)
+    write_model(reader, directory, progress=progress)
+    write_configuration(reader, directory)
+    for file in directory.iterdir():
+        with file.open("rb+") as written:
+            os.fsync(written.fileno())
+
+
+def _model(manifest: manifests.Manifest | None, problem: str | None = None) -> PreparedModel:
+    size = manifest.size_bytes if manifest else 0
+    return PreparedModel(spec.MODEL_ID, spec.ALIAS, model_dir(), size, problem)

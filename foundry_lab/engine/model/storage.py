@@ -1,0 +1,129 @@
+"""Files of the lab's home directory: written whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from foundry_lab._files import patiently
+from foundry_lab.engine.paths import home
+from foundry_lab.errors import EngineError
+
+LOCK_TIMEOUT_S = 1800
+WORKSPACE_PREFIX = "preparing-"
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Hold the lock under which models are fetched, prepared, moved and removed. May be nested.
+
+    Raises:
+        EngineError: another process held it for half an hour, or the home directory can't be written.
+    """
+    with disk_errors():
+        home().mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(home() / "models.lock", is_singleton=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            _log.warning("Another process is at work on the model; waiting for it.")
+            try:
+                lock.acquire(timeout=LOCK_TIMEOUT_S)
+            except filelock.Timeout:
+                raise EngineError(
+                    f"Another process has been at work on the model in {home()} for {LOCK_TIMEOUT_S // 60} "
+                    "minutes. End it, then run this again."
+                ) from None
+    try:
+        if lock.lock_counter == 1:
+            _remove_leftovers()
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary directory on the same disk as the model; gone afterwards. Call it under `exclusive()`."""
+    directory = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=home()))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Under the lock, any workspace is of a process that was killed."""
+    for leftover in home().glob(f"{WORKSPACE_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn an OSError into an EngineError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EngineError(_full(f"The disk ran full ({error.strerror})")) from error
+        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        raise EngineError(
+            f"The lab's files in {home()} can't be written or read ({what}). If the service is running, end "
+            "it with `foundry-lab stop`; else make that directory yours, or set FOUNDRY_LAB_HOME to one you "
+            "can write to."
+        ) from error
+
+
+def require_space(size: int, purpose: str, directory: Path | None = None) -> None:
+    """Check that `size` bytes are free in `directory`, by default the home directory.
+
+    Raises:
+        EngineError: they aren't.
+    """
+    free = shutil.disk_usage(directory or home()).free
+    if free < size:
+        where = f"in {directory or home()}"
+        raise EngineError(
+            _full(f"{purpose} takes {_megabytes(size)}, and only {_megabytes(free)} are free {where}")
+        )
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def replace_directory(new: Path, target: Path, trash: Path) -> None:
+    """Put a finished directory in its place; what was there goes to `trash`, a directory on the same disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        patiently(new.rename, target)
+        return
+    replaced = patiently(target.rename, trash / "replaced")
+    try:
+        patiently(new.rename, target)
+    except OSError:
+        patiently(replaced.rename, target)
+        raise
+
+
+def _full(what: str) -> str:
+    return (
+        f"{what}. Nothing half-written was kept. Free some space and run this again, or set FOUNDRY_LAB_HOME "
+        "to a directory on a larger disk."
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

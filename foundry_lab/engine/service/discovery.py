@@ -1,0 +1,263 @@
+"""Finding the service, starting the embedded one where there is none, and stopping it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import filelock
+import psutil
+import requests
+
+from foundry_lab.config import Settings
+from foundry_lab.engine.model.prepare import prepare_model
+from foundry_lab.engine.service import foundry_cli
+from foundry_lab.engine.service.launch import failure, launch
+from foundry_lab.engine.service.probe import answering_pid, check_foundry_local
+from foundry_lab.engine.service.state import (
+    ServiceState,
+    discard_state,
+    live_state,
+    make_run_dir,
+    process_of,
+    remove_state,
+    state_file,
+    write_state,
+)
+from foundry_lab.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 90.0
+"""From the start of the process to the first answer; 2 s on a two-core machine, more from a slow disk."""
+LOCK_TIMEOUT_S = START_TIMEOUT_S + 30.0
+"""Longer than any start or stop takes."""
+POLL_S = 0.05
+
+
+def ensure_service(settings: Settings | None = None, *, progress: bool = True) -> str:
+    """Return the base URL of a service that answers, without a trailing slash; start one if need be.
+
+    Looked for in this order: the endpoint of the settings (FOUNDRY_ENDPOINT), the lab's own service, the
+    service of an installed `foundry` command; with none of them the embedded service is started, in a process
+    of its own that outlives this one. Called at once from several processes, it starts one.
+
+    Args:
+        settings: read from the environment if not given.
+        progress: say on stderr what takes time.
+
+    Raises:
+        EngineError: the endpoint is no Foundry Local service, or the embedded service doesn't start.
+        ServiceUnavailableError: an endpoint was given and nobody answers there.
+        ConfigurationError: a bad value in the environment.
+    """
+    settings = settings or Settings()
+    if settings.endpoint:
+        check_foundry_local(settings.endpoint)
+        return settings.endpoint
+    state = service_status()
+    if state is not None and _answers(state):
+        if settings.catalog == "public" and not state.public_catalog:
+            log.warning(
+                "The running service was started without Microsoft's catalog. "
+                "To have it: foundry-lab stop, and start again."
+            )
+        return state.url
+    attached = foundry_cli.running_endpoint()
+    if attached is not None:
+        log.info("Using the service of the foundry command at %s", attached)
+        return attached
+    prepare_model(progress=progress)
+    return _start(public_catalog=settings.catalog == "public", progress=progress).url
+
+
+def service_status() -> ServiceState | None:
+    """Return the lab's running service, or None; what a killed one left behind is cleaned away."""
+    state = live_state()
+    if state is None and state_file().exists():
+        # Not without the lock: what is there by then may be the note of a service that starts this moment.
+        with contextlib.suppress(EngineError), _lock(timeout=0):
+            if live_state() is None:
+                discard_state()
+    return state if state is not None and state.ready else None
+
+
+def control_for(endpoint: str) -> ServiceState | None:
+    """Return the lab's running service if this is its base URL, or None."""
+    state = service_status()
+    return state if state is not None and _address(state.url) == _address(endpoint) else None
+
+
+def stop_service(timeout: float = 15.0) -> bool:
+    """Stop the lab's service and wait until its process is gone.
+
+    Args:
+        timeout: seconds for it to end by itself; then it is killed.
+
+    Returns:
+        True if there was one.
+
+    Raises:
+        EngineError: it can't be ended.
+    """
+    with _lock():
+        state = live_state()
+        if state is None:
+            discard_state()
+            return False
+        _end(state, timeout)
+        return True
+
+
+def serve(
+    *,
+    port: int = 0,
+    public_catalog: bool = False,
+    on_ready: Callable[[ServiceState], None] | None = None,
+) -> None:
+    """Run the embedded service in this process until Ctrl-C, SIGTERM or `stop_service` elsewhere.
+
+    The process's environment is changed for the runtime: it keeps its temporary files in the lab's folder.
+
+    Args:
+        port: on 127.0.0.1; 0 takes a free one.
+        public_catalog: serve the models of Microsoft's catalog as well.
+        on_ready: called with the state once requests are taken.
+
+    Raises:
+        EngineError: one runs already, the port is taken, or it doesn't start.
+    """
+    from foundry_lab.engine.service import process as service
+
+    prepare_model()
+    with _lock():
+        state = live_state()
+        if state is not None:
+            where = f"at {state.url}" if state.ready else "and is starting"
+            raise EngineError(
+                f"The lab's service runs already {where} (process {state.pid}). "
+                "Use that one, or end it first: foundry-lab stop"
+            )
+        own = psutil.Process()
+        write_state(ServiceState(pid=own.pid, create_time=own.create_time(), public_catalog=public_catalog))
+    try:
+        asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
+    finally:
+        remove_state(own.pid)
+
+
+def _answers(state: ServiceState) -> bool:
+    return answering_pid(state.url) == state.pid
+
+
+def _address(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    local = parts.hostname in ("127.0.0.1", "localhost")
+    return ("127.0.0.1" if local else parts.hostname), parts.port
+
+
+@contextlib.contextmanager
+def _lock(timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the lock under which services are started and stopped, across processes and threads."""
+    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=timeout)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise EngineError(
+            f"Another program has been starting or stopping the service for {timeout:.0f} s "
+            f"(lock {lock.lock_file}). End that program, then try again."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
+    """Start the embedded service, unless another process did so while we waited for the lock."""
+    with _lock():
+        state = live_state()
+        if state is not None and state.ready:
+            if _answers(state):
+                return state
+            log.warning("Process %d of the service doesn't answer; it is replaced.", state.pid)
+            _end(state, timeout=2.0)
+            state = None
+        with _announced("Starting Foundry Local ... ", progress):
+            if state is None:
+                launch(public_catalog=public_catalog)
+            return _await_ready()
+
+
+@contextlib.contextmanager
+def _announced(text: str, progress: bool) -> Iterator[None]:
+    start = time.monotonic()
+    if progress:
+        print(text, end="", file=sys.stderr, flush=True)
+    outcome = "failed"
+    try:
+        yield
+        outcome = f"ready after {time.monotonic() - start:.1f} s"
+    finally:
+        if progress:
+            print(outcome, file=sys.stderr, flush=True)
+
+
+def _await_ready() -> ServiceState:
+    """Wait until the service that is starting answers."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        state = live_state()
+        if state is None:
+            raise failure("The embedded service ended while it started.")
+        if state.ready and _answers(state):
+            return state
+        time.sleep(POLL_S)
+    if state is not None:
+        _end(state, timeout=2.0)
+    raise failure(f"The embedded service wasn't ready within {START_TIMEOUT_S:.0f} s and was ended.")
+
+
+def _end(state: ServiceState, timeout: float) -> None:
+    """End the service's process: ask, then terminate, then kill."""
+    process = process_of(state)
+    if process is not None:
+        steps = [process.terminate, process.kill]
+        if state.ready:
+            steps.insert(0, lambda: _ask_to_stop(state))
+        for step in steps:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                step()
+            if _gone(state, timeout):
+                break
+            log.warning("Process %d of the service is still there; trying harder.", state.pid)
+            timeout = 5.0
+        else:
+            raise EngineError(
+                f"Process {state.pid} of the service can't be ended. End it with the system's task manager."
+            )
+    remove_state(state.pid)
+
+
+def _ask_to_stop(state: ServiceState) -> None:
+    with requests.Session() as session, contextlib.suppress(requests.RequestException):
+        session.trust_env = False
+        session.post(
+            f"{state.control_url}/control/shutdown",
+            headers={"Authorization": f"Bearer {state.control_token}"},
+            timeout=2.0,
+        )
+
+
+def _gone(state: ServiceState, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while process_of(state) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True

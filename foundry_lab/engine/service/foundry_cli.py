@@ -1,0 +1,82 @@
+"""The learner's own `foundry` command, if it is installed: is its service running?"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import subprocess
+import tempfile
+
+import psutil
+
+from foundry_lab.engine.service.probe import is_foundry_local
+
+log = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 3.0
+_ADDRESS = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\]):\d{1,5}\b", re.IGNORECASE)
+
+
+def parse_endpoint(output: str) -> str | None:
+    """Return the service's base URL out of what `foundry service status` or `start` prints.
+
+    Two lines of the command, as its users quote them:
+    `Service is Started on http://127.0.0.1:50920/, PID 78399!` and
+    `Model management service is running on http://127.0.0.1:50920/openai/status`.
+    """
+    found = _ADDRESS.search(output)
+    return found.group().lower() if found else None
+
+
+def running_endpoint() -> str | None:
+    """Return the base URL of the service that the `foundry` command runs, or None if there is none."""
+    command = shutil.which("foundry")
+    if command is None:
+        return None
+    endpoint = parse_endpoint(_status(command))
+    if endpoint is None or not is_foundry_local(endpoint):
+        return None
+    return endpoint
+
+
+def _status(command: str) -> str:
+    """Return what `foundry service status` prints within the time limit; after that it is killed."""
+    # A file, not a pipe: reading a pipe would wait for grandchildren that keep it open.
+    with tempfile.TemporaryFile() as output:
+        try:
+            child = subprocess.Popen(
+                [command, "service", "status"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            log.warning("The foundry command %s can't be run: %s", command, error)
+            return ""
+        try:
+            child.wait(STATUS_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning(
+                "The foundry command didn't answer within %g s; going on without it.", STATUS_TIMEOUT_S
+            )
+        finally:
+            _kill_tree(child)
+        output.seek(0)
+        return output.read().decode("utf-8", "replace")
+
+
+def _kill_tree(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    try:
+        descendants = psutil.Process(child.pid).children(recursive=True)
+    except psutil.Error:
+        descendants = []
+    for process in descendants:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+    child.kill()
+    child.wait()

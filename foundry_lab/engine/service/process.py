@@ -1,0 +1,152 @@
+"""The service process: Foundry Local's web service, the prepared model, our catalog, the control routes.
+
+`python -m foundry_lab.engine.service.process` is what `discovery.ensure_service` starts in the background, and
+`discovery.serve` runs it in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import psutil
+from aiohttp import web
+
+from foundry_lab.engine import spec
+from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
+from foundry_lab.engine.service.control import Control
+from foundry_lab.engine.service.launch import FAILURE_MARK
+from foundry_lab.engine.service.runtime import Runtime
+from foundry_lab.engine.service.state import ServiceState, remove_state, write_state
+from foundry_lab.errors import FoundryError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+POLL_S = 0.5
+CLOSE_TIMEOUT_S = 5.0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that do the work."""
+    found = {"python": platform.python_version()}
+    for name in ("foundry-lab", "foundry-local-sdk", "onnxruntime", "onnxruntime-genai-core"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+async def run(
+    *,
+    port: int = 0,
+    public_catalog: bool = False,
+    log_file: str = "",
+    on_ready: Callable[[ServiceState], None] | None = None,
+) -> None:
+    """Serve until a signal, the control route or the web service's own /shutdown ends it.
+
+    Args:
+        port: of the web service on 127.0.0.1; 0 takes a free one.
+        public_catalog: serve the models of Microsoft's catalog as well.
+        log_file: told in the state.
+        on_ready: called with the state once requests are taken.
+
+    Raises:
+        EngineError: it can't start.
+    """
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    token, used = secrets.token_urlsafe(32), versions()
+    control = Control(token, used, stop.set)
+    app = web.Application()
+    app.router.add_post(CATALOG_ROUTE, handle_query)
+    control.add_routes(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    runtime = Runtime()
+    try:
+        await web.TCPSite(runner, HOST, 0).start()
+        own_url = f"http://{HOST}:{runner.addresses[0][1]}"
+        await asyncio.to_thread(
+            runtime.start, f"http://{HOST}:{port}", own_url + CATALOG_ROUTE, public_catalog
+        )
+        control.attach(runtime.catalog)
+        state = ServiceState(
+            pid=os.getpid(),
+            create_time=psutil.Process().create_time(),
+            url=runtime.url,
+            control_url=own_url,
+            control_token=token,
+            versions=used,
+            model_id=spec.MODEL_ID,
+            alias=spec.ALIAS,
+            started_at=time.time(),
+            log_file=log_file,
+            public_catalog=public_catalog,
+        )
+        write_state(state)
+        try:
+            log.info("%s serves %s", state.url, state.model_id)
+            if on_ready is not None:
+                on_ready(state)
+            await _until_stopped(stop, runtime)
+        finally:
+            remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
+            log.info("stopping")
+    finally:
+        control.cancel_downloads()
+        closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
+        await runner.cleanup()
+        if not closed:
+            atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
+
+
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
+    while not stop.is_set() and not runtime.shutdown_requested():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL_S)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM end the service in good order; Windows has no handlers of the loop."""
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:
+            signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def _end_process() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def main() -> None:
+    """Run the service as a background process: arguments from the command line, words into the log."""
+    parser = argparse.ArgumentParser(prog="python -m foundry_lab.engine.service.process")
+    parser.add_argument("--public-catalog", action="store_true")
+    parser.add_argument("--log-file", default="")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.stdin.readline()  # whoever started us has noted so, or is gone
+    try:
+        asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
+    except FoundryError as error:
+        sys.exit(f"{FAILURE_MARK}{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The Foundry Local runtime out of its SDK: one manager, its web service, the model loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from foundry_lab.engine import paths, spec
+from foundry_lab.engine.model.storage import disk_errors
+from foundry_lab.engine.model.threads import write_config
+from foundry_lab.engine.service.native import load_runtime
+from foundry_lab.errors import EngineError
+
+if TYPE_CHECKING:
+    from foundry_local_sdk import Catalog, FoundryLocalManager
+
+log = logging.getLogger(__name__)
+
+PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
+"""Microsoft's catalog, the SDK's own default."""
+APP_NAME = "foundry-lab"
+_SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
+
+
+class Runtime:
+    """The SDK's manager from start to close. Every call may block: use a thread."""
+
+    def __init__(self) -> None:
+        self._manager: FoundryLocalManager | None = None
+
+    def start(self, address: str, catalog_url: str, public_catalog: bool) -> None:
+        """Start the web service and load the prepared model.
+
+        Args:
+            address: to listen at, `http://127.0.0.1:PORT`; port 0 takes a free one.
+            catalog_url: of the loopback catalog.
+            public_catalog: ask Microsoft's catalog as well, behind ours.
+
+        Raises:
+            EngineError: it doesn't come up.
+        """
+        home = paths.home()
+        _set_environment(home)
+        _check_free(address)
+        load_runtime()
+        from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
+
+        # Asking Microsoft's catalog offline costs 4 s, and the order is a preference: ours comes first.
+        catalogs: list[tuple[str, str | None]] = [(catalog_url, None)]
+        if public_catalog:
+            catalogs.append((PUBLIC_CATALOG, None))
+        configuration = Configuration(
+            APP_NAME,
+            app_data_dir=str(home / "app"),
+            model_cache_dir=str(paths.model_cache()),
+            logs_dir=str(home / "logs"),
+            log_level=LogLevel.WARNING,
+            web=Configuration.WebService(urls=address),
+            catalog_urls=catalogs,
+            disable_nonessential_telemetry=True,
+        )
+        _fit_to_machine()
+        try:
+            self._manager = FoundryLocalManager(configuration)
+            self._manager.start_web_service()
+            self._load_model()
+        except FoundryLocalException as error:
+            raise EngineError(
+                f"Foundry Local didn't start: {plain(error)}. If the model is damaged, make it anew: "
+                "foundry-lab model prepare --force"
+            ) from error
+
+    def _load_model(self) -> None:
+        model = self.catalog.get_model_variant(spec.MODEL_ID)
+        if model is None:
+            raise EngineError(
+                f"foundry-local-sdk {metadata.version('foundry-local-sdk')} doesn't take the lab's catalog: "
+                f"{spec.MODEL_ID} isn't listed. Install the version the lab was made for: "
+                "pip install --upgrade --force-reinstall foundry-lab"
+            )
+        if not model.is_cached:
+            raise EngineError(
+                f"The model isn't prepared in {paths.model_cache()}. Prepare it: foundry-lab model prepare"
+            )
+        model.load()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The SDK's catalog. Only after `start`."""
+        assert self._manager is not None
+        return self._manager.catalog
+
+    @property
+    def url(self) -> str:
+        """Base URL of the web service without a trailing slash. Only after `start`."""
+        assert self._manager is not None and self._manager.urls
+        return self._manager.urls[0].rstrip("/")
+
+    def shutdown_requested(self) -> bool:
+        """Whether somebody posted to the web service's /shutdown."""
+        return self._manager is not None and self._manager.is_shutdown_requested()
+
+    def close(self, timeout: float) -> bool:
+        """Stop the web service and let the model go. False if that took more than `timeout` seconds.
+
+        After a POST to /shutdown it would take for ever: that handler (SDK 2.2.1) waits for itself.
+        """
+        if self._manager is None:
+            return True
+        if self.shutdown_requested():
+            return False
+        closing = threading.Thread(target=self._manager.close, name="close-runtime", daemon=True)
+        closing.start()
+        closing.join(timeout)
+        return not closing.is_alive()
+
+
+def plain(error: Exception) -> str:
+    """Return the SDK's words without the C++ file, line and signature in front of them."""
+    return _SIGNATURE.sub("", str(error)).rstrip(". ")
+
+
+def _set_environment(home: Path) -> None:
+    """Set what the native libraries read from the environment, before they are loaded."""
+    os.environ["ORT_TELEMETRY_DISABLED"] = "1"
+    # They leave a session number in the folder for temporary files, and databases in the user's cache.
+    with disk_errors():
+        (home / "app").mkdir(parents=True, exist_ok=True)
+    os.environ["FOUNDRY_LAB_HOME"] = str(home)  # which XDG_CACHE_HOME would move
+    os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(home / "app")))
+    # libcurl sends even loopback requests to http_proxy and ALL_PROXY, and the catalog would not be found.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    hosts = [host for host in direct.split(",") if host] + ["127.0.0.1", "localhost"]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
+
+
+def _fit_to_machine() -> None:
+    """Raise EngineError if the prepared model can't be given this machine's number of threads."""
+    try:
+        write_config(paths.model_dir())
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"The model isn't prepared in {paths.model_dir()} ({error}). "
+            "Prepare it: foundry-lab model prepare --force"
+        ) from error
+
+
+def _check_free(address: str) -> None:
+    """Raise EngineError if somebody listens at the address; Windows would let two programs share a port."""
+    host, port = urlsplit(address).hostname, urlsplit(address).port
+    if not port:
+        return
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        if probe.connect_ex((host, port)) == 0:
+            raise EngineError(
+                f"Port {port} of {host} is taken by another program. "
+                "Choose another port, or none to get a free one."
+            )

@@ -1,0 +1,124 @@
+"""What can go wrong on purpose: the kinds of fault and their parameters, without I/O."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from typing import Literal, get_args
+
+import msgspec
+
+from foundry_lab.errors import ConfigurationError
+
+FaultKind = Literal[
+    "latency",
+    "refused",
+    "reset",
+    "reset_body",
+    "status",
+    "black_hole",
+    "stall",
+    "cut",
+    "drip",
+    "malformed_json",
+    "wrong_content_type",
+    "broken_event",
+    "duplicate",
+]
+KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+UNANSWERED = ("refused", "reset", "black_hole")
+STREAM_ONLY = ("broken_event", "duplicate")
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that goes wrong.
+
+    Kinds:
+        latency: the request is passed on after `delay_s`; with `sigma` the delays are lognormal around it.
+        refused: nobody listens, and connections that exist are closed, as if the service's process were gone.
+        reset: the connection is reset before any answer, and the service never sees the request.
+        reset_body: the connection is reset after the answer's headers.
+        status: `status` is answered instead, with a `Retry-After` if `retry_after` is given.
+        black_hole: the request is taken and never answered.
+        stall: the answer begins and then goes silent: after `after` events of a stream, or half of a body.
+        cut: the same, but the connection is closed there.
+        drip: the answer comes a few bytes at a time, with `delay_s` before each piece.
+        malformed_json: the JSON of the answer, or of every event of a stream, is cut in the middle.
+        wrong_content_type: the answer says that it is text/html.
+        broken_event: the JSON of the stream's event number `after` + 1 is cut. Plain answers pass.
+        duplicate: that event is sent twice. Plain answers pass.
+
+    Attributes:
+        rate: share of the requests that meet it, above 0 and at most 1.
+        route: path it is for, with shell wildcards: "/v1/*".
+        delay_s: seconds, for latency and drip.
+        sigma: spread of a lognormal latency (standard deviation of its logarithm); `delay_s` is the median.
+        status: for kind status.
+        retry_after: seconds for kind status.
+        after: events that pass first, for stall, cut, broken_event and duplicate.
+
+    Raises:
+        ConfigurationError: a value that can't be used.
+    """
+
+    kind: FaultKind
+    rate: float = 1.0
+    route: str = "*"
+    delay_s: float = 0.2
+    sigma: float = 0.0
+    status: int = 500
+    retry_after: float | None = None
+    after: int = 3
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigurationError(f"There is no fault {self.kind!r}. Choose one of: {', '.join(KINDS)}.")
+        if not 0 < self.rate <= 1:
+            raise ConfigurationError(f"rate={self.rate!r} must be above 0 and at most 1.")
+        for name in ("delay_s", "sigma", "retry_after", "after"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigurationError(f"{name}={value!r} must be 0 or more.")
+        if not 400 <= self.status <= 599:
+            raise ConfigurationError(f"status={self.status!r} is no error. Give one from 400 to 599.")
+        if self.kind == "refused" and (self.rate < 1 or self.route != "*"):
+            raise ConfigurationError(
+                'The fault "refused" closes the port, so it can\'t be for some requests only. '
+                'Leave out rate and route, or take "reset".'
+            )
+
+    def is_for(self, path: str) -> bool:
+        """Return whether requests to this path may meet the fault."""
+        return fnmatch.fnmatchcase(path, self.route)
+
+    def __str__(self) -> str:
+        return f"status {self.status}" if self.kind == "status" else self.kind
+
+
+def pick(faults: tuple[Fault, ...], path: str, draw: float) -> Fault | None:
+    """Return the fault that a request meets, or None. `draw` is a random number from 0 to 1, without 1.
+
+    One draw decides among all, so that a fault's rate is its share of the requests, however many there are.
+    """
+    for fault in faults:
+        if fault.is_for(path):
+            draw -= fault.rate
+            if draw < 0:
+                return fault
+    return None
+
+
+def mix(rate: float, *, route: str = "*", delay_s: float = 0.2) -> tuple[Fault, ...]:
+    """Return faults of many kinds that together meet this share of the requests, each as often as the others.
+
+    Left out are `refused`, which is all or nothing, and `duplicate`: the protocol doesn't number its events,
+    so no client can tell a repeated one from a model that repeats itself.
+    """
+    kinds = [kind for kind in KINDS if kind not in ("refused", "duplicate", "status")]
+    each = rate / (len(kinds) + 3)
+    return (
+        *(Fault(kind, rate=each, route=route, delay_s=delay_s) for kind in kinds),
+        Fault("status", rate=each, route=route, status=429, retry_after=0),
+        Fault("status", rate=each, route=route, status=500),
+        Fault("status", rate=each, route=route, status=503),
+    )

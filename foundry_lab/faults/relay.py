@@ -1,0 +1,218 @@
+"""One request through the fault proxy: passed on to the service, with or without something going wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import random
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from foundry_lab.faults.kinds import STREAM_ONLY, Fault
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"upgrade".split()
+)
+"""Headers between two neighbours, not passed on (RFC 9110, section 7.6.1)."""
+
+FLUSH_S = 0.05
+"""Pause before a reset, so that what was sent is read first: a reset may overtake it."""
+DRIP_BYTES = 16
+_AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
+
+
+class Relay:
+    """Passes requests on to `upstream` and spoils some of the answers.
+
+    Attributes:
+        upstream: base URL of the service; may change at any time.
+        stopping: set when the proxy ends; what waits for ever waits for this.
+    """
+
+    def __init__(self, upstream: str, rng: random.Random) -> None:
+        self.upstream = upstream
+        self.stopping = asyncio.Event()
+        self._rng = rng
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),  # never a connection gone stale
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    async def close(self) -> None:
+        """Close the connections to the service."""
+        await self._session.close()
+
+    async def answer(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
+        """Answer one request, meeting `fault`."""
+        kind = fault.kind if fault else ""
+        if fault and kind == "latency":
+            await self._pause(
+                self._rng.lognormvariate(math.log(fault.delay_s), fault.sigma)
+                if fault.sigma and fault.delay_s
+                else fault.delay_s
+            )
+        elif fault and kind == "status":
+            headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+            return _error(fault.status, "The fault proxy answered instead of the service.", headers)
+        elif kind in ("reset", "refused"):
+            _reset(request)
+            return web.Response()
+        elif kind == "black_hole":
+            await self.stopping.wait()
+            return web.Response(status=503)
+        try:
+            async with self._session.request(
+                request.method,
+                URL(self.upstream + request.raw_path, encoded=True),
+                headers=_passed_on(request.raw_headers, leave_out=b"host"),
+                data=await request.read() or None,
+                allow_redirects=False,
+            ) as upstream:
+                return await self._relay(request, upstream, fault)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return _error(502, f"The fault proxy can't reach the service at {self.upstream}: {error}")
+        except aiohttp.ClientConnectionError:
+            _reset(request)  # as the service did
+            return web.Response()
+
+    async def _relay(
+        self, request: web.Request, upstream: aiohttp.ClientResponse, fault: Fault | None
+    ) -> web.StreamResponse:
+        """Send the service's answer on; the connection is dropped where the service drops its own."""
+        headers = _passed_on(upstream.raw_headers)
+        is_stream = "text/event-stream" in upstream.headers.get("Content-Type", "")
+        if fault and fault.kind == "wrong_content_type":
+            headers.popall("Content-Type", None)
+            headers["Content-Type"] = "text/html"
+        body: AsyncIterator[bytes]
+        if fault is None or fault.kind == "latency" or (fault.kind in STREAM_ONLY and not is_stream):
+            body = upstream.content.iter_any()
+        else:
+            if fault.kind == "malformed_json":
+                headers.popall("Content-Length", None)
+            body = self._spoiled(request, upstream, fault, is_stream)
+        request[_AS_SENT] = headers
+        response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+        if "Content-Length" not in headers and request.method != "HEAD":
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        try:
+            async for data in body:
+                await response.write(data)
+        except aiohttp.ClientError:
+            _reset(request)
+        if request.transport is not None:  # not cut off by ourselves
+            with contextlib.suppress(ConnectionError):
+                await response.write_eof()
+        return response
+
+    async def _spoiled(
+        self, request: web.Request, upstream: aiohttp.ClientResponse, fault: Fault, is_stream: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield the body with the fault in it."""
+        kind = fault.kind
+        if kind == "reset_body":
+            await asyncio.sleep(FLUSH_S)
+            _reset(request)
+            return
+        number = 0
+        async for part in _events(upstream.content) if is_stream else _halves(upstream.content):
+            number += 1
+            here = number == (fault.after + 1 if is_stream else 2)
+            if kind == "drip":
+                for start in range(0, len(part), DRIP_BYTES):
+                    await self._pause(fault.delay_s)
+                    yield part[start : start + DRIP_BYTES]
+                continue
+            if here and kind == "stall":
+                await self.stopping.wait()
+                return
+            if here and kind == "cut":
+                await asyncio.sleep(FLUSH_S)
+                _close(request)
+                return
+            if kind == "malformed_json" and not is_stream:
+                if here:
+                    continue
+            elif kind == "malformed_json" or (here and kind == "broken_event"):
+                part = part[: len(part) // 2] + b"\n\n"
+            yield part
+            if here and kind == "duplicate":
+                yield part
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+
+
+async def restore_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Take out again what aiohttp adds to a response: the service's headers are passed on as they are."""
+    sent = request.get(_AS_SENT)
+    if sent is not None:
+        for name in ("Date", "Server", "Content-Type"):
+            if name not in sent:
+                response.headers.popall(name, None)
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield whole events of a stream."""
+    rest = b""
+    async for data in content.iter_any():
+        *events, rest = (rest + data).split(b"\n\n")
+        for event in events:
+            yield event + b"\n\n"
+    if rest:
+        yield rest
+
+
+async def _halves(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    body = await content.read()
+    yield body[: len(body) // 2]
+    yield body[len(body) // 2 :]
+
+
+def _passed_on(
+    raw: tuple[tuple[bytes, bytes], ...] | aiohttp.typedefs.RawHeaders, leave_out: bytes = b""
+) -> CIMultiDict[str]:
+    return CIMultiDict(
+        (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+        for name, value in raw
+        if name.lower() not in HOP_BY_HOP and name.lower() != leave_out
+    )
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    return web.Response(
+        status=status, text=json.dumps(body), content_type="application/json", headers=headers
+    )
+
+
+def _reset(request: web.Request) -> None:
+    """End the connection with a TCP reset."""
+    transport = request.transport
+    if transport is not None:
+        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transport.abort()
+
+
+def _close(request: web.Request) -> None:
+    """End the connection in the ordinary way, in the middle of whatever was being sent."""
+    if request.transport is not None:
+        request.transport.close()

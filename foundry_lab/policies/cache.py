@@ -1,0 +1,317 @@
+"""Response cache: answer a request that was answered before, without asking the service again.
+
+Only deterministic requests are cached (temperature 0, or a seed), and only whole answers are kept. One SQLite
+database holds them, in memory or in a file that several processes may share. A cache that fails (disk full,
+file locked) costs speed and never an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_lab import protocol
+from foundry_lab._checks import check_count, check_seconds
+from foundry_lab.errors import ConfigurationError, FoundryError
+from foundry_lab.protocol import Call, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from foundry_lab.policies.retry import Deadline
+
+APPLICATION_ID = 0x464C4331  # "FLC1", in the file's header: we touch no other program's database
+RECOUNT_EVERY = 256
+OPEN_S, BUSY_S = 2.0, 0.05
+"""Seconds to wait for another program's lock: on opening, and later, when an event loop waits with us."""
+USED_WITHIN_S = 60.0
+"""How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
+OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
+
+_log = logging.getLogger("foundry_lab.cache")
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+class CacheStats(msgspec.Struct, frozen=True):
+    """What a cache did since it was opened.
+
+    Attributes:
+        hits: requests answered without the service.
+        shared: those of the hits that waited for an equal request under way.
+        misses: cacheable requests that went to the service.
+        entries: answers held now.
+        bytes: their size.
+    """
+
+    hits: int
+    shared: int
+    misses: int
+    entries: int
+    bytes: int
+
+
+class ResponseCache:
+    """Answers by request. Give it to one client or to several, in any thread: `FoundryAPIClient(cache=…)`.
+
+    Args:
+        path: an SQLite file, made if it isn't there; None keeps the answers in memory.
+        max_entries: the least recently used answers go when there are more.
+        max_bytes: the same for the size of all answers together.
+        max_age_s: older answers aren't used; None keeps them for ever.
+        keep_length: also keep answers that ended at max_tokens (finish_reason "length").
+        clock: seconds since the epoch.
+
+    Raises:
+        ConfigurationError: a limit that makes no sense, or a file that is no cache or can't be opened.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        max_entries: int = 100_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        max_age_s: float | None = None,
+        keep_length: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path) if path is not None else None
+        self._max_entries = check_count(max_entries, "max_entries")
+        self._max_bytes = check_count(max_bytes, "max_bytes")
+        self._max_age_s = (
+            check_seconds(max_age_s, "max_age_s", positive=True) if max_age_s is not None else None
+        )
+        self._keep_length = keep_length
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._flights: dict[bytes, Future[Reply | None]] = {}
+        self._hits = self._shared = self._misses = self._stores = 0
+        self._db = _open(self.path)
+        weakref.finalize(self, self._db.close)
+        self._entries, self._bytes = self._count()
+
+    def stats(self) -> CacheStats:
+        """Return the counts so far."""
+        with self._lock:
+            return CacheStats(self._hits, self._shared, self._misses, self._entries, self._bytes)
+
+    def clear(self) -> None:
+        """Forget every answer."""
+        with self._lock, self._tolerated("clear"):
+            self._db.execute("DELETE FROM answer")
+            self._entries, self._bytes = self._count()
+
+    def close(self) -> None:
+        """Close the database. Requests that come later go to the service."""
+        with self._lock:
+            self._db.close()
+
+    def __repr__(self) -> str:
+        return f"<ResponseCache {self.path or 'in memory'}: {self._entries} answers>"
+
+    # --- for the clients ------------------------------------------------------------------------------
+
+    def key(self, call: Call) -> bytes | None:
+        """Return what the answer is kept under (model id and every parameter), None for one not to keep."""
+        if not call.cacheable or call.body is None:
+            return None
+        fields = msgspec.json.decode(call.body)
+        if fields.get("temperature") != 0 and fields.get("seed") is None:
+            return None
+        return hashlib.sha256(_canonical.encode([call.path, fields])).digest()
+
+    async def answer(
+        self, key: bytes, request_id: str, deadline: Deadline, ask: Callable[[], Awaitable[Reply]]
+    ) -> Reply:
+        """Return the kept answer, or that of an equal request under way, or else have it asked for."""
+        while True:
+            found = self._find(key, request_id)
+            if isinstance(found, Reply):
+                return found
+            flight, mine = found
+            if mine:
+                reply = None
+                try:
+                    reply = await ask()
+                finally:
+                    self._land(key, flight, reply)
+                return reply
+            try:
+                shared = await asyncio.wait_for(asyncio.wrap_future(flight), deadline.remaining())
+            except TimeoutError:
+                raise deadline.error() from None
+            if shared is not None:
+                return self._share(shared, request_id)
+
+    def answer_sync(self, key: bytes, request_id: str, deadline: Deadline, ask: Callable[[], Reply]) -> Reply:
+        """Do the same from a thread."""
+        while True:
+            found = self._find(key, request_id)
+            if isinstance(found, Reply):
+                return found
+            flight, mine = found
+            if mine:
+                reply = None
+                try:
+                    reply = ask()
+                finally:
+                    self._land(key, flight, reply)
+                return reply
+            try:
+                shared = flight.result(deadline.remaining())
+            except TimeoutError:
+                raise deadline.error() from None
+            if shared is not None:
+                return self._share(shared, request_id)
+
+    # --- looking up and keeping -----------------------------------------------------------------------
+
+    def _find(self, key: bytes, request_id: str) -> Reply | tuple[Future[Reply | None], bool]:
+        """Return the kept answer; or the flight to wait for; or a new flight and True: the caller asks."""
+        with self._lock:
+            if (body := self._load(key)) is not None:
+                self._hits += 1
+                return Reply(200, {}, body, request_id, attempts=0, cached=True)
+            if (flight := self._flights.get(key)) is not None:
+                return flight, False
+            flight = self._flights[key] = Future()
+            flight.set_running_or_notify_cancel()  # from here a waiter that is cancelled can't cancel it
+            self._misses += 1
+            return flight, True
+
+    def _land(self, key: bytes, flight: Future[Reply | None], reply: Reply | None) -> None:
+        """Keep an answer and hand it to those who wait; None lets one of them ask in its turn."""
+        with self._lock:
+            if reply is not None and self._is_whole(reply):
+                self._store(key, reply.body)
+            del self._flights[key]
+        flight.set_result(reply)
+
+    def _share(self, reply: Reply, request_id: str) -> Reply:
+        with self._lock:
+            self._hits += 1
+            self._shared += 1
+        return msgspec.structs.replace(reply, request_id=request_id, attempts=0, cached=True)
+
+    def _is_whole(self, reply: Reply) -> bool:
+        try:
+            completion = protocol.parse_completion(reply, 0.0)
+        except FoundryError:
+            return False
+        ends = ("stop", "tool_calls", "length") if self._keep_length else ("stop", "tool_calls")
+        return completion.finish_reason in ends
+
+    # --- the database, under the lock -----------------------------------------------------------------
+
+    def _load(self, key: bytes) -> bytes | None:
+        body: bytes | None = None
+        with self._tolerated("look up"):
+            found = self._db.execute("SELECT body, stored_at, used_at FROM answer WHERE key = ?", (key,))
+            if (row := found.fetchone()) is None:
+                return None
+            now = self._clock()
+            if self._max_age_s is not None and now - row[1] > self._max_age_s:
+                self._delete("key = ?", key)
+                return None
+            body = row[0]
+            if not 0 <= now - row[2] < USED_WITHIN_S:
+                with suppress(sqlite3.Error):  # a hit that isn't noted is a hit
+                    self._db.execute("UPDATE answer SET used_at = ? WHERE key = ?", (now, key))
+        return body
+
+    def _store(self, key: bytes, body: bytes) -> None:
+        if len(body) > self._max_bytes:
+            return
+        with self._tolerated("store"):
+            now = self._clock()
+            added = self._db.execute(
+                "INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?)", (key, body, len(body), now, now)
+            ).rowcount
+            self._entries += added
+            self._bytes += added * len(body)
+            self._stores += 1
+            if self._stores % RECOUNT_EVERY == 0:  # other processes may use the same file
+                self._entries, self._bytes = self._count()
+            while self._entries > self._max_entries or self._bytes > self._max_bytes:
+                if not self._delete(OLDEST_OTHER, key):
+                    break
+
+    def _delete(self, where: str, key: bytes) -> int:
+        rows = self._db.execute(f"DELETE FROM answer WHERE {where} RETURNING size", (key,)).fetchall()
+        self._entries -= len(rows)
+        self._bytes -= sum(row[0] for row in rows)
+        return len(rows)
+
+    def _count(self) -> tuple[int, int]:
+        entries, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM answer").fetchone()
+        return entries, size
+
+    @contextmanager
+    def _tolerated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            _log.warning("the response cache couldn't %s an answer (%s); the service is asked", what, error)
+
+
+def as_cache(cache: ResponseCache | str | os.PathLike[str] | bool | None) -> ResponseCache | None:
+    """Return the cache that a client's `cache` argument means.
+
+    Raises:
+        ConfigurationError: as `ResponseCache`.
+    """
+    if cache is None or cache is False:
+        return None
+    if cache is True:
+        return ResponseCache()
+    return cache if isinstance(cache, ResponseCache) else ResponseCache(cache)
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    deadline = time.monotonic() + OPEN_S
+    while True:
+        try:
+            return _connect(path)
+        except sqlite3.Error as error:
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"The response cache {str(path)!r} can't be used: {error}. Name a file in a folder that "
+                    "exists and that no other program writes, or leave the path out to cache in memory."
+                ) from None
+        time.sleep(0.02)  # by itself SQLite doesn't wait where several processes make the same file
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+    try:
+        # In this order: a process that is making the cache just now puts its name before its tables.
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (owner,) = db.execute("PRAGMA application_id").fetchone()
+        if owner != APPLICATION_ID and tables:
+            raise sqlite3.DatabaseError("it is another program's database")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS answer "
+            "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
+        )
+        db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,166 @@
+"""The service's contract without I/O: requests as bytes, replies as typed results.
+
+Both clients share everything here, and nothing here opens a connection. Routes and shapes were read off
+foundry-local-sdk 2.2; the chat part is OpenAI's chat completions format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import msgspec
+
+from foundry_lab._checks import as_number
+from foundry_lab.errors import ConfigurationError
+
+CHAT_PATH = "/v1/chat/completions"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request, ready for a transport.
+
+    Attributes:
+        generates: it makes the model work.
+        control: it goes to the lab service's own control route instead of the REST service.
+        cacheable: the response cache may answer it.
+        on_data: called with each piece of a successful reply as it arrives.
+        once: it is sent as it is, past retries and breaker: a look at the service must show its state.
+        may_be_empty: a success needs no body.
+    """
+
+    method: str
+    path: str
+    body: bytes | None = None
+    generates: bool = False
+    control: bool = False
+    cacheable: bool = False
+    once: bool = False
+    may_be_empty: bool = False
+    on_data: Callable[[bytes], None] | None = None
+
+
+# --- requests -------------------------------------------------------------------------------------------
+
+
+def build_messages(
+    prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, system: str | None
+) -> list[dict[str, Any]]:
+    """Return the chat messages for a prompt, or for messages, with a system prompt in front.
+
+    Raises:
+        ConfigurationError: neither or both were given, or a message has no role or no usable content.
+    """
+    if (prompt is None) == (messages is None):
+        raise ConfigurationError(
+            'Give either a prompt or messages: complete("Hello") or complete(messages=[…]).'
+        )
+    if prompt is not None:
+        if not isinstance(prompt, str):
+            raise ConfigurationError(
+                f"The prompt is a {type(prompt).__name__}; give a string, or messages=[…] for a conversation."
+            )
+        messages = [{"role": "user", "content": prompt}]
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise ConfigurationError(
+            f'messages={messages!r} must be a list with at least {{"role": "user", "content": "…"}} in it.'
+        )
+    for number, message in enumerate(messages, 1):
+        if not (
+            isinstance(message, Mapping)
+            and isinstance(message.get("role"), str)
+            and ("content" in message or "tool_calls" in message)
+        ):
+            raise ConfigurationError(
+                f"Message {number} is {message!r}; each needs a role and a content, such as "
+                '{"role": "user", "content": "Hello"}.'
+            )
+        content = message.get("content")
+        if not (content is None or isinstance(content, str) or _is_parts(content)):
+            raise ConfigurationError(
+                f"The content of message {number} is {content!r}, which the service would leave out; give a "
+                'text, or a list of parts such as {"type": "text", "text": "Hello"}.'
+            )
+    chat = [dict(message) for message in messages]
+    if system is None:
+        return chat
+    if not isinstance(system, str):
+        raise ConfigurationError(f"system={system!r} must be a text.")
+    return [{"role": "system", "content": system}, *chat]
+
+
+def _is_parts(content: object) -> bool:
+    return (
+        isinstance(content, (list, tuple))
+        and len(content) > 0
+        and all(isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content)
+    )
+
+
+def build_chat(
+    model: str, fields: Mapping[str, Any], *, stream: bool = False, cacheable: bool = False
+) -> Call:
+    """Return the chat-completion request. Fields that are None are left out.
+
+    Raises:
+        ConfigurationError: a value of the wrong type, or one that JSON can't carry, such as NaN.
+    """
+    body = {"model": model, **{name: value for name, value in fields.items() if value is not None}}
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    _check_types(body)
+    try:
+        return Call("POST", CHAT_PATH, _encode(body), generates=True, cacheable=cacheable)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+
+
+def _plain(value: object) -> str | int | float:
+    """Return what stands for a value that msgspec doesn't know, such as a number or a text of numpy's.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+_WHOLE = (int, Integral)  # the second for numpy's numbers; the first is checked much faster
+_NUMBER = (int, float, Real)
+_TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "max_tokens": (_WHOLE, "a whole number"),
+    "max_completion_tokens": (_WHOLE, "a whole number"),
+    "temperature": (_NUMBER, "a number"),
+    "top_p": (_NUMBER, "a number"),
+    "seed": (_WHOLE, "a whole number"),
+    "stop": ((str, list, tuple), "a string or a list of strings"),
+    "tools": ((list, tuple), "a list of tools"),
+    "response_format": ((Mapping,), 'a dict, such as {"type": "json_object"}'),
+}
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Refuse what the service would ignore: it takes a value of the wrong type for not given."""
+    for name, value in fields.items():
+        if (rule := _TYPES.get(name)) is None:
+            continue
+        types, words = rule
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise ConfigurationError(f"{name}={value!r} must be {words}.")
+        if types is _NUMBER and not math.isfinite(as_number(value)):
+            raise ConfigurationError(f"{name}={str(value)[:40]} can't be sent; give a finite number.")
+        if name == "stop":
+            texts = [value] if isinstance(value, str) else value
+            if not all(isinstance(each, str) and each for each in texts):
+                raise ConfigurationError(f"stop={value!r} must be {words}, none of them empty.")

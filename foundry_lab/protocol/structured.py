@@ -1,0 +1,217 @@
+"""Structured output: ask for a shape, read the model's text as that shape, say precisely what is wrong.
+
+A service may ignore the schema, and max_tokens may cut the answer, so what the model writes is validated
+here, and a text that doesn't fit is an error and never a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_lab.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from referencing.jsonschema import SchemaResource
+
+DEFAULT_PARSE_ATTEMPTS = 3
+
+_OPENING = re.compile(r"[{\[]")
+_TOO_DEEP = "the JSON is nested too deeply"
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
+
+# Measured on foundry-local-sdk 2.2.1: it gives the whole of `json_schema` to llguidance as the schema, so
+# OpenAI's wrapper alone ({"name": …, "schema": …}) permits any JSON. With the schema's own keys beside the
+# wrapper's the answer is held to the schema. Free white space lets a small model babble blanks until
+# max_tokens.
+_COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What an answer must look like.
+
+    Attributes:
+        read: turns the answer's text into the object; raises ValueError saying what is wrong.
+        schema: the JSON schema to send as `response_format`, or None for a free parser.
+        name: for messages and for the schema.
+    """
+
+    read: Callable[[str], Any]
+    name: str
+    schema: dict[str, Any] | None = None
+
+    def response_format(self) -> dict[str, Any] | None:
+        """Return the field of the request that asks for this shape."""
+        if self.schema is None:
+            return None
+        strict = _closed(self.schema)
+        return {
+            "type": "json_schema",
+            "json_schema": {"name": self.name, "strict": True, "schema": strict, **strict, **_COMPACT},
+        }
+
+
+def shape_of(response_model: Any) -> Shape:
+    """Return the shape for a pydantic model, a msgspec Struct, a dataclass or a JSON schema.
+
+    Raises:
+        ConfigurationError: it is none of these, or no JSON schema can be made of it.
+    """
+    if isinstance(response_model, Mapping):
+        return _json_schema_shape(dict(response_model))
+    make: Callable[[type], Shape] | None = None
+    if isinstance(response_model, type):
+        if hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
+            make = _pydantic_shape
+        elif issubclass(response_model, msgspec.Struct) or dataclasses.is_dataclass(response_model):
+            make = _msgspec_shape
+    if make is None:
+        raise ConfigurationError(
+            f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
+            "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
+        )
+    try:
+        return make(response_model)
+    except Exception as error:  # each library has its own complaints about a class
+        lines = [line for line in str(error).splitlines() if line and "https://" not in line]
+        raise ConfigurationError(
+            f"response_model: no JSON schema can be made of {response_model.__name__}: "
+            f"{(lines or [repr(error)])[-1].rstrip('.')}. Use types that JSON has, or parser=your_function."
+        ) from error
+
+
+def _pydantic_shape(model: Any) -> Shape:
+    return Shape(_reader(model.model_validate_json), model.__name__, model.model_json_schema())
+
+
+def _msgspec_shape(model: type) -> Shape:
+    return Shape(_reader(msgspec.json.Decoder(model).decode), model.__name__, msgspec.json.schema(model))
+
+
+def parser_shape(parser: Callable[[str], Any]) -> Shape:
+    """Return the shape for the caller's own function of the text."""
+    if not callable(parser):
+        raise ConfigurationError(f"parser={parser!r} can't be called; give a function that takes the text.")
+    return Shape(parser, getattr(parser, "__name__", "parser"))
+
+
+def _reader(fit: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return the function that reads an answer: the first JSON in it that fits."""
+
+    def read(text: str) -> Any:
+        problems: list[tuple[int, str]] = []
+        for candidate in find_json(text):
+            try:
+                return fit(candidate)
+            except RecursionError:
+                problems.append((len(candidate), _TOO_DEEP))
+            except (ValueError, msgspec.MsgspecError) as error:
+                problems.append((len(candidate), str(error)))
+        raise ValueError(max(problems)[1])  # the longest one is most likely what was meant
+
+    return read
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"JSON has no {name}")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+def find_json(text: str) -> Iterator[str]:
+    """Yield the JSON in a text: all of it, else the objects and arrays in it, as models like to wrap them in
+    prose or a code fence.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    text = text.strip()
+    try:
+        _JSON.decode(text)
+    except (ValueError, RecursionError):
+        pass
+    else:
+        yield text
+        return
+    problem, end = "there is no JSON in the answer", 0
+    for opening in _OPENING.finditer(text):
+        start = opening.start()
+        if start < end:
+            continue  # a part of the one before
+        try:
+            _, end = _JSON.raw_decode(text, start)
+        except RecursionError:
+            raise ValueError(_TOO_DEEP) from None
+        except ValueError as error:
+            if problem.startswith("there"):
+                problem = f"the JSON is broken: {error}"
+        else:
+            yield text[start:end]
+    if not end:
+        raise ValueError(problem)
+
+
+def _closed(schema: Any) -> Any:
+    """Return the schema without its invitations to go on for ever.
+
+    A small model that may add properties to an object, or digits to an integer, adds them until max_tokens.
+    """
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    if closed.get("type") == "integer" and not _BOUNDS & closed.keys():
+        closed.update(minimum=-(2**53), maximum=2**53)
+    return closed
+
+
+def _json_schema_shape(schema: dict[str, Any]) -> Shape:
+    import jsonschema  # here, as it is slow to import and seldom used
+    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ConfigurationError(f'response_model is no JSON schema: its "$schema" is {schema["$schema"]!r}.')
+    validator_class = jsonschema.validators.validator_for(schema)
+    try:
+        validator_class.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ConfigurationError(f"response_model is no valid JSON schema: {error.message}.") from None
+    root = DRAFT202012.detect(schema).create_resource(schema)
+    _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
+    validator = validator_class(schema)
+
+    def fit(text: str) -> Any:
+        value = json.loads(text)
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
+        if problem is not None:
+            raise ValueError(f"{problem.json_path}: {problem.message}")
+        return value
+
+    return Shape(_reader(fit), str(schema.get("title", "answer")), schema)
+
+
+def _check_references(schema: SchemaResource, resolver: Any) -> None:
+    """Look up every "$ref" of a schema: the validator would do it only when an answer has come.
+
+    Raises:
+        ConfigurationError: one of them leads nowhere, or out of the schema.
+    """
+    if isinstance(schema.contents, Mapping) and "$ref" in schema.contents:
+        target = schema.contents["$ref"]
+        try:
+            resolver.lookup(target)
+        except Exception:  # a pointer can go astray in many ways
+            raise ConfigurationError(
+                f'The JSON schema has a "$ref" to {target!r}, which isn\'t in it. Put that into its "$defs".'
+            ) from None
+    for part in schema.subresources():
+        _check_references(part, resolver.in_subresource(part))

@@ -1,0 +1,143 @@
+"""Where the notebooks are, and how a learner gets copies of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from foundry_lab._files import patiently
+from foundry_lab.errors import FoundryError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class WorkbookError(FoundryError):
+    """The notebooks can't be found, read or copied."""
+
+
+class CopyReport(msgspec.Struct, frozen=True):
+    """What `copy_to` did, as paths below the target folder.
+
+    Attributes:
+        copied: files that were not there before.
+        unchanged: files that were there and equal.
+        kept: files that were there and differ; they were not touched.
+    """
+
+    copied: list[str]
+    unchanged: list[str]
+    kept: list[str]
+
+
+def folder() -> Path:
+    """Return the folder of the notebooks: inside an installed package, or of the checkout.
+
+    Raises:
+        WorkbookError: neither is there.
+    """
+    for candidate in (_PACKAGE / "_notebooks", _PACKAGE.parent / "notebooks"):
+        if next(candidate.glob("*.ipynb"), None):
+            return candidate
+    raise WorkbookError(
+        "The notebooks are missing from this installation. "
+        "Install it again: python -m pip install --force-reinstall --no-deps foundry-lab"
+    )
+
+
+def is_installed_copy() -> bool:
+    """Whether `folder` is inside an installed package, where nobody should edit."""
+    return folder().parent == _PACKAGE
+
+
+def place(notebook: Path) -> Path | None:
+    """Return where in the workbook a notebook is, or None for one that isn't the workbook's."""
+    try:
+        return notebook.relative_to(folder())
+    except (ValueError, WorkbookError):
+        return None
+
+
+def _files() -> Iterable[Path]:
+    for path in sorted(folder().rglob("*")):
+        parts = path.relative_to(folder()).parts
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in parts):
+            yield path
+
+
+def notebooks() -> list[Path]:
+    """Return the workbook's notebooks in reading order: its own folder first, then subfolders."""
+    found = [path for path in _files() if path.suffix == ".ipynb"]
+    return sorted(found, key=lambda path: (len(path.relative_to(folder()).parts), path))
+
+
+def data_files() -> list[Path]:
+    """Return the workbook's other files, which the notebooks read."""
+    return [path for path in _files() if path.suffix != ".ipynb"]
+
+
+def find(names: Iterable[str]) -> list[Path]:
+    """Return the notebooks that the names mean, in the order given and each once.
+
+    A name is a path to a notebook, a notebook's name with or without `.ipynb`, or its beginning (`01`).
+
+    Raises:
+        WorkbookError: a name means no notebook, or more than one.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        found[_find_one(name)] = None
+    return list(found)
+
+
+def _find_one(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix == ".ipynb" and path.is_file():
+        return path.resolve()
+    known = {book.relative_to(folder()).with_suffix("").as_posix(): book for book in notebooks()}
+    wanted = Path(name).as_posix().removesuffix(".ipynb")
+    if wanted in known:
+        return known[wanted]
+    starts = [key for key in known if wanted and key.startswith(wanted)]
+    if len(starts) == 1:
+        return known[starts[0]]
+    if starts:
+        raise WorkbookError(f"{name!r} could be any of: {', '.join(starts)}. Give more of the name.")
+    close = difflib.get_close_matches(wanted, known, n=1)
+    guess = f"Did you mean {close[0]}? " if close else ""
+    raise WorkbookError(
+        f"There is no notebook {name!r}. {guess}The workbook has: {', '.join(known)}. "
+        "A notebook of your own is given by its path, ending in .ipynb."
+    )
+
+
+def copy_to(target: Path) -> CopyReport:
+    """Copy notebooks and data files into a folder, made if missing. What is there stays as it is.
+
+    Raises:
+        WorkbookError: the folder can't be written.
+    """
+    report = CopyReport(copied=[], unchanged=[], kept=[])
+    try:
+        for source in _files():
+            name = source.relative_to(folder())
+            copy = target / name
+            if copy.exists():
+                same = copy.is_file() and copy.read_bytes() == source.read_bytes()
+                (report.unchanged if same else report.kept).append(name.as_posix())
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            part = copy.with_name(copy.name + ".part")  # a full disk leaves no half notebook behind
+            try:
+                part.write_bytes(source.read_bytes())
+                patiently(part.replace, copy)
+            finally:
+                part.unlink(missing_ok=True)
+            report.copied.append(name.as_posix())
+    except OSError as error:
+        raise WorkbookError(
+            f"The notebooks can't be copied to {target}: {error.strerror or error}. Choose another folder."
+        ) from error
+    return report

@@ -1,0 +1,249 @@
+"""The `foundry-lab` command. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foundry_lab import __version__
+from foundry_lab.config import Settings
+from foundry_lab.errors import FoundryError
+from foundry_lab.workbook.cli.batch import batch
+from foundry_lab.workbook.cli.model import model
+
+if TYPE_CHECKING:
+    from foundry_lab.engine import ServiceState
+    from foundry_lab.workbook import CopyReport
+    from foundry_lab.workbook.runner import CellError, RunResult
+
+DEFAULT_OUTPUT = "foundry-lab-output"
+DEFAULT_FOLDER = "foundry-lab-notebooks"
+
+
+class Commands(click.Group):
+    """A group whose commands end a `FoundryError` as one paragraph and exit code 1, not as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FoundryError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="foundry-lab")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """A workbook about calling Microsoft Foundry Local as a plain REST service."""
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NOTEBOOK]...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_OUTPUT,
+    show_default=True, help="Folder for the executed notebooks and their HTML pages.",
+)  # fmt: skip
+@click.option("--timeout", type=click.IntRange(1), help="Limit for one cell in seconds; none unless given.")
+@click.option("--keep", is_flag=True, help="Leave the service running, if this run started it.")
+def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -> None:
+    """Execute notebooks: all, or those named (01, 01_basic, path/to/own.ipynb)."""
+    from foundry_lab import workbook
+    from foundry_lab.workbook import runner
+
+    notebooks = workbook.find(names) if names else workbook.notebooks()
+    runner.check_outputs(notebooks, output)
+    failed = 0
+    with _service(keep=keep):
+        for notebook in notebooks:
+            result = _run_with_progress(notebook, output, timeout)
+            if result.error:
+                failed += 1
+                _show_cell_error(notebook.stem, result.error)
+                state = f"{click.style('FAILED', fg='red')} at code cell {result.error.cell} after"
+            else:
+                state = f"{click.style('ok', fg='green')}, {result.cells} code cells in"
+            click.echo(f"{notebook.stem}: {state} {result.seconds:.1f} s, {result.page}")
+    if failed:
+        raise click.ClickException(f"{failed} of {len(notebooks)} notebooks failed.")
+
+
+def _run_with_progress(notebook: Path, output: Path, timeout: int | None) -> RunResult:
+    from tqdm import tqdm
+
+    from foundry_lab.workbook import runner
+
+    with tqdm(desc=notebook.stem, unit="cell", disable=None, leave=False, dynamic_ncols=True) as bar:
+
+        def on_cell(done: int, total: int, heading: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(heading[:40], refresh=False)
+            bar.update(done - bar.n)
+            bar.refresh()
+
+        return runner.run_notebook(notebook, output, timeout=timeout, on_cell=on_cell)
+
+
+def _show_cell_error(name: str, error: CellError) -> None:
+    click.echo(f"\n{name}: {error}\n", err=True)
+    click.echo("\n".join(f"    {line}" for line in error.source.splitlines()), err=True)
+    if error.details:
+        click.echo(f"\n{error.details}", err=True)
+    click.echo(err=True)
+
+
+@contextmanager
+def _service(*, keep: bool) -> Iterator[str]:
+    """Have a service for the block. One that was not running before is stopped after it, unless kept."""
+    from foundry_lab import engine
+
+    before = engine.service_status()
+    endpoint = engine.ensure_service(progress=True)
+    try:
+        yield endpoint
+    finally:
+        if before is None and not keep:
+            ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave it running
+            try:
+                engine.stop_service()
+            finally:
+                signal.signal(signal.SIGINT, ours)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "-f", "--folder", type=click.Path(path_type=Path, file_okay=False),
+    help="Work in this folder; the notebooks are copied into it. "
+    f"Without it: the checkout's notebooks, or a copy in {DEFAULT_FOLDER}.",
+)  # fmt: skip
+@click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTION]...")
+def lab(folder: Path | None, jupyter_options: tuple[str, ...]) -> None:
+    """Open JupyterLab on the notebooks. Further options, such as --no-browser, go to JupyterLab."""
+    import subprocess
+
+    from foundry_lab import workbook
+
+    if folder is None:
+        folder = Path(DEFAULT_FOLDER) if workbook.is_installed_copy() else workbook.folder()
+    if folder != workbook.folder():
+        _report_copy(workbook.copy_to(folder), folder)
+    with _service(keep=False):
+        command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options]
+        command.append(
+            "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
+        )
+        process = subprocess.Popen(command)
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # JupyterLab got it too, and asks whether it is meant
+                continue
+    if code:
+        raise click.ClickException(f"JupyterLab ended with exit code {code}.")
+
+
+@main.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; a free one by default."
+)
+@click.option(
+    "--public-catalog", is_flag=True, help="Serve the models of Microsoft's catalog as well (online)."
+)
+def serve(port: int, public_catalog: bool) -> None:
+    """Run the embedded service in the foreground until Ctrl-C."""
+    from foundry_lab import engine
+
+    def on_ready(state: ServiceState) -> None:
+        click.echo(f"Foundry Local answers at {state.url} with {state.model_id}. Ctrl-C ends it.")
+        click.echo(f"Other programs: FOUNDRY_ENDPOINT={state.url}")
+
+    public_catalog = public_catalog or Settings().catalog == "public"
+    engine.serve(port=port, public_catalog=public_catalog, on_ready=on_ready)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; null when nothing runs.")
+def status(as_json: bool) -> None:
+    """Show the lab's running service. Exit code 1 if there is none."""
+    import msgspec
+    import psutil
+
+    from foundry_lab import engine
+
+    state = engine.service_status()
+    shown: dict[str, Any] | None = None
+    if state:
+        shown = {name: value for name, value in msgspec.to_builtins(state).items() if "token" not in name}
+        with suppress(psutil.Error):  # it may have ended this moment
+            shown["memory_mib"] = round(psutil.Process(state.pid).memory_info().rss / 2**20, 1)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+    elif state and shown:
+        click.echo(f"endpoint   {state.url or 'starting'}")
+        click.echo(f"model      {state.alias} ({state.model_id})")
+        click.echo(f"process    {state.pid}, {shown.get('memory_mib', 0):.0f} MiB")
+        click.echo(f"versions   {', '.join(f'{name} {version}' for name, version in state.versions.items())}")
+        click.echo(f"log        {state.log_file or 'the terminal of foundry-lab serve'}")
+    else:
+        click.echo("No service is running. It starts when it is needed, or with: foundry-lab serve")
+    if not as_json and (attached := Settings().endpoint):
+        click.echo(f"attached   {attached}, which FOUNDRY_ENDPOINT names: clients use that one")
+    if not shown:
+        sys.exit(1)
+
+
+@main.command()
+def stop() -> None:
+    """Stop the running service."""
+    from foundry_lab import engine
+
+    click.echo("Stopped." if engine.stop_service() else "No service was running.")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON list of the findings.")
+def doctor(as_json: bool) -> None:
+    """Check this machine and say what to do. Exit code 1 if something stops the workbook."""
+    import msgspec
+
+    from foundry_lab.workbook import doctor as checks
+
+    findings = checks.run_checks()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+    else:
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        for check in findings:
+            mark = click.style(f"{check.status:5}", fg=colours[check.status])
+            click.echo(f"{mark} {check.name:12} {check.found}")
+            if check.advice:
+                click.echo(f"{'':18} -> {check.advice}")
+    if any(check.status == "fail" for check in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def new(folder: Path) -> None:
+    """Copy the notebooks into FOLDER, to work in. Files that are there are kept."""
+    from foundry_lab import workbook
+
+    _report_copy(workbook.copy_to(folder), folder)
+
+
+def _report_copy(report: CopyReport, folder: Path) -> None:
+    click.echo(f"{folder}: {len(report.copied)} files copied, {len(report.unchanged)} there already.")
+    if report.kept:
+        click.echo(f"Kept as they are, because they were changed: {', '.join(report.kept)}")
+
+
+main.add_command(batch)
+main.add_command(model)

@@ -1,0 +1,83 @@
+"""`foundry-lab batch`: run a file of prompts through the model, stop when you like, go on where it was."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foundry_lab._files import WINDOWS
+from foundry_lab.config import Settings
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="JSONL file for the results."
+)
+@click.option("-t", "--template", help='A prompt for each row or line, such as "Summarise: {text}".')
+@click.option(
+    "-c", "--concurrency", default="2", show_default=True, metavar="N",
+    help='Requests at once at each endpoint, or "adaptive".',
+)  # fmt: skip
+@click.option(
+    "--resume/--no-resume", default=True, show_default=True,
+    help="Go on with what OUTPUT holds; --no-resume refuses one that isn't empty.",
+)  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="Run those again that failed.")
+@click.option("--ordered", is_flag=True, help="At the end, put the results in the order of the input.")
+@click.option("--model", help="Alias or id, for items that name none.")
+@click.option("--system", help="System prompt for all items.")
+@click.option("--max-tokens", type=int, help="Limit of each answer.")
+@click.option("--temperature", type=float, help="0 gives the same answer every time.")
+@click.option("--seed", type=int, help="Seed for sampling.")
+@click.option("--timeout", type=float, help="Seconds for one item, all attempts included.")
+@click.option(
+    "--endpoint", "endpoints", multiple=True, help="A service's address; more than once shares the work."
+)
+@click.option("--wait-for-service", type=float, help="Seconds to wait for a service that goes away; 600.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Response cache: an SQLite file.")
+@click.option("--progress/--no-progress", default=None, help="By default a bar on a terminal.")
+def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **options: Any) -> None:
+    """Run INPUT through the model: .jsonl (prompts, or OpenAI Batch lines), .csv, .tsv or .txt.
+
+    Every finished item is in OUTPUT at once. After Ctrl-C, a crash or a power cut, the same command goes on.
+    Exit code 0 when every item has an answer, 1 when some failed or the batch had to stop, 130 after Ctrl-C.
+    """
+    from foundry_lab.sync_client import SyncFoundryAPIClient
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    number: Any = int(concurrency) if concurrency.isdecimal() else concurrency
+    try:
+        with _own_service(needed=not (options["endpoints"] or Settings().endpoint)):
+            client = SyncFoundryAPIClient(cache=cache)  # it connects when the input has been found good
+            report = client.complete_batch(source, output=output, concurrency=number, **given)
+    except KeyboardInterrupt:
+        command = (subprocess.list2cmdline if WINDOWS else shlex.join)(["foundry-lab", *sys.argv[1:]])
+        click.echo(f"\nStopped; what was finished is saved. To go on: {command}", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))
+    if report.failed or report.failed_before:
+        sys.exit(1)
+
+
+@contextmanager
+def _own_service(*, needed: bool) -> Iterator[None]:
+    """Stop the embedded service after the block, if it wasn't running before."""
+    from foundry_lab import engine
+
+    was_there = not needed or engine.service_status() is not None
+    try:
+        yield
+    finally:
+        if not was_there:
+            engine.stop_service()

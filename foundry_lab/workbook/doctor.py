@@ -1,0 +1,282 @@
+"""`foundry-lab doctor`: what on this machine could stop the workbook, and what to do about each."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+from packaging.requirements import Requirement
+
+from foundry_lab import engine
+from foundry_lab.config import Settings
+from foundry_lab.engine import paths
+from foundry_lab.engine.service import native
+from foundry_lab.errors import FoundryError
+
+PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
+RUNTIME_PLATFORMS = {
+    ("Linux", "x86_64"),
+    ("Linux", "aarch64"),
+    ("Windows", "AMD64"),
+    ("Darwin", "arm64"),
+}
+PREPARE_MIB = 1200  # measured: memory of the conversion at its peak
+SERVE_MIB = 800  # measured: memory of the service with its model
+DISK_MIB = 600  # wheel, model file and converted model together
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+Status = Literal["ok", "warn", "fail"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding.
+
+    Attributes:
+        name: what was looked at.
+        status: "ok", "warn" (works, or may, with a restriction) or "fail".
+        found: what is there.
+        advice: what to do; empty when there is nothing to do.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def run_checks() -> list[Check]:
+    """Look at everything. A check that breaks is a finding too, never an exception."""
+    return [_guarded(check) for check in CHECKS]
+
+
+def _guarded(check: Callable[[], Check]) -> Check:
+    name = check.__name__.removeprefix("_check_").replace("_", " ")
+    try:
+        return check()
+    except FoundryError as error:
+        return Check(name, "fail", str(error))
+    except Exception as error:
+        return Check(name, "fail", f"{type(error).__name__}: {error}", "Please report this.")
+
+
+def _check_python() -> Check:
+    oldest, newest = PYTHON
+    found = f"{platform.python_version()}, {sys.executable}"
+    if oldest <= sys.version_info[:2] <= newest:
+        return Check("python", "ok", found)
+    wanted = f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
+    return Check("python", "fail", found, f"Install {wanted} and make a new virtual environment with it.")
+
+
+def _check_platform() -> Check:
+    found = f"{platform.system()} {platform.machine()}"
+    if (platform.system(), platform.machine()) in RUNTIME_PLATFORMS:
+        return Check("platform", "ok", found)
+    return Check(
+        "platform",
+        "warn",
+        found,
+        "The Python package has no Foundry Local runtime for it, so the embedded service can't start. "
+        "Set FOUNDRY_ENDPOINT to a Foundry Local service on another machine.",
+    )
+
+
+def _check_packages() -> Check:
+    try:
+        requirements = map(Requirement, importlib.metadata.requires("foundry-lab") or [])
+        version = importlib.metadata.version("foundry-lab")
+    except importlib.metadata.PackageNotFoundError:
+        return Check("packages", "warn", "foundry-lab is not installed", "python -m pip install .")
+    wrong = []
+    needed = [wanted for wanted in requirements if not wanted.marker or wanted.marker.evaluate({"extra": ""})]
+    for wanted in needed:
+        try:
+            have = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(have, prereleases=True):
+            wrong.append(f"{wanted.name} is {have}, wanted {wanted.specifier}")
+    if wrong:
+        return Check(
+            "packages", "fail", "; ".join(wrong), "python -m pip install --force-reinstall foundry-lab"
+        )
+    return Check("packages", "ok", f"foundry-lab {version} and the {len(needed)} packages it needs")
+
+
+def _check_runtime() -> Check:
+    """Load the SDK in a process of its own: its native libraries may be unable to load, or worse."""
+    code = f"import foundry_local_sdk as sdk, {native.MODULE}; print(sdk.__version__)"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return Check("runtime", "fail", "foundry-local-sdk did not load within 60 s", "Try again.")
+    if done.returncode == 0:
+        return Check("runtime", "ok", f"foundry-local-sdk {done.stdout.strip()}")
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return Check("runtime", "fail", last, native.remedy(done.stderr))
+
+
+def _check_kernel() -> Check:
+    from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
+
+    command = KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME).argv[0]
+    if Path(command).name == command or Path(command).absolute() == Path(sys.executable):
+        return Check("kernel", "ok", "JupyterLab's python3 kernel is this Python")
+    return Check(
+        "kernel",
+        "warn",
+        f"the kernel registered as python3 is {command}",
+        "Open the notebooks with `foundry-lab lab`, which uses this Python all the same.",
+    )
+
+
+def _check_settings() -> Check:
+    Settings()
+    names = sorted(name for name in os.environ if name.startswith("FOUNDRY_"))
+    return Check("settings", "ok", ", ".join(names) + " set" if names else "all defaults")
+
+
+def _check_proxy() -> Check:
+    names = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+    if not names:
+        return Check("proxy", "ok", "none set")
+    past = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    if {"*", "127.0.0.1"} & {host.strip() for host in past.split(",")}:
+        return Check("proxy", "ok", f"{', '.join(names)} set, 127.0.0.1 excepted by NO_PROXY")
+    return Check(
+        "proxy",
+        "warn",
+        f"{', '.join(names)} set (values not shown)",
+        "foundry_lab goes past it to this machine's own services; other tools, such as curl or requests.get, "
+        "need NO_PROXY=127.0.0.1,localhost",
+    )
+
+
+def _check_home() -> Check:
+    home = paths.home()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Check("home", "fail", f"{home} can't be written", "Set FOUNDRY_LAB_HOME to a folder that can.")
+    return Check("home", "ok", str(home))
+
+
+def _check_disk() -> Check:
+    home = paths.home()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = psutil.disk_usage(str(there)).free // 2**20
+    found = f"{free:,} MiB free for {home}"
+    if free >= DISK_MIB or _is_prepared():
+        return Check("disk", "ok", found)
+    advice = f"Preparing the model takes {DISK_MIB} MiB: free some, or set FOUNDRY_LAB_HOME to another disk."
+    return Check("disk", "fail", found, advice)
+
+
+def _check_memory() -> Check:
+    free = psutil.virtual_memory().available // 2**20
+    needed, what = (SERVE_MIB, "The service") if _is_prepared() else (PREPARE_MIB, "Preparing the model")
+    if free >= needed or engine.service_status():
+        return Check("memory", "ok", f"{free:,} MiB available")
+    return Check(
+        "memory", "warn", f"{free:,} MiB available", f"{what} takes {needed} MiB: close other programs."
+    )
+
+
+def _is_prepared() -> bool:
+    return any(model.problem is None for model in engine.prepared_models())
+
+
+def _check_model() -> Check:
+    models = engine.prepared_models(full=True)
+    damaged = [model for model in models if model.problem]
+    if damaged:
+        found = "; ".join(f"{model.alias}: {model.problem}" for model in damaged)
+        return Check("model", "fail", found, "Make it anew: foundry-lab model prepare --force")
+    if models:
+        found = ", ".join(f"{model.alias} ({model.size_bytes / 2**20:.0f} MiB)" for model in models)
+        return Check("model", "ok", f"{found} in {paths.model_cache()}")
+    if Settings().endpoint:
+        return Check("model", "ok", "none prepared, and none needed: FOUNDRY_ENDPOINT is set")
+    return Check(
+        "model",
+        "warn",
+        "not prepared yet",
+        "The first run downloads 93 MB. Now: foundry-lab model prepare. Without internet, on a machine that "
+        "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE",
+    )
+
+
+def _check_loopback() -> Check:
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), 5),
+        ):
+            return Check("loopback", "ok", "127.0.0.1 accepts connections")
+    except OSError as error:
+        advice = "Let this Python accept connections on 127.0.0.1: look at the firewall or security software."
+        return Check("loopback", "fail", f"127.0.0.1 can't be used: {error}", advice)
+
+
+def _check_service() -> Check:
+    attached = Settings().endpoint
+    if attached:
+        if _answers(attached):
+            return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
+        advice = "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
+        return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
+    state = engine.service_status()
+    if state is None:
+        return Check("service", "ok", "not running; it starts when it is needed")
+    if _answers(state.url):
+        return Check("service", "ok", f"{state.url} answers, process {state.pid}")
+    advice = f"Stop it with foundry-lab stop; the next call starts a new one. Its log: {state.log_file}"
+    return Check("service", "fail", f"process {state.pid} runs, but {state.url} doesn't answer", advice)
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether a Foundry Local service of the current or the legacy contract is there."""
+    import requests
+
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy has no business here
+        for path in ("/status", "/openai/status"):
+            try:
+                if session.get(endpoint + path, timeout=5).ok:
+                    return True
+            except requests.RequestException:
+                return False
+    return False
+
+
+def _check_foundry_cli() -> Check:
+    found = shutil.which("foundry")
+    return Check("foundry cli", "ok", found or "not installed (not needed)")
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    _check_python,
+    _check_platform,
+    _check_packages,
+    _check_runtime,
+    _check_kernel,
+    _check_settings,
+    _check_proxy,
+    _check_home,
+    _check_disk,
+    _check_memory,
+    _check_loopback,
+    _check_model,
+    _check_service,
+    _check_foundry_cli,
+)

@@ -1,0 +1,121 @@
+"""Figures of the first notebook: what runs where, and what a token costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, figure, panels
+
+
+class LatencyFit(msgspec.Struct, frozen=True):
+    """A straight line through latencies: `latency = fixed_s + tokens * per_token_s`, in seconds.
+
+    `fixed_s` is what a request costs before its second token: HTTP, prefill of the prompt, the first token.
+    """
+
+    fixed_s: float
+    per_token_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode throughput: the slope, the other way up."""
+        return 1 / self.per_token_s
+
+
+def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyFit:
+    """Fit a line to latencies in seconds against completion tokens, by least squares.
+
+    Raises:
+        ConfigurationError: fewer than two different token counts, through which no line goes.
+    """
+    if len(tokens) != len(latencies_s) or len(set(tokens)) < 2:
+        raise ConfigurationError(
+            f"{len(tokens)} token counts ({len(set(tokens))} different) and {len(latencies_s)} latencies: a "
+            "line needs as many of one as of the other, and at least two different counts."
+        )
+    slope, intercept = np.polyfit(np.asarray(tokens, float), np.asarray(latencies_s, float), 1)
+    return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
+
+
+def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> Figure:
+    """Plot latency in seconds against completion tokens, with the fitted line and what it says."""
+    fit = fit_latency(tokens, latencies_s)
+    fig, ax = figure("What an answer costs: latency against its length", "completion tokens", "latency (s)")
+    longest = max(tokens)
+    ends = np.array([0.0, longest * 1.05])
+    ax.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2, label="fitted line")
+    ax.scatter(tokens, latencies_s, color=BLUE, s=45, zorder=3, label="one request")
+    ax.axhline(max(0.0, fit.fixed_s), color=GREY, linestyle=":", linewidth=1.5)
+    ax.annotate(
+        f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms",
+        (longest, max(0.0, fit.fixed_s)),
+        textcoords="offset points",
+        xytext=(0, 6),
+        ha="right",
+        fontsize=10,
+        color=GREY,
+    )
+    ax.annotate(
+        f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s",
+        (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5),
+        textcoords="offset points",
+        xytext=(-12, 12),
+        ha="right",
+        fontsize=10,
+        color=RED,
+    )
+    ax.set_xlim(0, longest * 1.08)
+    ax.set_ylim(0, max(latencies_s) * 1.15)
+    ax.legend(loc="upper left", frameon=False)
+    return fig
+
+
+def architecture() -> Figure:
+    """Draw what runs where: the notebook's kernel, the service process, the model, and what goes between."""
+    fig, (ax,) = panels(1, "What runs where: everything on this machine", size=(9.5, 3.9))
+    ax.axis("off")
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, 50)
+    _box(ax, 1, 9, 30, 34, BLUE, "Notebook kernel", "a Python process")
+    _box(ax, 4, 13, 24, 13, GREY, "foundry_lab client", "or plain requests")
+    _box(ax, 56, 3, 43, 44, GREEN, "Service process", "in the background; survives the kernel")
+    _box(ax, 60, 23, 35, 13, GREY, "Foundry Local REST service", "/status  /models/…  /v1/chat/completions")
+    _box(ax, 60, 6, 35, 13, GREY, "ONNX Runtime GenAI + model", "weights in memory, computed on the CPU")
+    _arrow(ax, (28, 22), (60, 30), "POST: JSON over HTTP\nto 127.0.0.1", above=True)
+    _arrow(ax, (60, 25.5), (28, 17), "answer: JSON, or events\none by one (streaming)", above=False)
+    _arrow(ax, (77.5, 23), (77.5, 19), "", above=True)
+    return fig
+
+
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, color: str, title: str, text: str
+) -> None:
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1.5", fill=False, edgecolor=color, lw=2
+        )
+    )
+    middle = x + width / 2
+    ax.text(
+        middle, y + height - 4.2, title, ha="center", va="center", fontsize=11, fontweight="bold", color=color
+    )
+    ax.text(middle, y + height - 8.6, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str, *, above: bool) -> None:
+    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": RED})
+    ax.text(
+        43.2,
+        (start[1] + end[1]) / 2 + (6.5 if above else -6.5),
+        text,
+        ha="center",
+        va="center",
+        fontsize=9.5,
+    )

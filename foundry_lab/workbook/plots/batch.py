@@ -1,0 +1,113 @@
+"""Figures of the batch notebook: one run, a sweep over concurrency, a confusion table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, figure, label, panels
+
+if TYPE_CHECKING:
+    from foundry_lab.batch.report import BatchReport
+
+
+class SweepPoint(msgspec.Struct, frozen=True):
+    """One measured concurrency: items and tokens per second, latencies in seconds."""
+
+    concurrency: int
+    items_per_s: float
+    tokens_per_s: float
+    mean_s: float
+    p50_s: float
+    p95_s: float
+
+    @classmethod
+    def of(cls, concurrency: int, report: BatchReport) -> SweepPoint:
+        """Return the point that a batch with this concurrency gives.
+
+        Raises:
+            ConfigurationError: it answered nothing.
+        """
+        answered = [sample.latency_s for sample in report.samples if sample.ok]
+        p50, p95 = report.latency_s(50), report.latency_s(95)
+        if p50 is None or p95 is None:
+            raise ConfigurationError("No item of this batch was answered, so there is no latency to show.")
+        mean = sum(answered) / len(answered)
+        return cls(concurrency, report.items_per_s, report.tokens_per_s, mean, p50, p95)
+
+
+def batch_figure(report: BatchReport) -> Figure:
+    """Draw one run: finished items over time, and the latency of each."""
+    fig, (left, right) = panels(
+        2, f"Batch: {report.items_per_s:.1f} items/s, {report.tokens_per_s:.0f} tokens/s"
+    )
+    good = [sample for sample in report.samples if sample.ok]
+    bad = [sample for sample in report.samples if not sample.ok]
+    at = [0.0, *(sample.at_s for sample in report.samples)]
+    finished = np.linspace(0, report.done + report.failed, len(at))
+    left.step(at, finished, where="post", color=BLUE, linewidth=2)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    label(left, "time (s)", "finished items", "Progress: a straight line is a steady service")
+    right.plot(
+        [s.at_s for s in good], [s.latency_s for s in good], ".", color=BLUE, alpha=0.6, label="answered"
+    )
+    if bad:
+        right.plot([s.at_s for s in bad], [s.latency_s for s in bad], "x", color=RED, label="failed")
+    for q, colour in ((50, GREEN), (95, ORANGE)):
+        if (value := report.latency_s(q)) is not None:
+            right.axhline(value, color=colour, linewidth=2, label=f"p{q} = {value:.2f} s")
+    label(right, "time (s)", "latency (s)", "Latency of each item")
+    right.set_xlim(*left.get_xlim())
+    if report.samples:
+        right.set_ylim(0, 1.2 * max(sample.latency_s for sample in report.samples) or None)
+        right.legend(loc="best", framealpha=0.9)
+    return fig
+
+
+def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
+    """Draw throughput and latency against concurrency, with what Little's law says the latency must be.
+
+    Little's law (J. Little, "A Proof for the Queuing Formula L = λW", 1961): requests under way = throughput
+    times mean latency. Where throughput doesn't grow, latency has to.
+    """
+    if not points:
+        raise ConfigurationError("There is nothing to draw: give at least one SweepPoint.")
+    points = sorted(points, key=lambda point: point.concurrency)
+    x = np.array([point.concurrency for point in points])
+    fig, (left, right) = panels(2, "More requests at once: the same work, a longer wait")
+    left.plot(x, [point.tokens_per_s for point in points], "o-", color=BLUE, linewidth=2)
+    left.set_ylim(0, 1.25 * max(point.tokens_per_s for point in points))
+    label(left, "requests at once", "throughput (tokens/s)", "Throughput")
+    right.plot(x, [point.p95_s for point in points], "s-", color=ORANGE, linewidth=2, label="p95 latency")
+    right.plot(x, [point.p50_s for point in points], "o-", color=BLUE, linewidth=2, label="p50 latency")
+    law = x / np.array([point.items_per_s for point in points])
+    right.plot(x, law, "--", color=GREY, linewidth=2, label="Little's law: requests at once / throughput")
+    right.set_ylim(bottom=0)
+    label(right, "requests at once", "latency (s)", "Latency")
+    right.legend(loc="upper left", framealpha=0.9)
+    for axes in (left, right):
+        axes.set_xlim(left=0)
+        axes.set_xticks(x, [str(each) for each in x])
+    return fig
+
+
+def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> Figure:
+    """Draw a confusion table: a row for each true label, a column for each answer."""
+    table = np.asarray(counts)
+    if table.shape != (len(labels), len(labels)):
+        raise ConfigurationError(f"{len(labels)} labels need as many rows and columns, not {table.shape}.")
+    fig, axes = figure(title, "what the model said", "what is true", size=(5.5, 4.5))
+    axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, table.sum(axis=1).max() * 1.4))
+    axes.grid(False)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    for (row, column), count in np.ndenumerate(table):
+        weight = "bold" if row == column else "normal"
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=13, fontweight=weight)
+    return fig

@@ -1,0 +1,89 @@
+"""Figures of streaming: when each token came, and what decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from foundry_lab.workbook.plots.basic import fit_latency
+from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, figure, label, panels
+
+Times = Sequence[float] | npt.NDArray[np.float64]
+
+
+def token_timeline(streams: Mapping[str, Times], title: str = "When each token came") -> Figure:
+    """Plot the arrivals of one or more streams as ticks on a common clock.
+
+    Args:
+        streams: name -> seconds from the call to each token's arrival (`stream.arrivals_s`).
+    """
+    fig, ax = figure(title, "time since the call (s)", "", size=(9.0, 1.7 + 0.8 * len(streams)))
+    rows = range(0, -len(streams), -1)  # the first on top
+    for row, arrivals in zip(rows, streams.values(), strict=True):
+        ax.eventplot([arrivals], lineoffsets=[row], linelengths=0.6, linewidths=1.0, colors=[CYCLE[-row % 6]])
+        if len(arrivals):
+            ax.plot(arrivals[0], row + 0.38, marker="v", color=RED, markersize=7)
+            ax.annotate(
+                f"first token {arrivals[0] * 1000:.0f} ms",
+                (arrivals[0], row + 0.38),
+                textcoords="offset points",
+                xytext=(7, 3),
+                fontsize=9,
+                color=RED,
+            )
+    ax.set_yticks(rows, list(streams))
+    ax.set_ylim(0.4 - len(streams), 0.9)
+    ax.set_xlim(left=0)
+    return fig
+
+
+def latency_distributions(ttft_s: Times, inter_token_s: Times) -> Figure:
+    """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in."""
+    fig, (left, right) = panels(2, "Two latencies a person feels")
+    _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
+    _histogram(right, inter_token_s, "inter-token latency (ms)", "tokens", ORANGE)
+    return fig
+
+
+def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Times) -> Figure:
+    """Plot time to first token against prompt length, beside the time a token takes in decode.
+
+    Args:
+        prompt_tokens: tokens of each prompt.
+        ttft_s: its time to first token in seconds.
+        decode_s: its mean inter-token latency in seconds.
+    """
+    fig, (left, right) = panels(2, "A long prompt delays the first token much, the others little")
+    ttft_ms = 1000 * np.asarray(ttft_s, float)
+    fit = fit_latency(prompt_tokens, list(ttft_ms))
+    ends = np.array([0, max(prompt_tokens) * 1.05])
+    left.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2)
+    left.scatter(prompt_tokens, ttft_ms, color=BLUE, s=40, zorder=3)
+    left.set_ylim(bottom=0)
+    label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
+    decode_ms = 1000 * np.asarray(decode_s, float)
+    right.scatter(prompt_tokens, decode_ms, color=BLUE, s=40, zorder=3)
+    right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
+    right.legend(frameon=False, fontsize=10)
+    right.set_ylim(0, float(decode_ms.max()) * 1.4)
+    label(right, "prompt tokens", "time per token (ms)", f"decode: {np.median(decode_ms):.1f} ms a token")
+    return fig
+
+
+def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> None:
+    ms = 1000 * np.asarray(seconds, float)
+    top = float(np.percentile(ms, 99.5)) * 1.05 if len(ms) else 1.0
+    ax.hist(
+        np.clip(ms, 0, top), bins=30, range=(min(0.9 * float(ms.min()), top), top), color=color, alpha=0.75
+    )
+    for q, style in ((50, "-"), (95, "--")):
+        value = float(np.percentile(ms, q))
+        ax.axvline(value, color=GREY, linestyle=style, linewidth=1.8, label=f"p{q} = {value:.1f} ms")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, fontsize=10)
+    label(ax, xlabel, ylabel)

@@ -1,0 +1,277 @@
+"""Execute notebooks for `foundry-lab run`: executed copies and HTML pages; the originals stay as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import nbformat
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from foundry_lab import workbook
+from foundry_lab.errors import FoundryError
+from foundry_lab.workbook import kernel
+from foundry_lab.workbook.static_output import freeze
+
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+NO_SCRIPT = "data:text/javascript,"
+
+OnCell = Callable[[int, int, str], None]
+"""Told before each code cell and after the last: cells done, cells in all, the heading above."""
+
+
+class RunError(FoundryError):
+    """A notebook can't be read, or its results can't be written."""
+
+
+class CellError(RunError):
+    """A cell failed.
+
+    Attributes:
+        cell: number among the notebook's code cells, from 1, as in `In [1]`.
+        source: the cell's code.
+        details: end of the traceback, or what is known instead.
+    """
+
+    def __init__(self, message: str, *, cell: int, source: str, details: str = "") -> None:
+        super().__init__(message)
+        self.cell = cell
+        self.source = source
+        self.details = details
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """One executed notebook.
+
+    Attributes:
+        notebook: path of the executed copy.
+        page: path of its HTML page.
+        cells: code cells that ran without failing.
+        seconds: wall time, the kernel's start included.
+        error: the cell that failed, or None.
+    """
+
+    notebook: Path
+    page: Path
+    cells: int
+    seconds: float
+    error: CellError | None = None
+
+
+def output_path(notebook: Path, output: Path) -> Path:
+    """Return where the executed copy of a notebook goes: the workbook's subfolders are kept."""
+    return output / (workbook.place(notebook) or notebook.name)
+
+
+def check_outputs(notebooks: list[Path], output: Path) -> None:
+    """Refuse an output folder in which a result would overwrite a notebook or another result.
+
+    Raises:
+        RunError: naming the files.
+    """
+    taken: dict[Path, Path] = {}
+    for notebook in notebooks:
+        result = output_path(notebook, output).resolve()
+        if result == notebook or (result.exists() and result.samefile(notebook)):  # Work is work on macOS
+            raise RunError(
+                f"{notebook} would be overwritten by its own results. Choose another --output folder."
+            )
+        if result in taken:
+            raise RunError(
+                f"{taken[result]} and {notebook} have the same name, and so would their results. "
+                "Run them one by one, each with its own --output folder."
+            )
+        taken[result] = notebook
+
+
+def run_notebook(
+    notebook: Path, output: Path, *, timeout: int | None = None, on_cell: OnCell = lambda *_: None
+) -> RunResult:
+    """Execute a notebook from top to bottom with this interpreter, and write its results.
+
+    A notebook of the workbook runs in the output folder, its data files beside it; any other in its own.
+    What ran before a failing cell, or before Ctrl-C, is written too.
+
+    Args:
+        notebook: path of the notebook; it isn't changed.
+        output: folder for NAME.ipynb and NAME.html, made if missing.
+        timeout: limit for one cell in seconds; None for no limit.
+        on_cell: told how far it is.
+
+    Raises:
+        RunError: the notebook can't be read or the results can't be written.
+    """
+    started = time.monotonic()
+    book = _read(notebook)
+    target = output_path(notebook, output)
+    page = target.with_suffix(".html")
+    error: CellError | None = None
+    try:
+        work_dir = _working_directory(notebook, output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            cells = _execute(book, work_dir, timeout, on_cell)
+        except CellError as failure:
+            error, cells = failure, failure.cell - 1
+        finally:
+            freeze(book)
+            _hide_machine(book, work_dir)
+            nbformat.write(book, target)
+            page.write_text(_html(book, target.stem), encoding="utf-8")
+    except OSError as problem:
+        raise RunError(
+            f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "
+            "Choose another folder with --output."
+        ) from problem
+    return RunResult(target, page, cells, time.monotonic() - started, error)
+
+
+def _read(notebook: Path) -> NotebookNode:
+    """Read a notebook and drop its outputs, so that none of an earlier run is taken for this one's."""
+    try:
+        book = nbformat.read(notebook, as_version=4)
+        nbformat.validate(book)
+    except OSError as error:
+        raise RunError(f"{notebook} can't be read: {error.strerror or error}.") from error
+    except Exception as error:  # nbformat raises many kinds for what isn't a notebook
+        raise RunError(
+            f"{notebook} is not a Jupyter notebook: {str(error).strip().splitlines()[0][:200]} "
+            "If it was cut short or edited by hand, take a fresh copy: foundry-lab new FOLDER"
+        ) from error
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("execution", None)
+    return book
+
+
+def _working_directory(notebook: Path, output: Path) -> Path:
+    if not workbook.place(notebook):
+        return notebook.parent
+    for file in workbook.data_files():
+        copy = output / file.relative_to(workbook.folder())
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return output_path(notebook, output).parent.resolve()
+
+
+def _execute(book: NotebookNode, work_dir: Path, timeout: int | None, on_cell: OnCell) -> int:
+    """Run cell by cell and return how many code cells ran. Raises CellError."""
+    client = NotebookClient(
+        book,
+        kernel_manager_class=kernel.ThisPythonKernelManager,
+        kernel_name=NATIVE_KERNEL_NAME,
+        timeout=timeout,
+        record_timing=False,  # time stamps in every cell would drown what has changed
+        coalesce_streams=True,  # a streamed answer is one output, not one for each token
+        resources={"metadata": {"path": str(work_dir)}},
+    )
+    total = sum(_has_code(cell) for cell in book.cells)
+    done, heading = 0, ""
+    # Not client.execute(): its signal handlers turn Ctrl-C into an assertion error.
+    with ExitStack() as stack:
+        stderr = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            stack.enter_context(client.setup_kernel(stderr=stderr, env=kernel.environment()))
+        except RuntimeError as error:
+            raise RunError(
+                f"The notebook's kernel did not start: {error}. Try: foundry-lab doctor"
+            ) from error
+        for index, cell in enumerate(book.cells):
+            if cell.cell_type == "markdown":
+                lines = (line.strip("# ") for line in cell.source.splitlines() if line.startswith("#"))
+                heading = next(lines, heading)
+            if not _has_code(cell):
+                continue
+            on_cell(done, total, heading)
+            try:
+                client.execute_cell(cell, index, execution_count=done + 1)
+            except BaseException as error:
+                client.shutdown_kernel = "immediate"  # nothing to wait for
+                if isinstance(error, CellExecutionError | CellTimeoutError | DeadKernelError):
+                    raise _cell_error(error, done + 1, cell, timeout, stderr) from error
+                raise
+            done += 1
+        client.set_widgets_metadata()
+    on_cell(done, total, "")
+    return done
+
+
+def _has_code(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+def _cell_error(
+    error: Exception, number: int, cell: NotebookNode, timeout: int | None, stderr: IO[bytes]
+) -> CellError:
+    details = ""
+    if isinstance(error, CellTimeoutError):
+        what = f"did not finish within {timeout} s. Give it longer with --timeout"
+    elif isinstance(error, CellExecutionError):
+        what = f"raised {error.ename}"
+        lines = ANSI_COLOUR.sub("", error.traceback).strip().splitlines()
+        details = "\n".join(lines[-12:])
+    else:
+        what = "ended the kernel: the Python process behind the notebook is gone, perhaps for want of memory"
+        stderr.seek(0)
+        lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
+        details = "\n".join([line for line in lines if "without encryption" not in line][-12:])
+    return CellError(f"Code cell {number} {what}.", cell=number, source=cell.source, details=details)
+
+
+def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
+    """Replace this machine's paths in everything the run produced, so that the copies can be handed on."""
+    names = {
+        str(work_dir): ".",
+        str(Path(__file__).parents[1]): "foundry_lab",
+        sys.prefix: "<python>",
+        sys.base_prefix: "<python>",
+        tempfile.gettempdir(): "<tmp>",
+        os.path.realpath(tempfile.gettempdir()): "<tmp>",  # a link on macOS
+        str(Path.home()): "~",
+    }
+    names |= {path.replace("\\", "\\\\"): name for path, name in names.items()}  # Windows, inside a repr
+    known = sorted((path for path in names if path != Path(path).anchor), key=len, reverse=True)
+    pattern = re.compile("(?:" + "|".join(map(re.escape, known)) + r")(?![\w.-])")
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda match: names[match[0]], value)
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, dict):  # images are base64, which may look like anything
+            return NotebookNode({k: v if k.startswith("image/") else clean(v) for k, v in value.items()})
+        return value
+
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = clean(cell.outputs)
+    if "widgets" in book.metadata:
+        book.metadata.widgets = clean(book.metadata.widgets)
+
+
+def _html(book: NotebookNode, title: str) -> str:
+    """Return the notebook as one page. Scripts from the network are named only where the page needs them."""
+    log = logging.getLogger(f"{__name__}.html")
+    log.setLevel(logging.ERROR)  # it warns of every plot without an alternative text
+    exporter = HTMLExporter(template_name="lab", embed_images=True, log=log)
+    if "widgets" not in book.metadata:
+        exporter.require_js_url = NO_SCRIPT
+    if not any(cell.cell_type == "markdown" and "$" in cell.source for cell in book.cells):
+        exporter.mathjax_url = NO_SCRIPT
+    page, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": title}})
+    return str(page)

@@ -1,0 +1,253 @@
+"""A small chat in a notebook: type, watch the tokens arrive, stop when it has said enough."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import threading
+import time
+from typing import Any
+
+import ipywidgets
+
+from foundry_lab._checks import check_kind
+from foundry_lab.calls.async_stream import CompletionStream
+from foundry_lab.client import FoundryAPIClient
+from foundry_lab.errors import ContextLengthError
+
+REDRAW_S = 0.05
+"""Time between two redraws: as fast as eyes follow, and far slower than tokens come."""
+
+_CSS = """<style>
+.fl-chat {font-family: sans-serif; font-size: 14px; line-height: 1.45; max-width: 720px}
+.fl-chat div {margin: 6px 0; padding: 7px 11px; border-radius: 10px; white-space: pre-wrap; color: #111}
+.fl-chat .user {background: #d7e8f7; margin-left: 20%}
+.fl-chat .assistant {background: #eeeeee; margin-right: 20%}
+.fl-chat .note {background: none; color: #a33; font-size: 12px; padding: 0 11px}
+</style>"""
+
+
+class ChatPanel(ipywidgets.VBox):
+    """Chat with the loaded model. Enter sends; Tab reaches every control.
+
+    A question that gets no answer goes back into the text box, and the conversation stays as it was.
+
+    Args:
+        client: whom to ask, used by the panel alone; by default one that finds the service by itself.
+        system: a system prompt for the whole conversation.
+        temperature: where its slider starts, 0 to 2.
+        max_tokens: where its slider starts, tokens of one answer.
+
+    Raises:
+        ConfigurationError: the client is another thing than an async one.
+
+    Attributes:
+        messages: the conversation so far, as chat messages.
+        tokens_per_s: decode throughput of the latest answer; None before it has two tokens.
+    """
+
+    def __init__(
+        self,
+        client: FoundryAPIClient | None = None,
+        *,
+        system: str | None = None,
+        temperature: float = 0.7,
+        max_tokens: int = 120,
+    ) -> None:
+        # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self._client = client or FoundryAPIClient()
+        check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.tokens_per_s: float | None = None
+        self._note = ""
+
+        self.transcript_view = ipywidgets.HTML(layout={"max_height": "360px", "overflow": "auto"})
+        self.text = ipywidgets.Text(placeholder="Ask something and press Enter", layout={"flex": "1 1 auto"})
+        self.send_button = ipywidgets.Button(description="Send", button_style="primary")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        self.clear_button = ipywidgets.Button(description="Clear", tooltip="Start a new conversation")
+        buttons = [self.send_button, self.stop_button, self.clear_button]
+        for button in buttons:
+            button.layout.width = "auto"  # or the text box has no room
+        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
+        self.temperature = ipywidgets.FloatSlider(
+            value=temperature,
+            min=0,
+            max=2,
+            step=0.1,
+            description="temperature",
+            readout_format=".1f",
+            **whole,
+        )
+        self.max_tokens = ipywidgets.IntSlider(
+            value=max_tokens, min=1, max=500, description="max_tokens", **whole
+        )
+        self.status = ipywidgets.Label("ready")
+        self.text.on_msg(self._on_text_message)
+        self.send_button.on_click(lambda _: self._send_typed())
+        self.stop_button.on_click(lambda _: self.stop())
+        self.clear_button.on_click(lambda _: self.clear())
+        super().__init__(
+            [
+                self.transcript_view,
+                ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"}),
+                ipywidgets.HBox([self.temperature, self.max_tokens, self.status]),
+            ],
+            layout={"max_width": "760px"},
+        )
+        self._draw()
+
+    def send(self, prompt: str) -> None:
+        """Ask; the answer arrives in the background. Does nothing while one is being written."""
+        if not prompt.strip() or self.busy:
+            return
+        messages = [*self.messages, {"role": "user", "content": prompt}]
+        stream = self._client.stream_complete(
+            messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
+        )
+        self.messages, self._note, self.tokens_per_s = messages, "", None
+        self._idle.clear()
+        self._show_busy(True)
+        self._draw("")
+        self._running_loop().call_soon_threadsafe(self._start, stream)
+
+    def stop(self) -> None:
+        """End the answer that is being written; what has come stays, and the service stops generating."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def clear(self) -> None:
+        """Start a new conversation with the same system prompt; not while an answer is being written."""
+        if self.busy:
+            return
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+        self._note, self.tokens_per_s, self.status.value = "", None, "ready"
+        self._draw()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when no answer is being written; `timeout` in seconds.
+
+        Raises:
+            TimeoutError: it isn't complete by then; it goes on.
+        """
+        if not self._idle.wait(timeout):
+            raise TimeoutError(f"The answer wasn't complete within {timeout} s; panel.stop() ends it.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written."""
+        return not self._idle.is_set()
+
+    def transcript(self) -> Any:
+        """Return the conversation as HTML that stays readable where widgets don't run."""
+        from IPython.display import HTML
+
+        return HTML(self._html())
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        empty = "<i>A chat panel: run this cell yourself, and type here.</i>"
+        return {**bundle, "text/html": self._html() if self._turns() else empty}
+
+    def close(self) -> None:
+        """Stop, close the connection and take the panel off the page."""
+        self.stop()
+        self.wait(5.0)
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result(5.0)
+            loop.call_soon_threadsafe(loop.stop)
+        super().close()
+
+    def _start(self, stream: CompletionStream) -> None:
+        """Begin reading, in the panel's own loop."""
+        self._task = asyncio.create_task(self._read(stream))
+        self._task.add_done_callback(lambda task: self._settle(task, stream))
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self, stream: CompletionStream) -> None:
+        drawn_at = 0.0
+        async with stream:
+            async for _ in stream:
+                if time.monotonic() - drawn_at > REDRAW_S:
+                    drawn_at = time.monotonic()
+                    self._draw(stream.text)
+                    self._show_rate(stream.tokens_per_s, "writing")
+
+    def _settle(self, task: asyncio.Task[None], stream: CompletionStream) -> None:
+        """Put a finished answer away, however it ended."""
+        if task.cancelled():
+            outcome = "stopped"
+        elif (error := task.exception()) is not None:
+            outcome, self._note = "failed", str(error)
+            if isinstance(error, ContextLengthError):
+                self._note += " The conversation counts as well: Clear starts a new one."
+        else:
+            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
+        if stream.text:  # an empty turn would puzzle the model
+            self.messages.append({"role": "assistant", "content": stream.text})
+        else:
+            self._take_back()
+        self._draw()
+        self._show_rate(stream.tokens_per_s, outcome)
+        self._show_busy(False)
+        self._idle.set()
+
+    def _take_back(self) -> None:
+        """Put the question that got no answer back into the text box, before what was typed meanwhile.
+
+        Left in the conversation it would be sent again each time, and fail again if it was too long.
+        """
+        question = self.messages.pop()["content"]
+        self.text.value = f"{question} {self.text.value}".rstrip()
+
+    def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
+        self.tokens_per_s = tokens_per_s
+        self.status.value = outcome if tokens_per_s is None else f"{outcome}, {tokens_per_s:.0f} tokens/s"
+
+    def _show_busy(self, busy: bool) -> None:
+        self.send_button.disabled = self.clear_button.disabled = busy
+        self.stop_button.disabled = not busy
+        if busy:
+            self.status.value = "waiting for the first token"
+
+    def _draw(self, growing: str | None = None) -> None:
+        """Show the conversation; `growing` is the answer that is being written."""
+        self.transcript_view.value = self._html(growing)
+
+    def _html(self, growing: str | None = None) -> str:
+        said = self._turns()
+        if growing is not None:
+            said.append({"role": "assistant", "content": growing or "…"})
+        turns = "".join(f'<div class="{m["role"]}">{html.escape(m["content"])}</div>' for m in said)
+        note = f'<div class="note">{html.escape(self._note)}</div>' if self._note else ""
+        return f'{_CSS}<div class="fl-chat" role="log" aria-live="polite">{turns}{note}</div>'
+
+    def _turns(self) -> list[dict[str, str]]:
+        return [m for m in self.messages if m["role"] != "system" and m["content"]]
+
+    def _on_text_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        if content.get("event") == "submit":  # the Enter key
+            self._send_typed()
+
+    def _send_typed(self) -> None:
+        if not self.busy:
+            prompt, self.text.value = self.text.value, ""
+            self.send(prompt)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="chat-panel", daemon=True).start()
+        return self._loop
+
+    def __repr__(self) -> str:
+        turns = [f"{m['role']}: {m['content']}" for m in self.messages]
+        return "\n".join(["ChatPanel", *turns])

@@ -1,0 +1,215 @@
+"""A live look at a service: status light, memory and latency, breaker, requests, fault switches."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from foundry_lab._checks import check_kind
+from foundry_lab.client import FoundryAPIClient
+from foundry_lab.config import check_timeout
+from foundry_lab.errors import FoundryError
+from foundry_lab.faults.proxy import KINDS, Fault, FaultProxy
+from foundry_lab.metrics import Metrics
+from foundry_lab.monitor import HealthMonitor, Sample
+from foundry_lab.sync_client import SyncFoundryAPIClient
+
+LIGHTS = {"healthy": "#2e9e5b", "degraded": "#e6a100", "unavailable": "#c8321e", "not watched": "#8a8a8a"}
+SHOWN = 60
+"""Samples in the lines."""
+ASK_TIMEOUT_S = 10.0
+OFF = "no fault"
+
+
+class HealthDashboard:
+    """Watches a service and shows what it sees; make it the last value of a cell.
+
+    It samples from a thread with a client of its own, so it stays live while a cell runs. "Ask" sends one
+    small request through the given client's breaker and into its metrics. In a saved or converted notebook
+    the last state stays readable.
+
+    Args:
+        client: whose service, breaker and metrics to show; None makes one for the service that the
+            environment or the engine names.
+        proxy: a running fault proxy that the client talks through; adds the fault switches.
+        interval_s: seconds between two looks.
+
+    Raises:
+        ConfigurationError: no client; an interval that makes no sense.
+    """
+
+    def __init__(
+        self,
+        client: FoundryAPIClient | SyncFoundryAPIClient | None = None,
+        *,
+        proxy: FaultProxy | None = None,
+        interval_s: float = 1.0,
+    ) -> None:
+        interval_s = check_timeout(interval_s, "interval_s")
+        given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
+        check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
+        self._metrics = given.metrics
+        self._breaker = given.breaker
+        self._client = SyncFoundryAPIClient(
+            settings=given.settings,  # and not its endpoint: a service that was found may move
+            headers=given._headers,
+            retry=given.retry,
+            breaker=given.breaker or False,
+            metrics=given.metrics or False,
+        )
+        self._proxy = proxy
+        self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
+        self._monitor.on_sample(lambda sample: self._draw())
+        self._said = ""
+        self._view = widgets.HTML()
+        self._start = widgets.Button(description="Start", icon="play", tooltip="Begin to look")
+        self._stop = widgets.Button(description="Stop", icon="stop", tooltip="Stop looking", disabled=True)
+        self._ask = widgets.Button(description="Ask", icon="comment", tooltip="Send one small request")
+        self._start.on_click(lambda _: self.start())
+        self._stop.on_click(lambda _: self.stop())
+        self._ask.on_click(lambda _: self._ask_in_background())
+        rows: list[Any] = [self._view, widgets.HBox([self._start, self._stop, self._ask])]
+        if proxy is not None:
+            self._fault = widgets.Dropdown(options=[OFF, *KINDS], value=OFF, description="Fault")
+            self._rate = widgets.FloatSlider(value=1.0, min=0.05, max=1.0, step=0.05, description="Rate")
+            self._fault.observe(self._switch, "value")
+            self._rate.observe(self._switch, "value")
+            rows.append(widgets.HBox([self._fault, self._rate]))
+        self.widget = widgets.VBox(rows)
+        self._draw()
+
+    def start(self) -> HealthDashboard:
+        """Begin to look; return the dashboard."""
+        self._monitor.start()
+        self._start.disabled, self._stop.disabled = True, False
+        self._draw()
+        return self
+
+    def stop(self) -> None:
+        """Stop looking. What was seen stays on show."""
+        self._monitor.close()
+        self._start.disabled, self._stop.disabled = False, True
+        self._draw()
+
+    def close(self) -> None:
+        """Stop, close the connections and take the widget away."""
+        self.stop()
+        self._client.close()
+        self.widget.close()
+
+    def html(self) -> str:
+        """Return the present view as HTML that needs no JavaScript."""
+        sample = self._monitor.latest
+        health = sample.health if sample else None
+        status = health.status if health is not None and self._monitor.running else "not watched"
+        reasons = " ".join(health.reasons) if health is not None else "Press Start."
+        parts = [
+            f'<div data-status="{status}" style="display:flex;align-items:center;gap:10px">'
+            f'<span style="width:18px;height:18px;border-radius:50%;background:{LIGHTS[status]}"></span>'
+            f'<b style="font-size:16px">{status}</b>'
+            f"<span>{html.escape(self._client.endpoint or '')}</span></div>",
+            f'<div style="min-height:1.4em;color:#555">{_short(reasons)}</div>',
+            '<div style="display:flex;gap:24px;flex-wrap:wrap">',
+            _line("memory", "MiB", [each.health.memory_usage for each in self._history()], "#0072B2"),
+            _line("latency of a look", "ms", [_ms(each) for each in self._history()], "#D55E00"),
+            "</div>",
+            f"<div>{' &nbsp;·&nbsp; '.join(self._facts(sample))}</div>",
+        ]
+        if self._said:
+            parts.append(f"<div><i>{_short(self._said)}</i></div>")
+        return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
+
+    def _history(self) -> list[Sample]:
+        return list(self._monitor.history)
+
+    def _facts(self, sample: Sample | None) -> list[str]:
+        facts = [f"breaker <b>{self._breaker.state if self._breaker else 'none'}</b>"]
+        if self._metrics is not None:
+            counts = self._metrics.snapshot()
+            answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
+            failed = sum(counts.requests.values()) - answered - cancelled
+            facts += [
+                f"requests <b>{answered}</b> answered, <b>{failed}</b> failed, "
+                f"{counts.in_flight} under way, {counts.retries} retries",
+            ]
+        if sample is not None and sample.health.uptime_s is not None:
+            facts.append(f"up {sample.health.uptime_s:.0f} s")
+        if self._proxy is not None:
+            facts.append(f"fault <b>{', '.join(map(str, self._proxy.faults)) or 'none'}</b>")
+        return facts
+
+    def _draw(self) -> None:
+        self._view.value = self.html()
+
+    def _switch(self, _: object) -> None:
+        assert self._proxy is not None
+        try:
+            kind = self._fault.value
+            if kind == OFF:
+                self._proxy.clear()
+            else:
+                self._proxy.set_faults(Fault(kind, rate=1.0 if kind == "refused" else self._rate.value))
+            self._said = ""
+        except FoundryError as error:
+            self._said = str(error)
+        self._draw()
+
+    def _ask_in_background(self) -> None:
+        """Send from a thread: a callback that waits would freeze the notebook."""
+        self._said = "asking …"
+        self._draw()
+        threading.Thread(target=self._ask_once, name="dashboard-ask", daemon=True).start()
+
+    def _ask_once(self) -> None:
+        try:
+            answer = self._client.complete("Say hello.", max_tokens=12, timeout=ASK_TIMEOUT_S)
+            self._said = f"{answer.latency_s:.2f} s: {answer.content}"
+        except FoundryError as error:
+            self._said = f"{type(error).__name__}: {error}"
+        self._draw()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = self.widget._repr_mimebundle_(**kwargs)
+        return {**bundle, "text/html": self.html(), "text/plain": "HealthDashboard"}
+
+
+def _short(text: str) -> str:
+    """Return text cut between two words, as HTML."""
+    return html.escape(textwrap.shorten(text, 260, placeholder=" …"))
+
+
+def _ms(sample: Sample) -> float | None:
+    latency_s = sample.health.latency_s
+    return None if latency_s is None else latency_s * 1000
+
+
+def _line(name: str, unit: str, values: Sequence[float | None], color: str) -> str:
+    """Return a small line chart as SVG, with its last value; gaps where nothing was measured."""
+    width, height = 260, 56
+    known = [value for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    pad = max(0.05 * (high - low), 0.01 * high, 1e-9)
+    low, high = max(0.0, low - pad), high + pad
+    step = width / max(1, SHOWN - 1)
+    runs: list[list[str]] = [[]]
+    for number, value in enumerate(values, SHOWN - len(values)):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{number * step:.1f},{height - (value - low) / (high - low) * height:.1f}")
+    lines = "".join(
+        f'<polyline points="{" ".join(run)}" fill="none" stroke="{color}" stroke-width="2"/>'
+        for run in runs
+        if len(run) > 1
+    )
+    now = f"{values[-1]:.1f} {unit}" if values and values[-1] is not None else "?"
+    span = f"{low:.0f} to {high:.0f} {unit}" if known else ""
+    return (
+        f'<div>{name}: <b style="color:{color}">{now}</b> <span style="color:#888">{span}</span><br>'
+        f'<svg width="{width}" height="{height}" style="background:#8881">{lines}</svg></div>'
+    )
