@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from foundry_lab.calls.async_caller import AsyncCaller, T
+from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.async_stream import CompletionStream
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
 from foundry_lab.calls.core import LOAD_TIMEOUT_S
@@ -16,8 +16,6 @@ from foundry_lab.types import Completion, Health, Model
 if TYPE_CHECKING:
     from foundry_lab.batch.options import BatchOptions, Items
     from foundry_lab.batch.report import BatchReport
-
-T = TypeVar("T")
 
 
 class FoundryAPIClient(AsyncCaller):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._checks import is_whole
+from foundry_lab._ground.checks import is_whole
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"

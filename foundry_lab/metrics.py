@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from foundry_lab.errors import (
     APIStatusError,
     CircuitOpenError,
+    ConfigurationError,
     FoundryError,
     RequestTimeoutError,
     ResponseFormatError,

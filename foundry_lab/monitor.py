@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab._checks import check_count, check_kind
+from foundry_lab._ground.checks import check_count, check_kind
 from foundry_lab.calls import health
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.client import FoundryAPIClient

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from foundry_lab._files import force_to_disk
+from foundry_lab._ground.files import force_to_disk
 from foundry_lab.batch.index import Index
 from foundry_lab.errors import FoundryError
 

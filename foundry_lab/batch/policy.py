@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foundry_lab._checks import is_whole
+from foundry_lab._ground.checks import is_whole
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_CONCURRENCY = 2

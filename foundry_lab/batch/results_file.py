@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from foundry_lab._files import WINDOWS, force_to_disk, patiently
+from foundry_lab._ground.files import WINDOWS, force_to_disk, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError, ScratchOutput
 from foundry_lab.batch.result import ID_PREFIX, ErrorPart

@@ -1,0 +1,1 @@
+"""One call, from arguments to typed result: what a client does, and who sends it."""

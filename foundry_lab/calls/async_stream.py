@@ -10,7 +10,6 @@ from types import TracebackType
 
 import aiohttp
 
-from foundry_lab import protocol
 from foundry_lab.calls import chat
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.async_transport import broken_body, read_body
@@ -20,6 +19,7 @@ from foundry_lab.errors import RequestTimeoutError
 from foundry_lab.metrics import Record
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply
+from foundry_lab.protocol import reply as reply_module
 from foundry_lab.types import Chunk
 
 _log = logging.getLogger("foundry_lab")
@@ -119,9 +119,11 @@ class CompletionStream(StreamState):
             async with asyncio.timeout(limit_s):
                 response = self._response = await self._client._dispatch(call, record.request_id, limit_s)
                 reply = Reply(response.status, response.headers, b"", record.request_id)
-                if response.status != 200 or not protocol.is_event_stream(reply):
+                if response.status != 200 or not reply_module.is_event_stream(reply):
                     body = await read_body(response)
-                    raise protocol.not_a_stream(Reply(reply.status, reply.headers, body, reply.request_id))
+                    raise reply_module.not_a_stream(
+                        Reply(reply.status, reply.headers, body, reply.request_id)
+                    )
                 while not self._ready and not self._parser.done:
                     await self._read()
         except RequestTimeoutError:

@@ -11,7 +11,7 @@ import aiohttp
 
 from foundry_lab.calls.target import CONNECT_TIMEOUT_S, broke_off, not_http, too_large
 from foundry_lab.errors import FoundryError
-from foundry_lab.protocol import MAX_BODY_BYTES
+from foundry_lab.protocol.request import MAX_BODY_BYTES
 
 CONNECT_SHARE = 0.95
 """Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from foundry_lab._checks import check_kind
+from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.target import Target, locate
 from foundry_lab.config import Settings

@@ -9,7 +9,6 @@ from types import TracebackType
 
 import requests
 
-from foundry_lab import protocol
 from foundry_lab.calls import chat
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.calls.stream_state import DRAIN_S, StreamState
@@ -19,6 +18,7 @@ from foundry_lab.errors import FoundryError, RequestTimeoutError, StreamInterrup
 from foundry_lab.metrics import Record
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply
+from foundry_lab.protocol import reply as reply_module
 from foundry_lab.types import Chunk
 
 _log = logging.getLogger("foundry_lab")
@@ -113,9 +113,11 @@ class SyncCompletionStream(StreamState):
             with ReadingUntil(self._heard_at + limit_s):
                 response = self._response = self._client._dispatch(call, record.request_id, limit_s)
                 reply = Reply(response.status_code, response.headers, b"", record.request_id)
-                if response.status_code != 200 or not protocol.is_event_stream(reply):
+                if response.status_code != 200 or not reply_module.is_event_stream(reply):
                     body = read_body(response)
-                    raise protocol.not_a_stream(Reply(reply.status, reply.headers, body, reply.request_id))
+                    raise reply_module.not_a_stream(
+                        Reply(reply.status, reply.headers, body, reply.request_id)
+                    )
         except TimedOut:
             raise self._silence(deadline) from None
         while not self._ready and not self._parser.done:

@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.util.ssl_ import create_urllib3_context
 
 from foundry_lab.calls.target import broke_off, not_http, too_large
-from foundry_lab.protocol import MAX_BODY_BYTES
+from foundry_lab.protocol.request import MAX_BODY_BYTES
 
 POOL_CONNECTIONS = 64
 

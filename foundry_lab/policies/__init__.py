@@ -1,0 +1,1 @@
+"""Whether and when to ask: deadline and retries, circuit breaker, response cache."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from foundry_lab._checks import as_number, check_count, check_seconds
+from foundry_lab._ground.checks import as_number, check_count, check_seconds
 from foundry_lab.errors import (
     CircuitOpenError,
     ConfigurationError,

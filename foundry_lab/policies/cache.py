@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._checks import check_count, check_seconds
+from foundry_lab._ground.checks import check_count, check_seconds
 from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.protocol import Call, Reply
 

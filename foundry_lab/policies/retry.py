@@ -12,7 +12,7 @@ import msgspec
 import stamina
 from msgspec.structs import force_setattr
 
-from foundry_lab._checks import check_seconds
+from foundry_lab._ground.checks import check_seconds
 from foundry_lab.config import DEFAULT_RETRIES, check_retries
 from foundry_lab.errors import (
     APIStatusError,

@@ -1,35 +1,15 @@
-"""The service's contract without I/O: bytes out for a request, types back for a reply. Knows no clock and no socket."""
+"""The service's contract without I/O: bytes out for a request, types back for a reply."""
 
-from foundry_lab.protocol.reply import (
-    UNKNOWN_ROUTE,
-    UNREADABLE,
-    Chat,
-    Message,
-    Reply,
-    chat_decoder,
-    decode,
-    error_in_body,
-    excerpt,
-    is_event_stream,
-    not_a_stream,
-    parse_completion,
-    raise_for_status,
-    unexpected,
-)
-from foundry_lab.protocol.request import (
-    CHAT_PATH,
-    MAX_BODY_BYTES,
-    Call,
-    _check_types,
-    build_chat,
-    build_messages,
-)
+from foundry_lab.protocol.reply import Reply, decode, parse_completion, raise_for_status
+from foundry_lab.protocol.request import CHAT_PATH, Call, build_chat, build_messages
+from foundry_lab.protocol.sse import Event, SSEDecoder
 
 __all__ = [
     "CHAT_PATH",
-    "MAX_BODY_BYTES",
     "Call",
+    "Event",
     "Reply",
+    "SSEDecoder",
     "build_chat",
     "build_messages",
     "decode",

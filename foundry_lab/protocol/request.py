@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab._checks import as_number
+from foundry_lab._ground.checks import as_number
 from foundry_lab.errors import ConfigurationError
 
 CHAT_PATH = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.errors import FoundryError
 
 _PACKAGE = Path(__file__).resolve().parents[1]

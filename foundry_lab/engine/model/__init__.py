@@ -1,0 +1,1 @@
+"""The model made ready: fetched, converted, checked, carried from one machine to another."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, sha256_of, workspace
 from foundry_lab.engine.paths import downloads

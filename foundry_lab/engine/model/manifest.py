@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.storage import sha256_of
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine.paths import home
 from foundry_lab.errors import EngineError
 

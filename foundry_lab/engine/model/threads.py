@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 
 MOST_BY_CORES = 4

@@ -1,0 +1,1 @@
+"""The service run: found, started in a process of its own, watched, stopped."""

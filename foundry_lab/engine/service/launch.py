@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
 from foundry_lab.engine.service.state import ServiceState, make_run_dir, write_state
 from foundry_lab.errors import EngineError

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from foundry_lab._files import patiently
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
 from foundry_lab.engine.service.probe import answering_pid
 from foundry_lab.errors import EngineError

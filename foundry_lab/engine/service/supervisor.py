@@ -10,7 +10,7 @@ from collections import deque
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._checks import check_seconds
+from foundry_lab._ground.checks import check_seconds
 from foundry_lab.config import Settings
 
 _log = logging.getLogger("foundry_lab.monitor")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from foundry_lab._files import WINDOWS
+from foundry_lab._ground.files import WINDOWS
 from foundry_lab.config import Settings
 
 INTERRUPTED = 130

@@ -1,0 +1,35 @@
+"""The course's figures: `from foundry_lab import plots`. Each function returns a matplotlib Figure."""
+
+from foundry_lab.workbook.plots.basic import LatencyFit, architecture, fit_latency, latency_by_tokens
+from foundry_lab.workbook.plots.batch import SweepPoint, batch_figure, confusion_figure, sweep_figure
+from foundry_lab.workbook.plots.production import (
+    Outcome,
+    arrivals,
+    attempts,
+    breaker_timeline,
+    recovery,
+    request_path,
+    time_to_recovery_s,
+)
+from foundry_lab.workbook.plots.streaming import latency_distributions, prefill_and_decode, token_timeline
+
+__all__ = [
+    "LatencyFit",
+    "Outcome",
+    "SweepPoint",
+    "architecture",
+    "arrivals",
+    "attempts",
+    "batch_figure",
+    "breaker_timeline",
+    "confusion_figure",
+    "fit_latency",
+    "latency_by_tokens",
+    "latency_distributions",
+    "prefill_and_decode",
+    "recovery",
+    "request_path",
+    "sweep_figure",
+    "time_to_recovery_s",
+    "token_timeline",
+]

@@ -1,6 +1,4 @@
-"""The workbook's widgets, for `from foundry_lab.widgets import …`."""
-
-from __future__ import annotations
+"""The course's widgets: `from foundry_lab import widgets`."""
 
 from foundry_lab.workbook.widgets.chat_panel import ChatPanel
 from foundry_lab.workbook.widgets.dashboard import HealthDashboard

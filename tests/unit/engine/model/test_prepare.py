@@ -15,12 +15,13 @@ from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import convert, manifest, prepare, storage
 from foundry_lab.errors import EngineError
 
-UNIT_TESTS = Path(__file__).parent
+SUPPORT = Path(tiny_model.__file__).parent
 
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from foundry_lab.engine import convert, prepare, spec, storage
+from foundry_lab.engine import spec
+from foundry_lab.engine.model import convert, prepare, storage
 spec.GGUF_SHA256 = storage.sha256_of(__import__("pathlib").Path(os.environ["FOUNDRY_LAB_GGUF"]))
 add, written = convert.Weights.add, []
 def die(self, name, array):
@@ -44,7 +45,7 @@ def lab(tmp_path, monkeypatch):
 
 
 def start_child(mode):
-    command = [sys.executable, "-c", CHILD, str(UNIT_TESTS), mode]
+    command = [sys.executable, "-c", CHILD, str(SUPPORT), mode]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -13,7 +13,8 @@ from clients import Client, both_clients
 from raw_server import STREAM_HEAD, RawServer, Script, drips, floods, http_response, sends
 from stub_server import CHAT, DONE, MODEL, ROLE, STOP, StubService, chat_body, delta, event, reply, stream
 
-from foundry_lab import errors, protocol
+from foundry_lab import errors
+from foundry_lab.protocol import request
 
 both_ways = pytest.mark.parametrize("how", ["complete", "stream"])
 SHORT_S = 1.0  # for what ends by the limit
@@ -154,7 +155,7 @@ def test_an_endless_body_is_given_up_at_the_limit(kind: str, monkeypatch: pytest
         pytest.raises(errors.ResponseFormatError, match="1,048,576 bytes"),
     ):
         ask(kind, server.url, "complete")
-    assert protocol.MAX_BODY_BYTES <= 64 << 20
+    assert request.MAX_BODY_BYTES <= 64 << 20
 
 
 @both_clients

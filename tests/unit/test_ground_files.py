@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foundry_lab import _files as files
+from foundry_lab._ground import files as files
 
 
 class Busy:
