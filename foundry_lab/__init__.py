@@ -1,4 +1,4 @@
-"""Foundry Lab: Microsoft Foundry Local as a plain REST service, in a course of notebooks and one small package.
+"""Foundry Lab: Microsoft Foundry Local as a plain REST service, in a course of notebooks and a small package.
 
     from foundry_lab import FoundryAPIClient
     async with FoundryAPIClient() as client:

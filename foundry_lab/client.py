@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.async_stream import CompletionStream
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
-from foundry_lab.calls.core import LOAD_TIMEOUT_S
+from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
+from foundry_lab.calls.models import Directory
 from foundry_lab.config import check_timeout
 from foundry_lab.types import Completion, Health, Model
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foundry_lab.batch.report import BatchReport
 
 
-class FoundryAPIClient(AsyncCaller):
+class FoundryAPIClient(ClientCore):
     """Async client of one Foundry Local service.
 
     Works as `async with FoundryAPIClient() as client:` and without, connecting at first use. Inside a
@@ -32,7 +32,8 @@ class FoundryAPIClient(AsyncCaller):
         Raises:
             FoundryError: one of the tree in `foundry_lab.errors`.
         """
-        return await self._complete(ChatRequest.build(prompt, options, self.settings.timeout))
+        request = ChatRequest.build(prompt, options, self.settings.timeout)
+        return await self.caller.perform(request)
 
     def stream_complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> CompletionStream:
         """Return an answer to iterate over as it is written: `async for chunk in client.stream_complete(…)`.
@@ -43,7 +44,8 @@ class FoundryAPIClient(AsyncCaller):
         Raises:
             ConfigurationError: an argument that can't be used. Everything else is raised by the iteration.
         """
-        return CompletionStream(self, ChatRequest.build(prompt, options, self.settings.timeout, stream=True))
+        request = ChatRequest.build(prompt, options, self.settings.timeout, stream=True)
+        return CompletionStream(self.caller, request)
 
     async def complete_batch(self, items: Items, **options: Unpack[BatchOptions]) -> BatchReport:
         """Have many requests answered, each result on disk before it counts. See `BatchOptions`.
@@ -69,21 +71,19 @@ class FoundryAPIClient(AsyncCaller):
             timeout: seconds for the answer; the client's own limit if not given.
         """
         limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
-        return await self._health(probe=probe, limit_s=limit_s)
+        return await self.caller.health(probe=probe, timeout_s=limit_s)
 
     async def list_models(self) -> list[Model]:
         """Return every model the service knows."""
-        return await self._manage("list_models", lambda: self._directory.list_models(), self.settings.timeout)
+        return await self.caller.manage("list_models", Directory.list_models, self.settings.timeout)
 
     async def loaded_models(self) -> list[str]:
         """Return the ids of the models in memory."""
-        return await self._manage(
-            "loaded_models", lambda: self._directory.loaded_models(), self.settings.timeout
-        )
+        return await self.caller.manage("loaded_models", Directory.loaded_models, self.settings.timeout)
 
     async def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        return await self._manage("load_model", lambda: self._directory.load(name, timeout), timeout)
+        return await self.caller.manage("load_model", lambda models: models.load(name, timeout), timeout)
 
     async def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -91,7 +91,7 @@ class FoundryAPIClient(AsyncCaller):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        return await self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
+        return await self.caller.manage("unload_model", lambda models: models.unload(name, timeout), timeout)
 
     async def download_model(
         self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
@@ -107,12 +107,21 @@ class FoundryAPIClient(AsyncCaller):
             ConfigurationError: the service isn't the lab's own, and so can't be asked to.
         """
         with reporter(name, progress) as report:
-            return await self._manage(
-                "download_model", lambda: self._directory.download(name, report), timeout
+            return await self.caller.manage(
+                "download_model", lambda models: models.download(name, report), timeout
             )
 
-    async def __aenter__(self) -> FoundryAPIClient:
-        await self._connected()
+    async def close(self) -> None:
+        """Close the connections, but for those of event loops that run in other threads.
+
+        The client can be used again and then opens new ones.
+        """
+        await self.caller.close()
+
+    aclose = close
+
+    async def __aenter__(self) -> Self:
+        await self.caller.connected()
         return self
 
     async def __aexit__(

@@ -1,16 +1,16 @@
-"""The sync client: the async client's methods in plain calls, over one requests session."""
+"""The sync client: the async client's methods as plain calls, and the one-liners for a first cell."""
 
 from __future__ import annotations
 
 import functools
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-from foundry_lab.calls import chat
+from foundry_lab.calls import portal
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
-from foundry_lab.calls.core import LOAD_TIMEOUT_S
+from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
-from foundry_lab.calls.sync_caller import SyncCaller
+from foundry_lab.calls.models import Directory
 from foundry_lab.calls.sync_stream import SyncCompletionStream
 from foundry_lab.config import check_timeout
 from foundry_lab.types import Completion, Health, Model
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from foundry_lab.batch.report import BatchReport
 
 
-class SyncFoundryAPIClient(SyncCaller):
-    """Sync client of one Foundry Local service; safe to use from several threads.
+class SyncFoundryAPIClient(ClientCore):
+    """Sync client of one Foundry Local service; safe to use from several threads and after a fork.
 
     Works as `with SyncFoundryAPIClient() as client:` and without, connecting at first use. The arguments are
-    `ClientCore`'s.
+    `ClientCore`'s, the methods `FoundryAPIClient`'s.
     """
 
     def complete(self, prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
@@ -34,11 +34,7 @@ class SyncFoundryAPIClient(SyncCaller):
             FoundryError: one of the tree in `foundry_lab.errors`.
         """
         request = ChatRequest.build(prompt, options, self.settings.timeout)
-        with self._observed("complete", request) as record:
-            deadline = self._deadline(request.timeout_s)
-            completion = self._run(lambda: chat.complete(self._directory, request), deadline, record)
-            record.model, record.usage = completion.model, None if completion.cached else completion.usage
-            return completion
+        return portal.wait(self.caller.perform(request))
 
     def stream_complete(
         self, prompt: str | None = None, **options: Unpack[ChatOptions]
@@ -52,13 +48,15 @@ class SyncFoundryAPIClient(SyncCaller):
             ConfigurationError: an argument that can't be used. Everything else is raised by the iteration.
         """
         request = ChatRequest.build(prompt, options, self.settings.timeout, stream=True)
-        return SyncCompletionStream(self, request)
+        return SyncCompletionStream(self.caller, request)
 
     def complete_batch(self, items: Items, **options: Unpack[BatchOptions]) -> BatchReport:
         """Have many requests answered, as `FoundryAPIClient.complete_batch`; return when it has ended."""
-        from foundry_lab.batch.thread import run_batch_in_thread
+        from foundry_lab.batch.run import run_batch
 
-        return run_batch_in_thread(self, items, options)
+        # A loop of its own: the caller's input may be slow to read, and others mustn't wait for it.
+        with portal.Portal("foundry-lab batch") as own:
+            return own.wait(run_batch(self, items, options))
 
     def health_check(self, *, probe: bool = False, timeout: float | None = None) -> Health:
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
@@ -68,19 +66,23 @@ class SyncFoundryAPIClient(SyncCaller):
             timeout: seconds for the answer; the client's own limit if not given.
         """
         limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
-        return self._health(probe=probe, limit_s=limit_s)
+        return portal.wait(self.caller.health(probe=probe, timeout_s=limit_s))
 
     def list_models(self) -> list[Model]:
         """Return every model the service knows."""
-        return self._manage("list_models", lambda: self._directory.list_models(), self.settings.timeout)
+        return portal.wait(self.caller.manage("list_models", Directory.list_models, self.settings.timeout))
 
     def loaded_models(self) -> list[str]:
         """Return the ids of the models in memory."""
-        return self._manage("loaded_models", lambda: self._directory.loaded_models(), self.settings.timeout)
+        return portal.wait(
+            self.caller.manage("loaded_models", Directory.loaded_models, self.settings.timeout)
+        )
 
     def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        return self._manage("load_model", lambda: self._directory.load(name, timeout), timeout)
+        return portal.wait(
+            self.caller.manage("load_model", lambda models: models.load(name, timeout), timeout)
+        )
 
     def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -88,17 +90,25 @@ class SyncFoundryAPIClient(SyncCaller):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        return self._manage("unload_model", lambda: self._directory.unload(name, timeout), timeout)
+        return portal.wait(
+            self.caller.manage("unload_model", lambda models: models.unload(name, timeout), timeout)
+        )
 
     def download_model(
         self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
     ) -> Model:
         """Have the lab's service download a model, as `FoundryAPIClient.download_model` does."""
         with reporter(name, progress) as report:
-            return self._manage("download_model", lambda: self._directory.download(name, report), timeout)
+            return portal.wait(
+                self.caller.manage("download_model", lambda models: models.download(name, report), timeout)
+            )
 
-    def __enter__(self) -> SyncFoundryAPIClient:
-        self._connected()
+    def close(self) -> None:
+        """Close the connections. The client can be used again and then opens new ones."""
+        portal.wait(self.caller.close())
+
+    def __enter__(self) -> Self:
+        portal.wait(self.caller.connected())
         return self
 
     def __exit__(
@@ -113,7 +123,7 @@ def _client() -> SyncFoundryAPIClient:
 
 
 def complete(prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
-    """Return one whole answer from the service that the environment or the engine names.
+    """Return one whole answer from the service that the environment or the engine names, by a shared client.
 
     Raises:
         FoundryError: as `SyncFoundryAPIClient.complete`.
@@ -122,7 +132,7 @@ def complete(prompt: str | None = None, **options: Unpack[ChatOptions]) -> Compl
 
 
 def stream(prompt: str | None = None, **options: Unpack[ChatOptions]) -> SyncCompletionStream:
-    """Return an answer to iterate over as it is written.
+    """Return an answer to iterate over as it is written, by a shared client.
 
     Raises:
         FoundryError: as `SyncFoundryAPIClient.stream_complete`.

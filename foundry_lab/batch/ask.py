@@ -141,14 +141,14 @@ async def ask_once(endpoint: Endpoint, item: BatchItem) -> tuple[Outcome, Except
 
     async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
         nonlocal last
-        reply = await client._send(call, deadline, record)
+        reply = await client.send(call, deadline, record)
         if call.generates:
             last = reply
         return reply
 
     started = time.perf_counter()
     try:
-        completion = await client._complete(item.request, send)
+        completion = await client.perform(item.request, send)
     except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
         keep = last if not isinstance(error, FoundryError) or _has_text(error) else None
         line, code = write_line(item.custom_id, item.fingerprint, keep, error)

@@ -17,8 +17,8 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab.calls.async_caller import AsyncCaller
-from foundry_lab.calls.models import same_model
-from foundry_lab.calls.operation import Operation, send
+from foundry_lab.calls.models import Directory, same_model
+from foundry_lab.calls.operation import Operation
 from foundry_lab.errors import FoundryError, ModelNotLoadedError, ServiceUnavailableError
 from foundry_lab.types import Completion
 
@@ -88,15 +88,13 @@ class EndpointPool:
             FoundryError: it doesn't answer, or doesn't have one of them ready.
         """
         client = endpoint.client
-        await client._connected()
-        client._directory.forget()  # it may be another service than before
-        loaded = await client._manage(
-            "loaded_models", client._directory.loaded_models, client.settings.timeout
-        )
+        await client.connected()
+        client.directory.forget()  # it may be another service than before
+        loaded = await client.manage("loaded_models", Directory.loaded_models, client.settings.timeout)
         ready = []
         for name in self.models:
-            model = await client._manage(
-                "choose_model", partial(client._directory.choose, name), client.settings.timeout
+            model = await client.manage(
+                "choose_model", partial(Directory.choose, name=name), client.settings.timeout
             )
             if not any(same_model(model, each) for each in loaded):
                 raise ModelNotLoadedError(
@@ -182,13 +180,13 @@ class EndpointPool:
     async def _works(self, endpoint: Endpoint, probe: bool) -> bool:
         client = endpoint.client
         try:
-            found = await client._health(probe=False, limit_s=client.settings.timeout)
+            found = await client.health(timeout_s=client.settings.timeout)
             if not found.loaded_models:
                 endpoint.reason = " ".join(found.reasons)
                 return False
             ready = await self.check(endpoint)
             if probe:
-                await client._manage("health_check", partial(_one_token, ready[0]), client.settings.timeout)
+                await client.manage("health_check", lambda _: _one_token(ready[0]), client.settings.timeout)
         except FoundryError as error:
             endpoint.reason = str(error)
             return False
@@ -202,4 +200,4 @@ class EndpointPool:
 def _one_token(model: str) -> Operation[Completion]:
     """Have one token generated, in one attempt."""
     call = protocol.build_chat(model, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
-    return protocol.parse_completion((yield from send(msgspec.structs.replace(call, once=True))), 0.0)
+    return protocol.parse_completion((yield msgspec.structs.replace(call, once=True)), 0.0)

@@ -12,17 +12,10 @@ from foundry_lab.calls.core import ClientCore
 from foundry_lab.errors import RequestTimeoutError, ServiceUnavailableError
 
 
-def batch_client(core: ClientCore, endpoint: str | None = None) -> AsyncCaller:
-    """Return an async client like `core`, without a circuit breaker: a batch waits where a call gives up."""
-    return AsyncCaller(
-        endpoint,
-        settings=core.settings,
-        headers=core._headers,
-        retry=core.retry,
-        breaker=False,
-        metrics=core.metrics or False,
-        cache=core.cache,
-    )
+def batch_caller(core: ClientCore, endpoint: str | None = None) -> AsyncCaller:
+    """Return a caller like the client's, without a circuit breaker: a batch waits where a call gives up."""
+    caller: AsyncCaller = core.twin(endpoint, breaker=False).caller
+    return caller
 
 
 async def open_pool(
@@ -37,7 +30,7 @@ async def open_pool(
     Raises:
         FoundryError: none is there, or one doesn't have a model that the batch names.
     """
-    clients = [batch_client(core, endpoint) for endpoint in endpoints or [None]]
+    clients = [batch_caller(core, endpoint) for endpoint in endpoints or [None]]
     pool = EndpointPool(clients, models, limit=policy.maximum, patience_s=patience_s)
     missing: list[Exception] = []
     try:

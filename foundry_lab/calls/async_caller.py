@@ -1,97 +1,155 @@
-"""The async half of every call: an operation driven, each call under its policies, one exchange over aiohttp."""
+"""Who sends: operations driven to their results, their calls under the policies, the service found."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import threading
+import time
 import weakref
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-import aiohttp
 import msgspec
-from yarl import URL
 
-from foundry_lab import protocol
+from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import chat, health
-from foundry_lab.calls.async_transport import Sessions, as_payload, read_body, time_limits
+from foundry_lab.calls.async_transport import Transport
 from foundry_lab.calls.chat import ChatRequest
-from foundry_lab.calls.core import ClientCore
+from foundry_lab.calls.models import Directory
+from foundry_lab.calls.notes import Notes
 from foundry_lab.calls.operation import Operation, Pause
-from foundry_lab.calls.target import Target, connect_timeout, hung_up, nobody_answers, not_http, relocate
-from foundry_lab.config import check_timeout
-from foundry_lab.errors import FoundryError, RequestTimeoutError
-from foundry_lab.metrics import Record
-from foundry_lab.policies.retry import Deadline
+from foundry_lab.calls.target import Target, locate, relocate
+from foundry_lab.config import Settings, check_timeout
+from foundry_lab.errors import FoundryError, ServiceUnavailableError
+from foundry_lab.logs import LOGGER
+from foundry_lab.metrics import Metrics, Record
+from foundry_lab.policies.breaker import CircuitBreaker
+from foundry_lab.policies.cache import ResponseCache
+from foundry_lab.policies.retry import Deadline, RetryPolicy, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Completion, Health
 
-if TYPE_CHECKING:
-    pass
-
 T = TypeVar("T")
+Start = Callable[[Directory], Operation[T]]
 Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
 
+_log = logging.getLogger(LOGGER)
 
-class AsyncCaller(ClientCore):
-    """Has operations carried out over aiohttp: drives them, sends their calls under the policies, finds the service."""
 
-    def _set_up(self) -> None:
-        self._sessions = Sessions(self._headers)
-        weakref.finalize(self, self._sessions.abandon)
+class AsyncCaller:
+    """Has operations carried out for a client, a stream or a batch.
+
+    Attributes:
+        directory: what the service's models are called. target: the service, when it is known.
+        found_at: when the search for the service ended, by perf_counter.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        headers: Mapping[str, str],
+        retry: RetryPolicy,
+        breaker: CircuitBreaker | None,
+        metrics: Metrics | None,
+        cache: ResponseCache | None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.settings, self.retry, self.breaker = settings, retry, breaker
+        self.metrics, self.cache = metrics, cache
+        self.notes = Notes(metrics)
+        self.directory = Directory(settings)
+        self.target: Target | None = None
+        self.found_at = 0.0
+        self.transport = Transport(headers, ca_file)
+        weakref.finalize(self, self.transport.sessions.abandon)
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A child looks for the service with locks of its own."""
+        self._search_lock = threading.Lock()
         self._searches: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    async def _complete(self, request: ChatRequest, send: Send | None = None) -> Completion:
-        with self._observed("complete", request) as record:
-            deadline = await self._deadline(request.timeout_s)
-            completion = await self._run(
-                lambda: chat.complete(self._directory, request), deadline, record, send
-            )
-            record.model, record.usage = completion.model, None if completion.cached else completion.usage
-            return completion
+    @property
+    def endpoint(self) -> str | None:
+        """The service's base URL; None before the first use when the engine is to find it."""
+        return self.target.endpoint if self.target else self.settings.endpoint
 
-    async def close(self) -> None:
-        """Close the connections, but for those of event loops that run in other threads.
+    # --- what a client has done ------------------------------------------------------------------------
 
-        The client can be used again and then opens new ones.
-        """
-        await self._sessions.close()
-
-    aclose = close
-
-    # --- one request travels: operation -> policies -> exchange ---------------------------------------
-
-    async def _health(self, *, probe: bool, limit_s: float) -> Health:
-        try:
-            target = await self._connected()
-        except FoundryError as error:
-            return health.unreachable(self.settings.endpoint, error)
-        return await self._manage(
-            "health_check",
-            lambda: health.check(self._directory, target.endpoint, target.versions, probe=probe),
-            limit_s,
+    async def perform(self, request: ChatRequest, send: Send | None = None) -> Completion:
+        """Return one whole answer."""
+        return await self._noted(
+            "complete", lambda models: chat.complete(models, request), request.timeout_s, send, request
         )
 
-    async def _manage(self, name: str, start: Callable[[], Operation[T]], timeout_s: float) -> T:
-        with self._observed(name) as record:
-            deadline = await self._deadline(check_timeout(timeout_s))
-            return await self._run(start, deadline, record)
+    async def manage(self, name: str, start: Start[T], timeout_s: float) -> T:
+        """Return the result of an operation that looks after the service; `start` makes it."""
+        return await self._noted(name, start, check_timeout(timeout_s))
 
-    async def _deadline(self, limit_s: float) -> Deadline:
+    async def health(self, *, probe: bool = False, timeout_s: float) -> Health:
+        """Look at the service once; that it is down is a result."""
+        try:
+            target = await self.connected()
+        except FoundryError as error:
+            return health.unreachable(self.settings.endpoint, error)
+        return await self.manage(
+            "health_check",
+            lambda models: health.check(models, target.endpoint, target.versions, probe=probe),
+            timeout_s,
+        )
+
+    async def close(self) -> None:
+        """Close the connections, but for those of event loops that run in other threads."""
+        await self.transport.sessions.close()
+
+    async def _noted(
+        self,
+        name: str,
+        start: Start[T],
+        limit_s: float,
+        send: Send | None = None,
+        request: ChatRequest | None = None,
+    ) -> T:
+        """Carry an operation out, with the bookkeeping around it."""
+        started = time.perf_counter()
+        record = self.notes.begin(name, request.messages if request is not None else ())
+        failed: BaseException | None = None
+        try:
+            deadline = await self.deadline(limit_s)
+            result = await self.run(start, deadline, record, send)
+            if isinstance(result, Completion):
+                record.model, record.usage = result.model, None if result.cached else result.usage
+            return result
+        except FoundryError as error:
+            failed = error
+            _log.debug("%s failed: %s", record.request_id, type(error).__name__)  # its text may quote texts
+            # The way through operation, policies and transport tells a learner nothing.
+            raise error.with_traceback(None) from error.__cause__
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            if request is not None and not record.model:
+                record.model = self.directory.meaning(request.model)
+            self.notes.end(record, max(started, self.found_at), failed)  # the search isn't its doing
+
+    # --- one request travels: operation -> policies -> transport ----------------------------------------
+
+    async def deadline(self, limit_s: float) -> Deadline:
         """Begin a request's time when the service is known: finding or starting it doesn't count."""
-        if self._target is None:
-            await self._connected()
+        if self.target is None:
+            await self.connected()
         return Deadline(limit_s)
 
-    async def _run(
-        self,
-        start: Callable[[], Operation[T]],
-        deadline: Deadline,
-        record: Record,
-        send: Send | None = None,
-    ) -> T:
-        """Drive an operation to its result. `start` makes it; the service is known."""
-        operation = start()
+    async def run(self, start: Start[T], deadline: Deadline, record: Record, send: Send | None = None) -> T:
+        """Drive an operation to its result: do what it yields, and give it what came of that."""
+        operation = start(self.directory)
+        send = send or self.send
         reply: Reply | None = None
         error: FoundryError | None = None
         while True:
@@ -104,95 +162,95 @@ class AsyncCaller(ClientCore):
                 if isinstance(step, Pause):
                     await asyncio.sleep(min(step.seconds, deadline.remaining()))
                 else:
-                    reply = await (send or self._send)(step, deadline, record)
+                    reply = await send(step, deadline, record)
             except FoundryError as caught:
                 error = caught
 
-    async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        """Have one call answered: by the cache where it can, else by the service."""
-        key = self.cache.key(call) if self.cache is not None else None
-        if self.cache is None or key is None:
-            return await self._ask(call, deadline, record)
-        return await self.cache.answer(
-            key, record.request_id, deadline, lambda: self._ask(call, deadline, record)
-        )
+    async def send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Have one call answered: by the cache where it can, else by the service, under the policies."""
+        if self.cache is not None and (key := self.cache.key(call)) is not None:
+            ask = partial(self._ask, call, deadline, record)
+            return await self.cache.answer(key, record.request_id, deadline, ask)
+        return await self._ask(call, deadline, record)
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        """Send one call under the policies: deadline over all attempts, breaker around each."""
-        if call.once:
-            return await self._exchange(call, deadline, record.request_id)
-        sent = 0
-        try:
-            with self._guard():
-                return await self._exchange(call, deadline, record.request_id)
-        except FoundryError as error:
-            failed = error
-        async for attempt in self.retry.attempts(deadline):  # its first attempt is the one that failed
-            with attempt:
-                sent += 1
-                if sent == 1:
-                    raise failed
-                record.retries += 1
-                with self._guard():
-                    reply = await self._exchange(call, deadline, record.request_id)
-        return msgspec.structs.replace(reply, attempts=sent)
+        before = record.retries
+        reply, ticket = await self.attempt(
+            lambda target: self.transport.exchange(target, call, deadline, record.request_id),
+            deadline,
+            record,
+            once=call.once,
+        )
+        self.settle(ticket, None)
+        retried = record.retries - before
+        return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
 
-    async def _exchange(self, call: Call, deadline: Deadline, request_id: str) -> Reply:
-        """Send one call once and read its whole reply."""
-        try:
-            async with asyncio.timeout(limit_s := deadline.remaining()):
-                response = await self._dispatch(call, request_id, limit_s)
-                watch = call.on_data if response.status == 200 else None
-                body = await read_body(response, watch)
-        except RequestTimeoutError:
-            raise
-        except TimeoutError:
-            raise deadline.error() from None
-        reply = Reply(response.status, response.headers, body, request_id)
-        protocol.raise_for_status(reply, may_be_empty=call.may_be_empty)
-        return reply
+    async def attempt(
+        self,
+        exchange: Callable[[Target], Awaitable[T]],
+        deadline: Deadline,
+        record: Record,
+        *,
+        once: bool = False,
+    ) -> tuple[T, int | None]:
+        """Try, and try again as the policy says: the one way in which requests are attempted.
 
-    async def _dispatch(self, call: Call, request_id: str, limit_s: float) -> aiohttp.ClientResponse:
-        """Send a call; return the response when its headers are there. The caller keeps the limit."""
-        target = self._target or await self._connected()
-        base, headers = target.endpoint, {"X-Request-Id": request_id}
-        if call.control:
-            assert target.control_url is not None, "only the lab's own service has a control route"
-            base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
-        limits = time_limits(limit_s)
-        try:
-            return await self._sessions.here().request(
-                call.method,
-                URL(base + call.path, encoded=True),
-                data=as_payload(call.body),
-                headers=headers,
-                allow_redirects=False,
-                timeout=limits,
-            )
-        except aiohttp.ConnectionTimeoutError:  # as in the sync client
-            await self._look_elsewhere()
-            raise connect_timeout(base, limits.sock_connect or limit_s, found=target.found) from None
-        except aiohttp.ClientConnectorError as error:
-            await self._look_elsewhere()
-            reason = error.os_error.strerror or error.os_error
-            raise nobody_answers(base, reason, found=target.found) from None
-        except aiohttp.ClientResponseError as error:
-            raise not_http(base, error.message) from None
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise hung_up(base, error) from None
+        The breaker is asked before each attempt, and told of each that failed. Of the one that worked it is
+        told by `settle`, with the ticket that is returned, when its answer is whole.
 
-    # --- connection -----------------------------------------------------------------------------------
+        Args:
+            once: one attempt, past retries and breaker.
+        """
+        breaker = None if once else self.breaker
+        retry = 0
+        while True:
+            ticket = breaker.acquire() if breaker is not None else None
+            try:
+                return await exchange(self.target or await self.connected()), ticket
+            except BaseException as error:
+                self.settle(ticket, error)
+                if isinstance(error, ServiceUnavailableError) or is_connect_timeout(error):
+                    await self._look_elsewhere()
+                retry += 1
+                wait = None if once else self.retry.pause_s(error, retry, deadline)
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
+            record.retries += 1
 
-    async def _connected(self) -> Target:
+    def settle(self, ticket: int | None, error: BaseException | None) -> None:
+        """Tell the breaker how the attempt with this ticket ended."""
+        if self.breaker is not None and ticket is not None:
+            self.breaker.settle(ticket, error)
+
+    # --- where to -------------------------------------------------------------------------------------
+
+    async def connected(self) -> Target:
         """Return the service, finding or starting it the first time."""
-        if self._target is not None:
-            return self._target
+        if self.target is not None:
+            return self.target
+        # A thread, as it may take seconds; one for each loop, or waiting callers would take them all.
         async with self._searches.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            return await asyncio.to_thread(self._search)  # of each loop one thread at a time
+            return await asyncio.to_thread(self._search)
+
+    def _search(self) -> Target:
+        """Find or start the service, once: who comes meanwhile waits for the same search."""
+        with self._search_lock:
+            if self.target is None:
+                self._connect_to(locate(self.settings))
+                self.found_at = time.perf_counter()
+            assert self.target is not None
+            return self.target
 
     async def _look_elsewhere(self) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
-        if self._target is not None and self._target.found:
-            moved = await asyncio.to_thread(relocate, self._target)
+        if self.target is not None and self.target.found:
+            moved = await asyncio.to_thread(relocate, self.target)
             if moved is not None:
                 self._connect_to(moved)
+
+    def _connect_to(self, target: Target) -> None:
+        self.directory = Directory(self.settings, has_control=target.control_url is not None)
+        self.target = target
+        if self.breaker is not None and self.metrics is not None:
+            self.metrics.watch_breaker(target.endpoint, self.breaker)

@@ -1,16 +1,33 @@
-"""aiohttp as the async client uses it: sessions that nobody has to close, bodies that end."""
+"""aiohttp as the caller uses it: one exchange, sessions that nobody has to close, bodies that end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
+import os
+import ssl
 from collections.abc import Callable, Mapping
 
 import aiohttp
+from yarl import URL
 
-from foundry_lab.calls.target import CONNECT_TIMEOUT_S, broke_off, not_http, too_large
-from foundry_lab.errors import FoundryError
+from foundry_lab._ground.forks import keep_unused, renew_after_fork
+from foundry_lab.calls.target import (
+    CONNECT_TIMEOUT_S,
+    Target,
+    broke_off,
+    connect_timeout,
+    hung_up,
+    nobody_answers,
+    not_http,
+    too_large,
+)
+from foundry_lab.calls.tls import refused, tls_context
+from foundry_lab.errors import FoundryError, RequestTimeoutError
+from foundry_lab.policies.retry import Deadline
+from foundry_lab.protocol import Call, Reply, raise_for_status
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 
 CONNECT_SHARE = 0.95
@@ -21,6 +38,81 @@ LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
 
 _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+
+
+class Transport:
+    """Sends one call once.
+
+    Args:
+        headers: of every request.
+        ca_file: whom to trust over https, as in `tls_context`.
+
+    Attributes:
+        sessions: the connections.
+    """
+
+    def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
+        self.sessions = Sessions(headers)
+        self._ca_file = ca_file
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return tls_context(self._ca_file)
+
+    async def exchange(self, target: Target, call: Call, deadline: Deadline, request_id: str) -> Reply:
+        """Send a call and read its whole reply.
+
+        Raises:
+            FoundryError: the service isn't there, doesn't answer in time, or answers with an error.
+        """
+        try:
+            async with asyncio.timeout(limit_s := deadline.remaining()):
+                response = await self.dispatch(target, call, request_id, limit_s)
+                watch = call.on_data if response.status == 200 else None
+                body = await read_body(response, watch)
+        except RequestTimeoutError:
+            raise
+        except TimeoutError:
+            raise deadline.error() from None
+        reply = Reply(response.status, response.headers, body, request_id)
+        raise_for_status(reply, may_be_empty=call.may_be_empty)
+        return reply
+
+    async def dispatch(
+        self, target: Target, call: Call, request_id: str, limit_s: float
+    ) -> aiohttp.ClientResponse:
+        """Send a call; return the response when its headers are there. The limit is the caller's to keep."""
+        base, headers = target.endpoint, {"X-Request-Id": request_id}
+        if call.control:
+            assert target.control_url is not None, "only the lab's own service has a control route"
+            base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
+        limits = time_limits(limit_s)
+        try:
+            return await self.sessions.here().request(
+                call.method,
+                _url(base, call.path),
+                data=as_payload(call.body),
+                headers=headers,
+                allow_redirects=False,
+                timeout=limits,
+                ssl=self._tls if base.startswith("https:") else True,
+            )
+        except aiohttp.ConnectionTimeoutError:
+            raise connect_timeout(base, limits.sock_connect or limit_s, found=target.found) from None
+        except aiohttp.ClientConnectorError as error:
+            if untrusted := refused(base, error):
+                raise untrusted from None
+            reason = error.os_error.strerror or error.os_error
+            raise nobody_answers(base, reason, found=target.found) from None
+        except aiohttp.ClientResponseError as error:
+            raise not_http(base, error.message) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise hung_up(base, error) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _url(base: str, path: str) -> URL:
+    return URL(base + path, encoded=True)  # encoded: a model's name stands in it as it was quoted
 
 
 def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
@@ -75,6 +167,12 @@ class Sessions:
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers
         self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The connections are the parent's: two processes that read one take each other's answers."""
+        keep_unused(self._open)  # closing them here would unregister the parent's from its selector
+        self._open = {}
 
     def here(self) -> aiohttp.ClientSession:
         """Return the running loop's session."""

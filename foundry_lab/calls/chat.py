@@ -11,7 +11,7 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation, send
+from foundry_lab.calls.operation import Operation
 from foundry_lab.config import check_timeout
 from foundry_lab.errors import (
     ConfigurationError,
@@ -168,7 +168,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
         StructuredOutputError: no answer had the shape; `.text` holds the last one.
     """
     started = time.perf_counter()
-    reply = yield from _answer(directory, request)
+    reply = yield from answer(directory, request)
     completion = protocol.parse_completion(reply, time.perf_counter() - started)
     if request.shape is None:
         return completion
@@ -184,7 +184,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
             problem += " (the answer was cut at max_tokens)"
         if asked < request.parse_attempts:
             told = [*request.messages, *_complaint(completion.content, problem)]
-            reply = yield from _answer(directory, msgspec.structs.replace(request, messages=told))
+            reply = yield from answer(directory, msgspec.structs.replace(request, messages=told))
             sent += reply.attempts
             completion = protocol.parse_completion(reply, time.perf_counter() - started)
     raise StructuredOutputError(
@@ -196,23 +196,21 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     )
 
 
-def open_stream(directory: Directory, request: ChatRequest) -> Operation[protocol.Reply]:
-    """Have a streamed answer begun; the reply is its beginning, and the caller's transport reads on."""
-    return (yield from _answer(directory, request, stream=True))
+def answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
+    """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
-
-def _answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
-    """Send the request to the model its name stands for; a name that has gone stale is looked up again."""
+    The reply to a stream is its beginning; the caller's transport reads on.
+    """
     fresh = not directory.knows(request.model)
-    model_id = yield from directory.choose(request.model)
-    try:
-        return (yield from send(request.call(model_id, stream=stream)))
-    except (ModelNotFoundError, ModelNotLoadedError):
-        directory.forget()
-        if fresh:
-            raise
-    model_id = yield from directory.choose(request.model)
-    return (yield from send(request.call(model_id, stream=stream)))
+    while True:
+        model_id = yield from directory.choose(request.model)
+        try:
+            return (yield request.call(model_id, stream=stream))
+        except (ModelNotFoundError, ModelNotLoadedError):
+            directory.forget()
+            if fresh:
+                raise
+        fresh = True
 
 
 def _complaint(text: str, problem: str) -> list[dict[str, Any]]:

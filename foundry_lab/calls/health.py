@@ -11,7 +11,7 @@ import psutil
 
 from foundry_lab import protocol
 from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation, send
+from foundry_lab.calls.operation import Operation
 from foundry_lab.errors import FoundryError
 from foundry_lab.protocol import Call
 from foundry_lab.types import Health
@@ -71,7 +71,7 @@ def check(
     started = time.perf_counter()
     try:
         dialect = yield from directory.dialect(once=True)
-        reply = yield from send(Call("GET", dialect.status, once=True))
+        reply = yield Call("GET", dialect.status, once=True)
         latency_s = time.perf_counter() - started
         pid = protocol.decode(reply, _Status, "the service's status").pid
         loaded = yield from directory.loaded_models(once=True)
@@ -85,7 +85,7 @@ def check(
         fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         call = msgspec.structs.replace(protocol.build_chat(loaded[0], fields), once=True)
         try:
-            protocol.parse_completion((yield from send(call)), 0.0)
+            protocol.parse_completion((yield call), 0.0)
             probe_latency_s = time.perf_counter() - probe_started
             if probe_latency_s > PROBE_SLOW_S:
                 reasons.append(

@@ -16,7 +16,7 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab.calls.download import DownloadLines, Report
-from foundry_lab.calls.operation import Operation, Pause, send
+from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name, check_timeout
 from foundry_lab.errors import (
     BadRequestError,
@@ -88,13 +88,13 @@ class Directory:
         """Find out, the first time, which of the two known contracts the service speaks."""
         if self._dialect is None:
             try:
-                yield from send(Call("GET", CURRENT.status, once=once))
+                yield Call("GET", CURRENT.status, once=once)
                 self._dialect = CURRENT
             except BadRequestError as error:
                 if error.status not in UNKNOWN_ROUTE:
                     raise
                 try:
-                    yield from send(Call("GET", LEGACY.status, once=once))
+                    yield Call("GET", LEGACY.status, once=once)
                 except BadRequestError:  # neither: tell what it says to the route that today's services have
                     raise ResponseFormatError(
                         f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
@@ -107,18 +107,18 @@ class Directory:
     def loaded_models(self, *, once: bool = False) -> Operation[list[str]]:
         """Return the ids of the models in memory."""
         dialect = yield from self.dialect(once=once)
-        reply = yield from send(Call("GET", dialect.loaded, once=once))
+        reply = yield Call("GET", dialect.loaded, once=once)
         ids: list[str] = protocol.decode(reply, list[str], "a list of loaded models")
         return ids
 
     def list_models(self) -> Operation[list[Model]]:
         """Return every model the service knows, the loaded ones marked."""
         if self._has_control:
-            reply = yield from send(Call("GET", "/control/models", control=True))
+            reply = yield Call("GET", "/control/models", control=True)
             details = protocol.decode(reply, list[_ModelDetails], "the lab's model catalog")
             return [Model(**msgspec.structs.asdict(entry)) for entry in details]
         dialect = yield from self.dialect()
-        reply = yield from send(Call("GET", dialect.models))
+        reply = yield Call("GET", dialect.models)
         if dialect is LEGACY:
             entries = [
                 _ModelList.Entry(name) for name in protocol.decode(reply, list[str], "a list of models")
@@ -206,7 +206,7 @@ class Directory:
         call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
         while True:
             try:
-                yield from send(call)
+                yield call
                 break
             except ModelBusyError:
                 if time.monotonic() + BUSY_POLL_S >= give_up_at:
@@ -230,7 +230,7 @@ class Directory:
         model = yield from self.find(name)
         lines = DownloadLines(report)
         body = msgspec.json.encode({"alias": model.id})
-        yield from send(Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed))
+        yield Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed)
         lines.end()
         self.forget()
         return (yield from self.find(model.id))

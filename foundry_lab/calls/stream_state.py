@@ -1,4 +1,4 @@
-"""What a streamed answer knows about itself, for the async and the sync stream alike."""
+"""What a streamed answer knows about itself: text, times and outcome."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.errors import RequestTimeoutError
 from foundry_lab.metrics import Record
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from foundry_lab.calls.core import ClientCore
-
 
 DRAIN_S = 0.1
 """How long to wait, after the last event, for the end that makes the connection usable again."""
@@ -30,7 +29,8 @@ CLOCK_TICK_S = time.get_clock_info("monotonic").resolution
 class StreamState:
     """Text, times and outcome of one streamed answer; grows while it is read."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, caller: AsyncCaller, request: ChatRequest) -> None:
+        self._caller = caller
         self._request = request
         self._started = time.perf_counter()
         self._parser = ChatStream()
@@ -96,35 +96,27 @@ class StreamState:
                 self._arrivals.append(elapsed_s)
         self._ready.extend(chunks)
 
-    def _begin(self, client: ClientCore) -> Record:
+    def _begin(self) -> Record:
         """Start the clock and the bookkeeping: the iteration has begun."""
         self._started = time.perf_counter()
-        self._record = client._begin("stream", self._request.messages)
+        self._record = self._caller.notes.begin("stream", self._request.messages)
         return self._record
 
-    def _attempt(self, client: ClientCore) -> None:
-        """Begin an attempt: ask the breaker for leave, forget what an earlier one brought.
-
-        Raises:
-            CircuitOpenError: not now.
-        """
-        self._parser = ChatStream(self._record.request_id if self._record else "")
-        self._ticket = client.breaker.acquire() if client.breaker is not None else None
-
-    def _settle(self, client: ClientCore, error: BaseException | None) -> None:
+    def _settle(self, error: BaseException | None) -> None:
         """Tell the breaker, once, how the attempt ended. A stream left after its first text worked."""
         ticket, self._ticket = self._ticket, None
-        if client.breaker is not None and ticket is not None:
-            left = self._arrivals and not isinstance(error, FAILURES)
-            client.breaker.settle(ticket, None if left else error)
+        left = self._arrivals and not isinstance(error, FAILURES)
+        self._caller.settle(ticket, None if left else error)
 
-    def _finish(self, client: ClientCore, error: BaseException | None) -> None:
+    def _finish(self, error: BaseException | None) -> None:
         """Finish the bookkeeping, once; a stream left after its last text counts as whole."""
         self._ended = True
+        self._settle(error)
+        self._parser.model = self._parser.model or self._caller.directory.meaning(self._request.model)
         record, self._record = self._record, None
         if record is not None:
             record.model, record.usage, record.ttft_s = self.model, self.usage, self.ttft_s
-            client._end(record, self._started, None if self.finish_reason else error)
+            self._caller.notes.end(record, self._started, None if self.finish_reason else error)
 
     def _take_whole(self, completion: Completion) -> None:
         """Deliver an answer that didn't stream as one piece (the fallback)."""
@@ -160,6 +152,9 @@ class StreamState:
             phase="idle",
             limit_s=self._request.idle_s,
         )
+
+    def __reduce__(self) -> str:
+        raise TypeError("A stream can't be copied or pickled: its connection is read once. Keep its .text.")
 
     def __repr__(self) -> str:
         state = self.finish_reason or ("reading" if self._arrivals else "waiting")

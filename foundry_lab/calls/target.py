@@ -105,6 +105,14 @@ def broke_off(endpoint: str, error: object) -> StreamInterruptedError:
     )
 
 
+def of_the_parent() -> StreamInterruptedError:
+    """Return the error for a stream that a forked process reads on."""
+    return StreamInterruptedError(
+        "A forked process can't read on in a stream of its parent's. Ask again in this process; the text so "
+        "far is in .partial."
+    )
+
+
 def not_http(endpoint: str, error: object) -> ResponseFormatError:
     """Return the error for somebody who answers, but not in HTTP."""
     return ResponseFormatError(

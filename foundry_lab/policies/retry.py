@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
 
 import msgspec
-import stamina
 from msgspec.structs import force_setattr
 
 from foundry_lab._ground.checks import check_seconds
@@ -21,10 +17,6 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-
-# stamina reports each retry to this logger; without a handler Python prints that into a learner's notebook,
-# and our own log line says it already.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -50,13 +42,6 @@ class Deadline:
             phase="total",
             limit_s=self.limit_s,
         )
-
-
-class Attempts(Protocol):
-    """Attempts for a plain loop and for an async one."""
-
-    def __iter__(self) -> Iterator[stamina.Attempt]: ...
-    def __aiter__(self) -> AsyncIterator[stamina.Attempt]: ...
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +83,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(error, APIStatusError):
             return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)
         if isinstance(error, RequestTimeoutError):
-            return error.phase == "connect" or (self.retry_timeouts and error.phase != "total")
+            return is_connect_timeout(error) or (self.retry_timeouts and error.phase != "total")
         return isinstance(error, (ServiceUnavailableError, StreamInterruptedError))
 
     def wait_s(self, error: Exception, retry: int) -> float | None:
@@ -111,14 +96,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         ceiling = min(self.backoff_max_s, self.backoff_initial_s * 2 ** min(retry - 1, 60))
         return random.uniform(0.0, ceiling)
 
-    def attempts(self, deadline: Deadline) -> Attempts:
-        """Return stamina's attempts for one request; none starts after the deadline."""
-        retry = 0
+    def pause_s(self, error: BaseException, retry: int, deadline: Deadline) -> float | None:
+        """Return the seconds to wait before retry number `retry` (from 1), or None to give up."""
+        if retry > self.retries or not isinstance(error, Exception):  # a cancelled call isn't repeated
+            return None
+        wait = self.wait_s(error, retry)
+        return None if wait is None or wait >= deadline.remaining() else wait
 
-        def backoff(error: Exception) -> float | bool:
-            nonlocal retry
-            retry += 1
-            wait = self.wait_s(error, retry)
-            return False if wait is None or wait >= deadline.remaining() else wait
 
-        return stamina.retry_context(on=backoff, attempts=self.retries + 1, timeout=None)
+def is_connect_timeout(error: BaseException) -> bool:
+    """Return whether a connection wasn't accepted in time."""
+    return isinstance(error, RequestTimeoutError) and error.phase == "connect"

@@ -14,7 +14,8 @@ from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, MODEL, StubService, chat, error, hang, reply, stream
 
 from foundry_lab import errors
-from foundry_lab.calls import core
+from foundry_lab.calls import async_caller
+from foundry_lab.calls.target import Target
 from foundry_lab.metrics import MAX_MODEL_LABELS, Metrics, Record, percentile
 from foundry_lab.policies.retry import Deadline
 
@@ -220,16 +221,16 @@ def test_the_search_for_the_service_is_not_the_requests_time(
     events: list[str] = []
     begin = Deadline.__init__
 
-    def locate(settings: object) -> core.Target:
+    def locate(settings: object) -> Target:
         time.sleep(0.2)
         events.append("found")
-        return core.Target(stub.url)
+        return Target(stub.url)
 
     def noted(self: Deadline, limit_s: float) -> None:
         events.append("deadline")
         begin(self, limit_s)
 
-    monkeypatch.setattr(core, "locate", locate)
+    monkeypatch.setattr(async_caller, "locate", locate)
     monkeypatch.setattr(Deadline, "__init__", noted)
     with StubService() as stub, Client(kind, None) as client:
         began = time.perf_counter()
@@ -244,7 +245,7 @@ def test_the_search_for_the_service_is_not_the_requests_time(
 def test_a_service_that_was_found_and_has_ended_says_how_it_starts_again(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "locate", lambda settings: core.Target("http://127.0.0.1:9", found=True))
+    monkeypatch.setattr(async_caller, "locate", lambda settings: Target("http://127.0.0.1:9", found=True))
     with Client(kind, None, retries=0) as client:
         with pytest.raises(errors.ServiceUnavailableError, match="ensure_service") as caught:
             client.complete("hi")

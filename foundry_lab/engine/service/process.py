@@ -1,7 +1,7 @@
 """The service process: Foundry Local's web service, the prepared model, our catalog, the control routes.
 
-`python -m foundry_lab.engine.service.process` is what `discovery.ensure_service` starts in the background, and
-`discovery.serve` runs it in the foreground.
+`python -m foundry_lab.engine.service.process` is what `discovery.ensure_service` starts in the background,
+and `discovery.serve` runs it in the foreground.
 """
 
 from __future__ import annotations

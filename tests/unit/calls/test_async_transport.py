@@ -12,7 +12,8 @@ from aiohttp import web
 from stub_server import CHAT, Answer, StubService, chat
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.calls import core
+from foundry_lab.calls import async_caller
+from foundry_lab.calls.target import Target
 
 PATIENCE_S = 30.0
 
@@ -55,12 +56,12 @@ def test_two_loops_wait_for_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with StubService() as stub:
 
-        def locate(settings: object) -> core.Target:
+        def locate(settings: object) -> Target:
             searches.append(settings)
             time.sleep(0.1)  # for the other loop to come while the search is under way
-            return core.Target(stub.url)
+            return Target(stub.url)
 
-        monkeypatch.setattr(core, "locate", locate)
+        monkeypatch.setattr(async_caller, "locate", locate)
         client = FoundryAPIClient(retries=0, timeout=PATIENCE_S / 2)
 
         def first_use() -> str:
@@ -105,6 +106,6 @@ def test_no_session_is_kept_for_a_loop_that_ended() -> None:
         client = FoundryAPIClient(stub.url)
         for _ in range(4):
             ask(client)
-        assert len(client._sessions._open) == 1
+        assert len(client.caller.transport.sessions._open) == 1
         asyncio.run(client.close())
-        assert not client._sessions._open
+        assert not client.caller.transport.sessions._open

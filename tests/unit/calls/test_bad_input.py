@@ -32,7 +32,7 @@ def ask(kind: str, url: str, how: str, limit_s: float = LONG_S) -> None:
     """Ask once without retries; whatever comes of it comes within the limit."""
     began = time.monotonic()
     with Client(kind, url, retries=0) as client:
-        client.raw._directory._chosen[None] = MODEL  # the limit isn't for finding that out
+        client.raw.caller.directory._chosen[None] = MODEL  # the limit isn't for finding that out
         try:
             client.ask(how, timeout=limit_s)
         finally:
@@ -148,8 +148,7 @@ def test_bytes_no_service_should_send(
 
 @both_clients
 def test_an_endless_body_is_given_up_at_the_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("async_transport", "sync_transport"):
-        monkeypatch.setattr(f"foundry_lab.{module}.MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr("foundry_lab.calls.async_transport.MAX_BODY_BYTES", 1 << 20)
     with (
         RawServer(floods(ENDLESS)) as server,
         pytest.raises(errors.ResponseFormatError, match="1,048,576 bytes"),

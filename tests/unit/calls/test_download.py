@@ -72,7 +72,7 @@ def test_the_token_goes_to_the_control_route_only_and_never_shows(kind: str, stu
     with Client(kind, stub.url, api_key="key") as client:
         client.list_models()
         client.complete("hi", model=MODEL)
-        assert TOKEN not in repr(client.raw) + repr(client.raw._target)
+        assert TOKEN not in repr(client.raw) + repr(client.raw.caller.target)
     tokens = {seen.path: seen.headers["authorization"] for seen in stub.seen}
     assert tokens.pop("/control/models") == f"Bearer {TOKEN}" and set(tokens.values()) == {"Bearer key"}
 

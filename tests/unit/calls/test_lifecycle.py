@@ -206,7 +206,7 @@ def test_key_and_headers_never_show(kind: str, caplog: pytest.LogCaptureFixture)
         answer = client.open()
         with pytest.raises(errors.StreamInterruptedError) as broken:
             client.read(answer)
-        for thing in (broken.value, answer, client.raw, client.raw.settings, client.raw._target):
+        for thing in (broken.value, answer, client.raw, client.raw.settings, client.raw.caller.target):
             look(thing)
         look(client.health_check())
     text = "\n".join([*shown, caplog.text])
@@ -244,9 +244,9 @@ def test_a_proxy_in_the_environment_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("use", "absent"),
     [
-        ("import foundry_lab", "aiohttp requests pydantic numpy stamina"),
+        ("import foundry_lab", "aiohttp requests pydantic numpy"),
         ("from foundry_lab import FoundryAPIClient", "requests pydantic numpy tqdm"),
-        ("from foundry_lab import SyncFoundryAPIClient", "aiohttp pydantic numpy tqdm"),
+        ("from foundry_lab import SyncFoundryAPIClient", "requests pydantic numpy tqdm"),
     ],
 )
 def test_importing_is_light(use: str, absent: str) -> None:

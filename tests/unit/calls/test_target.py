@@ -17,8 +17,8 @@ import trustme
 from clients import Client, both_clients
 from stub_server import StubService
 
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors, sync_client
-from foundry_lab.calls import async_transport
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab.calls import async_caller, async_transport
 from foundry_lab.calls.target import Target
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
@@ -40,7 +40,6 @@ def full() -> Iterator[str]:
 def allow_connecting(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = aiohttp.ClientTimeout(total=None, sock_connect=seconds)
     monkeypatch.setattr(async_transport, "_USUAL_LIMITS", limits)
-    monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", seconds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")
@@ -71,9 +70,8 @@ def test_where_connecting_takes_too_long_the_service_may_have_moved(
     """On Windows a refusal takes two seconds, which a shorter limit cuts off."""
     allow_connecting(0.5, monkeypatch)
     with StubService() as stub, Client(kind, None, retries=0) as client:
-        for module in ("client", "sync_client"):
-            monkeypatch.setattr(f"foundry_lab.{module}.relocate", lambda old: Target(stub.url, found=True))
-        client.raw._connect_to(Target(full, found=True))
+        monkeypatch.setattr(async_caller, "relocate", lambda old: Target(stub.url, found=True))
+        client.raw.caller._connect_to(Target(full, found=True))
         with pytest.raises(
             errors.RequestTimeoutError, match=r"didn't accept a connection.*foundry-lab status"
         ):
@@ -85,7 +83,7 @@ def test_where_connecting_takes_too_long_the_service_may_have_moved(
 async def test_a_limit_too_short_for_any_phase_is_the_callers(full: str) -> None:
     """A notebook allows next to no time for a token: on a busy machine even connecting takes longer."""
     async with FoundryAPIClient(full, model="m", retries=0) as client:
-        client._directory._chosen["m"] = "m"  # there's nobody to ask what it means
+        client.caller.directory._chosen["m"] = "m"  # there's nobody to ask what it means
         with pytest.raises(errors.RequestTimeoutError) as caught:
             async for _ in client.stream_complete("hi", first_token_timeout=0.05):
                 pass
@@ -131,9 +129,12 @@ class DrippingTLSServer:
                 continue
 
 
-def test_a_deadline_holds_over_tls_though_bytes_trickle_in(tmp_path: Path) -> None:
-    with DrippingTLSServer(tmp_path) as server, SyncFoundryAPIClient(server.url, model="m") as client:
-        client._pool().verify = str(server.ca)
+@both_clients
+def test_a_deadline_holds_over_tls_though_bytes_trickle_in(kind: str, tmp_path: Path) -> None:
+    with (
+        DrippingTLSServer(tmp_path) as server,
+        Client(kind, server.url, model="m", ca_file=server.ca) as client,
+    ):
         began = time.monotonic()
         with pytest.raises(errors.RequestTimeoutError) as caught:
             client.complete("hi", timeout=2)
@@ -141,17 +142,46 @@ def test_a_deadline_holds_over_tls_though_bytes_trickle_in(tmp_path: Path) -> No
     assert caught.value.phase == "total"
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+@both_clients
+def test_a_certificate_nobody_vouches_for_is_refused(kind: str, tmp_path: Path) -> None:
     with (
         DrippingTLSServer(tmp_path) as server,
-        SyncFoundryAPIClient(server.url, model="m", retries=0) as client,
-        pytest.raises(errors.FoundryError, match="certificate verify failed"),
+        Client(kind, server.url, model="m") as client,
+        pytest.raises(errors.ConfigurationError, match=r"isn't trusted.*verify failed.*ca_file"),
+    ):
+        client.complete("hi", timeout=5)
+
+
+@both_clients
+def test_ssl_cert_file_names_the_authority_as_well(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DrippingTLSServer(tmp_path) as server, Client(kind, server.url, model="m") as client:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.ca))
+        with pytest.raises(errors.RequestTimeoutError):  # trusted, and then it drips
+            client.complete("hi", timeout=1)
+
+
+@both_clients
+def test_https_where_plain_http_is_spoken_says_so(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url.replace("http:", "https:"), model="m") as client:
+        with pytest.raises(errors.ConfigurationError, match=r"doesn't speak TLS.*try http://127"):
+            client.complete("hi", timeout=5)
+        assert not stub.requests
+
+
+@both_clients
+def test_a_file_that_holds_no_certificates_is_named(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with (
+        Client(kind, "https://127.0.0.1:9", model="m", ca_file=tmp_path / "ca.pem") as client,
+        pytest.raises(errors.ConfigurationError, match=r"ca\.pem' can't be used"),
     ):
         client.complete("hi", timeout=5)
 
 
 def test_a_server_that_does_not_answer_the_tls_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_client, "CONNECT_TIMEOUT_S", 0.3)
+    allow_connecting(0.3, monkeypatch)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         SyncFoundryAPIClient(f"https://127.0.0.1:{silent.getsockname()[1]}", model="m", retries=0) as client,

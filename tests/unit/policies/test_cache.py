@@ -277,7 +277,7 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path: Path) -> No
 def test_processes_that_make_one_cache_at_once_all_get_it(tmp_path: Path) -> None:
     opens = (
         "import sys\n"
-        "from foundry_lab.cache import ResponseCache\n"
+        "from foundry_lab.policies.cache import ResponseCache\n"
         "for line in sys.stdin: ResponseCache(line.strip()).close(); print('ok', flush=True)"
     )
     workers = [

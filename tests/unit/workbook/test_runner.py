@@ -265,7 +265,8 @@ def test_ctrl_c_writes_what_ran_and_stops_kernel_and_service(tmp_path: Path) -> 
         "Path('second').touch()\ntime.sleep(600)",
     )
     script = (
-        "from pathlib import Path\nfrom foundry_lab import engine, workbook\nimport foundry_lab.workbook.cli\n"
+        "from pathlib import Path\n"
+        "from foundry_lab import engine, workbook\nimport foundry_lab.workbook.cli\n"
         f"workbook.folder = lambda: Path({str(tmp_path / 'notebooks')!r})\n"
         "engine.service_status = lambda: None\n"
         "engine.ensure_service = lambda *a, **k: ''\n"
