@@ -61,7 +61,7 @@ class ClientCore:
         metrics: where to count, or False for nowhere; by default the process's `shared_metrics()`.
         cache: keep answers of deterministic requests: True for in memory, a path for an SQLite file, or a
             `ResponseCache` to share or to set limits. Off by default.
-        ca_file: for https, a PEM file of the authorities to trust, instead of SSL_CERT_FILE's or the system's.
+        ca_file: for https, a PEM file of authorities to trust instead of SSL_CERT_FILE's or the system's.
 
     Attributes:
         caller: sends what the methods ask for; for the package's own rooms.

@@ -164,10 +164,12 @@ def test_ssl_cert_file_names_the_authority_as_well(
 
 @both_clients
 def test_https_where_plain_http_is_spoken_says_so(kind: str) -> None:
-    with StubService() as stub, Client(kind, stub.url.replace("http:", "https:"), model="m") as client:
-        with pytest.raises(errors.ConfigurationError, match=r"doesn't speak TLS.*try http://127"):
-            client.complete("hi", timeout=5)
-        assert not stub.requests
+    with (
+        StubService() as stub,
+        Client(kind, stub.url.replace("http:", "https:"), model="m") as client,
+        pytest.raises(errors.ConfigurationError, match=r"doesn't speak TLS.*try http://127"),
+    ):
+        client.complete("hi", timeout=5)
 
 
 @both_clients
