@@ -20,7 +20,7 @@ RECIPE = 2
 """Raised when the conversion changes, so that models prepared before are prepared anew."""
 CONFIG = "genai_config.json"
 BASE_CONFIG = "genai_config.base.json"
-"""What the conversion writes; `CONFIG` is made of it for the machine, see `threads`."""
+"""What the conversion writes; `CONFIG` is made of it for the machine, see `cpu`."""
 MODEL_FILES = (
     "chat_template.jinja",
     BASE_CONFIG,

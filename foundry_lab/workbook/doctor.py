@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,12 +13,11 @@ from typing import Literal
 
 import msgspec
 import psutil
-from packaging.requirements import Requirement
 
 from foundry_lab import engine
 from foundry_lab.config import Settings
 from foundry_lab.engine import paths
-from foundry_lab.engine.service import native
+from foundry_lab.engine.service import native, probe
 from foundry_lab.errors import FoundryError
 
 PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
@@ -92,26 +89,19 @@ def _check_platform() -> Check:
 
 
 def _check_packages() -> Check:
-    try:
-        requirements = map(Requirement, importlib.metadata.requires("foundry-lab") or [])
-        version = importlib.metadata.version("foundry-lab")
-    except importlib.metadata.PackageNotFoundError:
-        return Check("packages", "warn", "foundry-lab is not installed", "python -m pip install .")
-    wrong = []
-    needed = [wanted for wanted in requirements if not wanted.marker or wanted.marker.evaluate({"extra": ""})]
-    for wanted in needed:
-        try:
-            have = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{wanted.name} is missing")
-            continue
-        if not wanted.specifier.contains(have, prereleases=True):
-            wrong.append(f"{wanted.name} is {have}, wanted {wanted.specifier}")
-    if wrong:
+    """Ask pip whether what is installed fits together."""
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=60)
+    if done.returncode == 0:
+        return Check("packages", "ok", done.stdout.strip())
+    if "No module named pip" in done.stderr:
+        return Check("packages", "warn", "not checked: this Python has no pip", "python -m ensurepip")
+    problems = done.stdout.splitlines() or done.stderr.splitlines()[-1:]
+    ours = [line for line in problems if line.startswith("foundry-lab ")]
+    if ours:
         return Check(
-            "packages", "fail", "; ".join(wrong), "python -m pip install --force-reinstall foundry-lab"
+            "packages", "fail", " ".join(ours), "python -m pip install --force-reinstall foundry-lab"
         )
-    return Check("packages", "ok", f"foundry-lab {version} and the {len(needed)} packages it needs")
+    return Check("packages", "warn", " ".join(problems), "Other packages of this environment; see pip check")
 
 
 def _check_runtime() -> Check:
@@ -168,18 +158,12 @@ def _check_home() -> Check:
     there = next(folder for folder in (home, *home.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Check("home", "fail", f"{home} can't be written", "Set FOUNDRY_LAB_HOME to a folder that can.")
-    return Check("home", "ok", str(home))
-
-
-def _check_disk() -> Check:
-    home = paths.home()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
     free = psutil.disk_usage(str(there)).free // 2**20
-    found = f"{free:,} MiB free for {home}"
+    found = f"{home}, {free:,} MiB free"
     if free >= DISK_MIB or _is_prepared():
-        return Check("disk", "ok", found)
+        return Check("home", "ok", found)
     advice = f"Preparing the model takes {DISK_MIB} MiB: free some, or set FOUNDRY_LAB_HOME to another disk."
-    return Check("disk", "fail", found, advice)
+    return Check("home", "fail", found, advice)
 
 
 def _check_memory() -> Check:
@@ -231,37 +215,17 @@ def _check_loopback() -> Check:
 def _check_service() -> Check:
     attached = Settings().endpoint
     if attached:
-        if _answers(attached):
+        if probe.is_foundry_local(attached):
             return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
         advice = "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
         return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
     state = engine.service_status()
     if state is None:
         return Check("service", "ok", "not running; it starts when it is needed")
-    if _answers(state.url):
+    if probe.is_foundry_local(state.url):
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
     advice = f"Stop it with foundry-lab stop; the next call starts a new one. Its log: {state.log_file}"
     return Check("service", "fail", f"process {state.pid} runs, but {state.url} doesn't answer", advice)
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether a Foundry Local service of the current or the legacy contract is there."""
-    import requests
-
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy has no business here
-        for path in ("/status", "/openai/status"):
-            try:
-                if session.get(endpoint + path, timeout=5).ok:
-                    return True
-            except requests.RequestException:
-                return False
-    return False
-
-
-def _check_foundry_cli() -> Check:
-    found = shutil.which("foundry")
-    return Check("foundry cli", "ok", found or "not installed (not needed)")
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
@@ -273,10 +237,8 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _check_settings,
     _check_proxy,
     _check_home,
-    _check_disk,
     _check_memory,
     _check_loopback,
     _check_model,
     _check_service,
-    _check_foundry_cli,
 )

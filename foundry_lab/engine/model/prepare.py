@@ -9,6 +9,7 @@ from pathlib import Path
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
+from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.storage import (
     disk_errors,
@@ -17,7 +18,6 @@ from foundry_lab.engine.model.storage import (
     require_space,
     workspace,
 )
-from foundry_lab.engine.model.threads import write_config
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError

@@ -1,9 +1,8 @@
 """Control routes of the service process: what the public REST doesn't have.
 
-Health of the process, the catalog in detail, downloads with progress, a clean stop. They are on a loopback
+The catalog in detail, downloads with progress, a clean stop. They are on a loopback
 port of their own and want the bearer token of the state file, which only the service's owner can read.
 
-    GET  /control/health     {"pid", "memory_mib", "uptime_s", "cpu_s", "versions", "loaded": [id, …]}
     GET  /control/models     [{"id", "alias", "name", "size_bytes", "task", "device", "license", "cached",
                               "loaded", "context_length"}, …]
     POST /control/download   {"alias"} -> lines of JSON: {"percent"} …, then {"done": true, "id"} or {"error"}
@@ -14,14 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import threading
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 from aiohttp import web
 
 from foundry_lab.engine.service.runtime import plain
@@ -42,16 +38,12 @@ class Control:
 
     Args:
         token: what the caller has to know.
-        versions: told by the health route.
         stop: called once when somebody asks for the shutdown.
     """
 
-    def __init__(self, token: str, versions: Mapping[str, str], stop: Callable[[], None]) -> None:
+    def __init__(self, token: str, stop: Callable[[], None]) -> None:
         self._authorization = f"Bearer {token}".encode()
-        self._versions = dict(versions)
         self._stop = stop
-        self._process = psutil.Process()
-        self._started = time.monotonic()
         self._catalog: Catalog | None = None
         self._stopping = threading.Event()
 
@@ -66,7 +58,6 @@ class Control:
     def add_routes(self, app: web.Application) -> None:
         """Put the routes and the check of the token into the application."""
         app.middlewares.append(self._check_token)
-        app.router.add_get(f"{PREFIX}/health", self._health)
         app.router.add_get(f"{PREFIX}/models", self._models)
         app.router.add_post(f"{PREFIX}/download", self._download)
         app.router.add_post(f"{PREFIX}/shutdown", self._shutdown)
@@ -87,21 +78,6 @@ class Control:
                 text='{"error": "The service is still starting."}', content_type="application/json"
             )
         return self._catalog
-
-    async def _health(self, request: web.Request) -> web.Response:
-        catalog = self._ready_catalog()
-        loaded = await asyncio.to_thread(lambda: [model.id for model in catalog.get_loaded_models()])
-        cpu = self._process.cpu_times()
-        return _json(
-            {
-                "pid": os.getpid(),
-                "memory_mib": self._process.memory_info().rss / 2**20,
-                "uptime_s": time.monotonic() - self._started,
-                "cpu_s": cpu.user + cpu.system,
-                "versions": self._versions,
-                "loaded": loaded,
-            }
-        )
 
     async def _models(self, request: web.Request) -> web.Response:
         catalog = self._ready_catalog()

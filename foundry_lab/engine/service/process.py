@@ -1,7 +1,7 @@
 """The service process: Foundry Local's web service, the prepared model, our catalog, the control routes.
 
-`python -m foundry_lab.engine.service.process` is what `discovery.ensure_service` starts in the background,
-and `discovery.serve` runs it in the foreground.
+`discovery.ensure_service` starts `python -m foundry_lab.engine.service.process` in the background;
+`discovery.serve` runs the same in the foreground.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import platform
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 
@@ -68,7 +67,7 @@ async def run(
     stop = asyncio.Event()
     _stop_on_signals(stop)
     token, used = secrets.token_urlsafe(32), versions()
-    control = Control(token, used, stop.set)
+    control = Control(token, stop.set)
     app = web.Application()
     app.router.add_post(CATALOG_ROUTE, handle_query)
     control.add_routes(app)
@@ -91,7 +90,6 @@ async def run(
             versions=used,
             model_id=spec.MODEL_ID,
             alias=spec.ALIAS,
-            started_at=time.time(),
             log_file=log_file,
             public_catalog=public_catalog,
         )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundry_lab.engine import paths, spec
+from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.storage import disk_errors
-from foundry_lab.engine.model.threads import write_config
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
 

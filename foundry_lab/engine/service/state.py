@@ -34,7 +34,6 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
         versions: versions of Python, foundry-lab, foundry-local-sdk, onnxruntime, onnxruntime-genai-core.
         model_id: id of the model loaded at the start.
         alias: its alias.
-        started_at: when the service became ready, seconds since the epoch.
         log_file: where the process writes what it has to say; empty if that is a terminal.
         public_catalog: whether Microsoft's catalog is served as well.
     """
@@ -47,7 +46,6 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     model_id: str = ""
     alias: str = ""
-    started_at: float = 0.0
     log_file: str = ""
     public_catalog: bool = False
 

@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 from foundry_lab._ground.checks import check_seconds
 from foundry_lab.config import Settings
 
-_log = logging.getLogger("foundry_lab.monitor")
+_log = logging.getLogger(__name__)
 
 
 class Restart(msgspec.Struct, frozen=True):

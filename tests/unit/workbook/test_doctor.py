@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import socket
 import subprocess
-import sys
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -39,13 +37,10 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch, engine: StubEngine) -> None:
 
 
 class _Service(BaseHTTPRequestHandler):
-    path_served = "/status"
-
     def do_GET(self) -> None:
         self.send_response(200 if self.path == self.server.served else 404)  # type: ignore[attr-defined]
-        self.send_header("Content-Length", "2")
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(self.server.body)  # type: ignore[attr-defined]
 
     def log_message(self, *args: object) -> None:
         pass
@@ -54,7 +49,7 @@ class _Service(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), _Service) as server:
-        server.served = "/status"  # type: ignore[attr-defined]
+        server.served, server.body = "/status", b'{"endpoints": []}'  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -118,13 +113,23 @@ def test_platform_without_a_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "FOUNDRY_ENDPOINT" in check.advice
 
 
-def test_missing_and_wrong_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ["no-such-package>=1", "click>=99", "numpy", "dask; extra == 'dask'"]
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: wanted)
+@pytest.mark.parametrize(
+    ("code", "out", "error", "status", "found"),
+    [
+        (0, "No broken requirements found.\n", "", "ok", "No broken requirements found."),
+        (1, "foundry-lab 1 requires x, which is not installed.\n", "", "fail", "requires x"),
+        (1, "other 1 requires x, which is not installed.\n", "", "warn", "other 1"),
+        (1, "", "python: No module named pip", "warn", "no pip"),
+    ],
+)
+def test_what_pip_says_of_the_packages(
+    monkeypatch: pytest.MonkeyPatch, code: int, out: str, error: str, status: str, found: str
+) -> None:
+    done = subprocess.CompletedProcess([], code, out, error)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda command, **kwargs: done)
     check = doctor._check_packages()
-    assert check.status == "fail"
-    have = importlib.metadata.version("click")
-    assert check.found == f"no-such-package is missing; click is {have}, wanted >=99"
+    assert check.status == status and found in check.found
+    assert bool(check.advice) == (status != "ok")
 
 
 def test_runtime_that_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +212,9 @@ def test_disk_matters_until_the_model_is_prepared(
 ) -> None:
     Usage = namedtuple("Usage", "free")
     monkeypatch.setattr(psutil, "disk_usage", lambda path: Usage(free=100 * 2**20))
-    assert doctor._check_disk().status == "fail"
+    assert doctor._check_home().status == "fail"
     engine.models = [GOOD]
-    assert doctor._check_disk().status == "ok"
+    assert doctor._check_home().status == "ok"
 
 
 def test_little_memory_is_a_warning(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,9 +274,8 @@ def test_attached_service_of_either_contract(
     assert url(service) in check.found
 
 
-def test_foundry_cli_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "not installed" in doctor._check_foundry_cli().found
-    name = "foundry.exe" if sys.platform == "win32" else "foundry"
-    (tmp_path / name).touch(mode=0o755)
-    assert doctor._check_foundry_cli().found.endswith(name)
+def test_another_server_is_no_service(service: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many servers answer 200 to anything."""
+    service.body = b"<html>Welcome</html>"  # type: ignore[attr-defined]
+    monkeypatch.setenv("FOUNDRY_ENDPOINT", url(service))
+    assert doctor._check_service().status == "fail"

@@ -249,7 +249,7 @@ def test_home_by_environment_or_platform(monkeypatch, tmp_path):
 def test_looking_for_the_model_imports_no_converter():
     """The service and `import foundry_lab` come through here."""
     code = (
-        "import sys, foundry_lab.engine.prepare, foundry_lab.engine.bundle;"
+        "import sys, foundry_lab.engine.model.prepare, foundry_lab.engine.model.bundle;"
         "print({'onnx', 'gguf', 'numpy', 'onnxruntime'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

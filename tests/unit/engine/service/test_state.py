@@ -35,7 +35,7 @@ def own_state(**changes: object) -> ServiceState:
 
 
 def test_what_is_written_is_read_back() -> None:
-    written = own_state(url="http://127.0.0.1:5273", versions={"python": "3.11"}, started_at=1.5)
+    written = own_state(url="http://127.0.0.1:5273", versions={"python": "3.11"})
     state.write_state(written)
     assert state.read_state() == written
     assert state.live_state() == written

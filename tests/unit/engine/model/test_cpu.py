@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model import prepare, threads
+from foundry_lab.engine.model import cpu, prepare
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def written(model):
 def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usable, expected):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores)
     monkeypatch.setattr(loky, "cpu_count", lambda: usable)
-    threads.write_config(model)
+    cpu.write_config(model)
     options = written(model)["model"]["decoder"]["session_options"]
     assert options["intra_op_num_threads"] == expected
     assert prepare.find_prepared() is not None, "the number of threads is no damage"
@@ -59,17 +59,17 @@ def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usabl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPUs are given to threads on Linux alone")
 def test_each_thread_may_run_on_every_cpu_of_the_process(model, monkeypatch):
-    monkeypatch.setattr(threads, "thread_count", lambda: 3)
+    monkeypatch.setattr(cpu, "thread_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 4, 7})
-    options = threads.thread_options()
+    options = cpu.thread_options()
     assert options["session.intra_op_thread_affinities"] == "5,6,8;5,6,8"
-    monkeypatch.setattr(threads, "thread_count", lambda: 1)
-    assert threads.thread_options() == {"intra_op_num_threads": 1}
+    monkeypatch.setattr(cpu, "thread_count", lambda: 1)
+    assert cpu.thread_options() == {"intra_op_num_threads": 1}
 
 
 def test_all_else_is_as_prepared(model):
     config = written(model)
-    for name in threads.thread_options():
+    for name in cpu.thread_options():
         del config["model"]["decoder"]["session_options"][name]
     assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
 
@@ -81,11 +81,11 @@ def test_a_damaged_one_is_written_anew(model, damage):
         (model / spec.CONFIG).unlink()
     else:
         (model / spec.CONFIG).write_bytes(damage)
-    threads.write_config(model)
+    cpu.write_config(model)
     assert written(model) == before
 
 
 def test_one_that_fits_is_left_alone(model):
     before = (model / spec.CONFIG).stat().st_mtime_ns
-    threads.write_config(model)
+    cpu.write_config(model)
     assert (model / spec.CONFIG).stat().st_mtime_ns == before

@@ -1,0 +1,91 @@
+"""Our own listeners answer programs of this machine and refuse web pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from foundry_lab._ground.loopback import foreign, refuse_foreign
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5273", "localhost:5273", "LocalHost:5273", "[::1]:5273"])
+@pytest.mark.parametrize("origin", [None, "http://127.0.0.1:5273", "http://localhost:5273"])
+def test_programs_of_this_machine_are_let_in(host: str, origin: str | None) -> None:
+    assert foreign(host, origin, 5273) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.example:5273",
+        "127.0.0.1",
+        "127.0.0.1:80",
+        "127.0.0.1.evil.example:5273",
+        "0.0.0.0:5273",
+    ],
+)
+def test_another_name_in_host_is_foreign(host: str | None) -> None:
+    """A name of the attacker's that leads to 127.0.0.1 would let his page read the answers."""
+    assert foreign(host, None, 5273)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "null",
+        "https://evil.example",
+        "http://localhost:8888",
+        "https://127.0.0.1:5273",
+        "http://evil.example:5273",
+    ],
+)
+def test_a_web_page_is_foreign(origin: str) -> None:
+    assert foreign("127.0.0.1:5273", origin, 5273)
+
+
+@pytest.mark.parametrize(
+    ("site", "let_in"), [("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False)]
+)
+def test_a_pages_images_and_links_carry_no_origin_but_tell_where_they_stand(site: str, let_in: bool) -> None:
+    assert (foreign("127.0.0.1:5273", None, 5273, site) is None) is let_in
+
+
+def test_port_80_goes_without_saying() -> None:
+    assert foreign("localhost", "http://localhost", 80) is None
+
+
+def test_what_a_page_sends_is_quoted_cut_and_without_control_characters() -> None:
+    reason = foreign("127.0.0.1:1", "http://\x1b[2J" + "x" * 10_000, 1)
+    assert reason is not None and len(reason) < 200 and "\x1b" not in reason
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[TestClient[Any, Any]]:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="secret")
+
+    app = web.Application(middlewares=[refuse_foreign])
+    app.router.add_route("*", "/", answer)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def test_the_middleware_lets_programs_in(client: TestClient[Any, Any]) -> None:
+    assert await (await client.get("/")).text() == "secret"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+async def test_the_middleware_refuses_pages(client: TestClient[Any, Any], headers: dict[str, str]) -> None:
+    answer = await client.post("/", headers=headers)
+    assert answer.status == 403
+    assert (await answer.json())["error"].startswith("Refused: it ")
