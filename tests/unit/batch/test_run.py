@@ -22,9 +22,10 @@ from stub_server import CHAT, MODEL, StubService, chat, chat_body, drop, error, 
 from foundry_lab import FoundryAPIClient, RetryPolicy
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.output import BatchOutputError, ScratchOutput
+from foundry_lab.batch.output import BatchOutputError
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
 from foundry_lab.batch.result import Outcome
+from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.errors import (
     ConfigurationError,
     FoundryError,
@@ -154,7 +155,7 @@ async def test_without_an_output_no_file_is_left_even_if_the_kernel_is_killed(
 async def test_results_without_an_output_are_read_whole_and_in_order_on_request(
     client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foundry_lab.batch.output._CHUNK", 100)  # lines lie across the edges
+    monkeypatch.setattr("foundry_lab.batch.scratch._CHUNK", 100)  # lines lie across the edges
     stub.on("POST", CHAT, by_prompt)
     prompts = [f"{'slow' if n % 4 == 0 else 'quick'} {n}" for n in range(12)]
     finished = await client.complete_batch(prompts)
@@ -657,7 +658,7 @@ async def test_cancelling_saves_and_says_how_to_go_on(
         ([{"custom_id": "x", "body": []}], "body isn't a JSON object"),
         ([{"custom_id": "x", "body": {}, "nonsense": 1}], "no field 'nonsense'"),
         ([7], "An item is '7', of type int"),
-        (["half \ud800 a character"], "can't be sent"),
+        (["half \ud800 a character"], "surrogates not allowed"),
         ("one text", "items is one text"),
         (7, "items is a int"),
         ({"prompt": "a", "max_tokens": 3}, "one dict. Put it in a list"),
@@ -843,7 +844,7 @@ async def test_answers_without_an_output_that_cannot_be_put_in_order_are_not_los
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("foundry_lab.batch.output.ScratchOutput._copy", full)
+    monkeypatch.setattr("foundry_lab.batch.scratch.ScratchOutput._copy", full)
     with pytest.raises(BatchStoppedError, match=r"Every answer is in this error's \.report") as caught:
         await client.complete_batch(["a", "b"], ordered=True)
     assert [result.content for result in caught.value.report.results()] == ["hello", "hello"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +13,20 @@ from hypothesis import strategies as st
 from stub_server import CHAT, StubService
 
 from foundry_lab import Settings, SyncFoundryAPIClient
-from foundry_lab.batch.items import BatchInputError, ItemReader
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.source import Source, Template
 
 
 def read(path: Path, template: str | None = None) -> list[tuple[str, str, str]]:
     """Return place, custom_id and prompt, or the problem, of each item."""
     reader = ItemReader({}, Settings())
+
+    async def collect() -> list[tuple[str, BatchItem]]:
+        return [each async for each in Source(path, reader, template)]
+
     return [
         (place, item.custom_id, item.request.messages[-1]["content"] if item.request else item.problem)
-        for place, item in Source(path, reader, template)
+        for place, item in asyncio.run(collect())
     ]
 
 
