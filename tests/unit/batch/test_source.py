@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -169,12 +168,6 @@ def test_a_prompt_has_the_same_fingerprint_however_it_is_given() -> None:
         assert len(fingerprints) == 1
         assert reader.read(1, line).request is not None
     assert reader.read(1, "a").fingerprint != reader.read(1, "b").fingerprint
-
-
-@pytest.fixture
-def stub() -> Iterator[StubService]:
-    with StubService() as service:
-        yield service
 
 
 def test_a_file_with_bad_lines_is_refused_before_anything_is_sent(stub: StubService, tmp_path: Path) -> None:
