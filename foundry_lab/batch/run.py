@@ -88,10 +88,11 @@ class Run:
         output.on_durable = self._progress.durable
         self._asker.on_wait(self._progress.waiting)
         syncing = asyncio.create_task(output.keep_synced())
-        workers: asyncio.Future[Any] = asyncio.gather(*map(self._worker, range(self._asker.workers)))
+        workers = [asyncio.create_task(self._worker(number)) for number in range(self._asker.workers)]
+        everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
-            await asyncio.wait({workers, syncing}, return_when=asyncio.FIRST_COMPLETED)
-            (syncing if syncing.done() else workers).result()
+            await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
+            (syncing if syncing.done() else everything).result()
             output.sync()
         except (BatchOutputError, ServiceUnavailableError) as error:
             if not self._asking:
@@ -103,9 +104,9 @@ class Run:
             self._progress.say(f"Interrupted. {self._saved()}")
             raise
         finally:
-            workers.cancel()
-            syncing.cancel()
-            await asyncio.gather(workers, syncing, return_exceptions=True)
+            for task in (*workers, syncing):
+                task.cancel()
+            await asyncio.gather(everything, *workers, syncing, return_exceptions=True)
             with contextlib.suppress(BatchOutputError):  # a full disk was complained of before
                 output.sync()
             report.end()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from batch_tools import asked, ids, names_in
-from stub_server import CHAT, MODEL, StubService
+from stub_server import CHAT, MODEL, StubService, hang
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.items import BatchInputError
@@ -74,6 +74,21 @@ async def test_an_input_that_breaks_off_saves_what_is_done(client: FoundryAPICli
     with pytest.raises(OSError, match="went away"):
         await client.complete_batch(items(), output=tmp_path / "out.jsonl", concurrency=1)
     assert len(ids(tmp_path / "out.jsonl")) == 2
+
+
+async def test_an_input_that_breaks_off_leaves_no_worker_behind(
+    client: FoundryAPIClient, stub: StubService
+) -> None:
+    """One that went on would write to an output that is closed."""
+    stub.on("POST", CHAT, hang)
+
+    def items() -> Iterator[str]:
+        yield "one"
+        raise OSError("the database went away")
+
+    with pytest.raises(OSError, match="went away"):
+        await client.complete_batch(items(), concurrency=2)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize(
