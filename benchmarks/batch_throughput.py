@@ -25,9 +25,9 @@ from typing import Any
 
 import aiohttp
 import psutil
-from foundry_lab.stub_process import MODEL
-
 from foundry_lab import FoundryAPIClient
+
+from .stub_process import MODEL
 
 LIMITS = {"items_per_s": 1500.0, "cpu_ratio": 1.5, "memory_mib": 150.0, "growth_mib": 10.0}
 OPTIONS: dict[str, Any] = {"max_tokens": 40, "temperature": 0}
@@ -103,7 +103,7 @@ def peak_mib(url: str, count: int, folder: Path) -> float:
 
 def memory(url: str, count: int, output: str) -> None:
     """Run one batch and print its peak; see `peak_mib`."""
-    for name in ("batch.run", "batch.progress", "batch.start", "plots_batch", "engine"):
+    for name in ("batch.run", "batch.progress", "workbook.plots.batch", "engine"):
         importlib.import_module(f"foundry_lab.{name}")
     import tqdm.notebook  # noqa: F401
 

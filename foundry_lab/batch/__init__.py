@@ -1,14 +1,14 @@
 """Batches: thousands of requests, each result on disk before it counts, none lost and none asked twice.
 
 `complete_batch` of both clients is the way in. An item's way: `source` reads it, `items` makes a request of
-it, `run` hands it out as `policy` allows, `ask` sends it to a service of the `pool` (or `cluster` to a Dask
-worker), `output` has its line on disk (in a `results_file`, or in a nameless one), `progress` shows it, and
-`report` sums it up.
+it, `plan` says whether it is still to do, a worker of `run` takes it as `concurrency` allows, `ask` sends it
+to a service of the `pool` (or `cluster` to a Dask worker), `output` has its line on disk (in a
+`results_file`, or in the nameless file of `scratch`), `progress` shows it, and `report` sums it up.
 """
 
+from foundry_lab.batch.concurrency import AdaptiveConcurrency, FixedConcurrency
 from foundry_lab.batch.items import BatchInputError
 from foundry_lab.batch.output import BatchOutputError
-from foundry_lab.batch.policy import AdaptiveConcurrency, FixedConcurrency
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
 from foundry_lab.batch.result import BatchResult
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
+from foundry_lab.batch.concurrency import Policy
 from foundry_lab.batch.items import BatchItem
-from foundry_lab.batch.policy import Policy
 from foundry_lab.batch.pool import Endpoint, EndpointPool
 from foundry_lab.batch.result import Outcome, write_line
+from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -23,9 +24,8 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from foundry_lab.metrics import Record
-from foundry_lab.policies.retry import Deadline
-from foundry_lab.protocol import Call, Reply
+from foundry_lab.protocol import Reply
+from foundry_lab.types import Usage
 
 MAX_LOSSES = 3
 """An item during which the service went away so often is recorded as failed: it may be what kills it."""
@@ -38,7 +38,7 @@ LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
 SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)
 
 
-class Asker(Protocol):
+class Asker:
     """What a batch has its items answered by.
 
     Attributes:
@@ -46,29 +46,25 @@ class Asker(Protocol):
     """
 
     workers: int
-    chunk: int
-
-    def allows(self, worker: int) -> bool:
-        """Return whether this worker may take more items now."""
-        ...
+    chunk = 1
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items ended, in any order."""
-        ...
+        raise NotImplementedError
+
+    def allows(self, worker: int) -> bool:
+        """Return whether this worker may take more items now."""
+        return True
 
     def on_wait(self, callback: Callable[[bool], None]) -> None:
-        """Have it called when no service works, and when one works again."""
-        ...
+        """Have it called when no service works, and when one works again; by default nobody knows."""
 
     async def close(self) -> None:
-        """Let go of connections."""
-        ...
+        """Let go of connections; by default there are none."""
 
 
-class PoolAsker:
+class PoolAsker(Asker):
     """Asks the services of a pool, item by item."""
-
-    chunk = 1
 
     def __init__(self, pool: EndpointPool, policy: Policy) -> None:
         self.pool = pool
@@ -76,31 +72,22 @@ class PoolAsker:
         self.workers = policy.maximum * len(pool.endpoints)
 
     def allows(self, worker: int) -> bool:
-        """Return whether this worker may take more items now."""
         return worker < self._policy.limit * len(self.pool.endpoints)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
-        """Return how the items ended."""
-        return [await self._item(item) for item in items]
+        return [await self.ask_one(item) for item in items]
 
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        """Have it called when no service works, and when one works again."""
-        self.pool.on_wait = callback
-
-    async def close(self) -> None:
-        """Close the pool."""
-        await self.pool.close()
-
-    async def _item(self, item: BatchItem) -> Outcome:
+    async def ask_one(self, item: BatchItem) -> Outcome:
+        """Return how one item ended; asked again while it is the service that goes away."""
         if item.request is None:
-            return failed(item, ConfigurationError(item.problem))
+            return failed(item)
         for _ in range(MAX_LOSSES):
             started = time.perf_counter()
             endpoint = await self.pool.acquire()
-            if endpoint.client.metrics is not None:
-                endpoint.client.metrics.waited(time.perf_counter() - started)
+            if endpoint.caller.metrics is not None:
+                endpoint.caller.metrics.waited(time.perf_counter() - started)
             try:
-                outcome, error = await ask_once(endpoint, item)
+                outcome, error = await _ask_once(endpoint, item, item.request)
             finally:
                 self.pool.release(endpoint)
             if not self._is_lost(item.request.model, error):
@@ -111,6 +98,12 @@ class PoolAsker:
             return outcome  # it reached nobody
         self._judge(endpoint, outcome, error)
         return outcome
+
+    def on_wait(self, callback: Callable[[bool], None]) -> None:
+        self.pool.on_wait = callback
+
+    async def close(self) -> None:
+        await self.pool.close()
 
     def _is_lost(self, model: str | None, error: Exception | None) -> bool:
         """Say whether it is the service that went away, or lost a model that it had at the start."""
@@ -125,7 +118,7 @@ class PoolAsker:
         if error is None and not outcome.cached:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
-            self._policy.observe(outcome.latency_s, outcome.completion_tokens, ok=True)
+            self._policy.observe(outcome.latency_s, outcome.usage.completion_tokens, ok=True)
         elif isinstance(error, SUSPICIOUS):
             endpoint.failed_in_a_row += 1
             self._policy.observe(outcome.latency_s, 0, ok=False)
@@ -133,50 +126,30 @@ class PoolAsker:
                 self.pool.lose(endpoint, str(error), probe=True)
 
 
-async def ask_once(endpoint: Endpoint, item: BatchItem) -> tuple[Outcome, Exception | None]:
+async def _ask_once(
+    endpoint: Endpoint, item: BatchItem, request: ChatRequest
+) -> tuple[Outcome, Exception | None]:
     """Ask one endpoint, with the client's own retries and the item's deadline."""
-    assert item.request is not None
-    client = endpoint.client
-    last: Reply | None = None
-
-    async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
-        nonlocal last
-        reply = await client.send(call, deadline, record)
-        if call.generates:
-            last = reply
-        return reply
-
+    replies: deque[Reply] = deque(maxlen=1)
     started = time.perf_counter()
     try:
-        completion = await client.perform(item.request, send)
+        completion = await endpoint.complete(request, replies.append)
     except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
-        keep = last if not isinstance(error, FoundryError) or _has_text(error) else None
-        line, code = write_line(item.custom_id, item.fingerprint, keep, error)
+        said_something = not isinstance(error, FoundryError) or hasattr(error, "text")  # but in another shape
+        last = replies[0] if replies and said_something else None
+        line, code = write_line(item.custom_id, item.fingerprint, last, error)
         return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
-    line, code = write_line(item.custom_id, item.fingerprint, last, None)
-    usage = completion.usage
-    return (
-        Outcome(
-            item.custom_id,
-            item.fingerprint,
-            line,
-            code,
-            completion.latency_s,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-            completion.cached,
-            max(0, completion.attempts - 1),
-        ),
-        None,
+    line, code = write_line(item.custom_id, item.fingerprint, replies[0], None)
+    outcome = Outcome(
+        *(item.custom_id, item.fingerprint, line, code, completion.latency_s),
+        usage=Usage() if completion.cached or completion.usage is None else completion.usage,
+        cached=completion.cached,
+        retries=max(0, completion.attempts - 1),
     )
+    return outcome, None
 
 
-def failed(item: BatchItem, error: Exception) -> Outcome:
-    """Return the outcome of an item that wasn't sent."""
-    line, _ = write_line(item.custom_id, item.fingerprint, None, error)
+def failed(item: BatchItem) -> Outcome:
+    """Return the outcome of an item that wasn't sent, as it has no request."""
+    line, _ = write_line(item.custom_id, item.fingerprint, None, ConfigurationError(item.problem))
     return Outcome(item.custom_id, item.fingerprint, line, "invalid_item", 0.0)
-
-
-def _has_text(error: FoundryError) -> bool:
-    """Whether the model did answer, only not in the shape that was asked for."""
-    return hasattr(error, "text")

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from foundry_lab.batch.ask import failed
+from foundry_lab.batch.ask import Asker, PoolAsker, failed
+from foundry_lab.batch.concurrency import Policy
 from foundry_lab.batch.items import BatchItem
-from foundry_lab.batch.policy import Policy
+from foundry_lab.batch.options import Choices
+from foundry_lab.batch.pool import open_pool
 from foundry_lab.batch.result import Outcome
-from foundry_lab.batch.start import open_pool
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.config import Settings
 from foundry_lab.errors import ConfigurationError, FoundryError, ServiceUnavailableError
@@ -31,7 +31,7 @@ _one_chunk_at_a_time = threading.Lock()
 """Dask runs a task in each thread of a worker; its one service takes one chunk."""
 
 
-class ChunkPlan(msgspec.Struct, frozen=True):
+class WorkerSettings(msgspec.Struct, frozen=True):
     """What a worker needs besides the items. The headers may hold a key, so the cluster must be trusted."""
 
     model: str | None
@@ -41,16 +41,22 @@ class ChunkPlan(msgspec.Struct, frozen=True):
     patience_s: float
 
 
-class DaskAsker:
-    """Has chunks of a batch asked by the workers of a cluster.
+class DaskAsker(Asker):
+    """Has chunks of a batch asked by the workers of a cluster, whose own limits hold there.
+
+    The cluster is its owner's to close.
 
     Raises:
         ConfigurationError: not a `distributed.Client`, a cluster without workers, or a client with a cache.
     """
 
-    def __init__(
-        self, cluster: Any, core: ClientCore, policy: Policy, patience_s: float, chunk_size: int
-    ) -> None:
+    def __init__(self, core: ClientCore, choices: Choices) -> None:
+        cluster: Any = choices.cluster
+        chunk_size = choices.chunk_size
+        if choices.endpoints:
+            raise ConfigurationError(
+                "Give endpoints or cluster, not both: a cluster's workers use their own endpoints."
+            )
         if not hasattr(cluster, "submit") or getattr(cluster, "asynchronous", True):
             raise ConfigurationError(
                 f"cluster={cluster!r} is no distributed.Client in its plain form; make one with "
@@ -69,11 +75,7 @@ class DaskAsker:
         self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
         model = core.settings.model if core.settings.model_is_explicit else None
-        self._plan = ChunkPlan(model, core._headers, core.retry, policy, patience_s)
-
-    def allows(self, worker: int) -> bool:
-        """Return whether this worker may take more items now: the cluster's own service limits hold there."""
-        return True
+        self._settings = WorkerSettings(model, core._headers, core.retry, choices.policy, choices.patience_s)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items of a chunk ended.
@@ -81,11 +83,11 @@ class DaskAsker:
         Raises:
             ServiceUnavailableError: the cluster couldn't run it, or a worker has no service.
         """
-        outcomes = [failed(item, ConfigurationError(item.problem)) for item in items if item.request is None]
+        outcomes = [failed(item) for item in items if item.request is None]
         good = [item for item in items if item.request is not None]
         if not good:
             return outcomes
-        future = self._cluster.submit(ask_chunk, self._plan, good, pure=False)
+        future = self._cluster.submit(ask_chunk, self._settings, good, pure=False)
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
@@ -101,39 +103,37 @@ class DaskAsker:
             future.cancel()  # nothing if it is done; else nobody waits for it any more
         return outcomes
 
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        """The workers wait by themselves; nobody here knows."""
 
-    async def close(self) -> None:
-        """The cluster is its owner's to close."""
-
-
-def ask_chunk(plan: ChunkPlan, items: list[BatchItem]) -> list[Outcome]:
+def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
     """Ask a chunk's items at this machine's service. Runs in a worker.
 
     Raises:
         FoundryError: there is no service here, or it doesn't have the model.
     """
     with _one_chunk_at_a_time:
-        return asyncio.run(_ask_chunk(plan, items))
+        return asyncio.run(_ask_chunk(settings, items))
 
 
-async def _ask_chunk(plan: ChunkPlan, items: list[BatchItem]) -> list[Outcome]:
+async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
     core = ClientCore(
-        settings=Settings().replace(model=plan.model), headers=plan.headers, retry=plan.retry, breaker=False
+        settings=Settings().replace(model=settings.model),
+        headers=settings.headers,
+        retry=settings.retry,
+        breaker=False,
     )
     models = {item.request.model for item in items if item.request is not None}
-    asker = await open_pool(core, [], models, plan.policy, plan.patience_s)
+    pool = await open_pool(core, [], models, settings.policy.maximum, settings.patience_s)
+    asker = PoolAsker(pool, settings.policy)
     outcomes: list[Outcome] = []
     waiting = iter(items)
 
     async def work() -> None:
         for item in waiting:
-            outcomes.extend(await asker.ask([item]))
+            outcomes.append(await asker.ask_one(item))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(plan.policy.limit):
+            for _ in range(settings.policy.limit):
                 group.create_task(work())
     except* FoundryError as errors:
         raise errors.exceptions[0] from None

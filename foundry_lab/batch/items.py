@@ -15,7 +15,6 @@ from foundry_lab.errors import ConfigurationError
 from foundry_lab.protocol import CHAT_PATH
 
 MAX_ID_LENGTH = 512
-_EMPTY_PROMPT = b'{"role":"user","content":""}'
 _BATCH_KEYS = {"custom_id", "method", "url", "body"}
 
 
@@ -69,8 +68,6 @@ class ItemReader:
         self._timeout_s = settings.timeout
         self._model: str = settings.model or "" if settings.model_is_explicit else ""
         self._plain = ChatRequest.build("", self._options, self._timeout_s)
-        # A prompt's request is this one around its text, so what goes before and after is encoded once.
-        self._before, _, self._after = _body(self._plain, self._model).partition(_EMPTY_PROMPT)
         self.shape = self._plain.shape
         self.model = self._plain.model
 
@@ -83,10 +80,7 @@ class ItemReader:
             named = raw.get("custom_id") if isinstance(raw, Mapping) else None
             if named is not None:
                 custom_id = _check_id(named)
-            if isinstance(raw, str):
-                text = raw if type(raw) is str else str(raw)  # numpy has a kind of its own
-                return BatchItem(number, custom_id, self._fingerprint(text), self._prompt(text))
-            request = self._request(raw)
+            request = self._prompt(str(raw)) if isinstance(raw, str) else self._request(raw)
             return BatchItem(number, custom_id, _digest(_body(request, self._model)), request)
         except ConfigurationError as error:
             fingerprint = _digest(repr(raw).encode("utf-8", "backslashreplace"))
@@ -98,14 +92,6 @@ class ItemReader:
     def _prompt(self, text: str) -> ChatRequest:
         system, user = self._plain.messages[:-1], {"role": "user", "content": text}
         return msgspec.structs.replace(self._plain, messages=[*system, user])
-
-    def _fingerprint(self, text: str) -> str:
-        """Return what `_digest(_body(self._prompt(text)))` is, in a fifth of the time."""
-        try:
-            user = msgspec.json.encode({"role": "user", "content": text})
-        except UnicodeEncodeError as error:
-            raise ConfigurationError(f"The prompt can't be sent: {error.reason}.") from None
-        return _digest(self._before + user + self._after)
 
     def _request(self, raw: object) -> ChatRequest:
         if not isinstance(raw, Mapping):

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab.batch.policy import AdaptiveConcurrency
+from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
-from foundry_lab.config import check_endpoint
+from foundry_lab.config import check_endpoint, check_timeout
 from foundry_lab.errors import ConfigurationError
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
@@ -48,7 +48,32 @@ class BatchOptions(ChatOptions, total=False):
 OWN_OPTIONS = BatchOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()
 
 
-def check_names(options: Mapping[str, Any]) -> None:
+class Choices:
+    """`BatchOptions` as given, checked; what wasn't given has its default.
+
+    Raises:
+        ConfigurationError: an option that doesn't exist, or a value that can't be used.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        _check_names(options)
+        own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
+        self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        self.output = _as_path(own.get("output"))
+        self.concurrency = own.get("concurrency", DEFAULT_CONCURRENCY)
+        self.policy = as_policy(self.concurrency)
+        self.resume = bool(own.get("resume", True))
+        self.retry_failed = bool(own.get("retry_failed", False))
+        self.ordered = bool(own.get("ordered", False))
+        self.endpoints = _as_endpoints(own.get("endpoints"))
+        self.cluster = own.get("cluster")
+        self.chunk_size = own.get("chunk_size", 16)
+        self.patience_s = check_timeout(own.get("wait_for_service", 600.0), "wait_for_service")
+        self.progress: bool | None = own.get("progress")
+        self.template: str | None = own.get("template")
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
     """Refuse options that don't exist.
 
     Raises:
@@ -62,7 +87,7 @@ def check_names(options: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"There is no option {name!r}. {hint}")
 
 
-def as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
+def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     """Return the addresses; none where none are named.
 
     Raises:
@@ -79,7 +104,7 @@ def as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     return found
 
 
-def as_path(output: str | os.PathLike[str] | None) -> Path | None:
+def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
     """Return the output's path, None where none is named.
 
     Raises:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import tempfile
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,6 @@ SYNC_AGE_S = 0.25
 """A result is forced to disk at most so long after it was written, together with its neighbours."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CHUNK = 1 << 20
 
 
 class BatchOutputError(FoundryError):
@@ -166,62 +163,6 @@ class BatchOutput(ABC):
             f"The batch stopped because another program removed, replaced or changed {self.path} while it "
             "ran. Leave that file to the batch and run it again: what isn't in the file is asked again."
         )
-
-
-class ScratchOutput(BatchOutput):
-    """Results that nobody named a file for. They go with this object, even if the process is killed.
-
-    Raises:
-        BatchOutputError: there is no room for temporary files.
-    """
-
-    def __init__(self, index: Index, *, ordered: bool = False) -> None:
-        try:
-            file = _nameless()
-        except OSError as error:
-            raise BatchOutputError(
-                f"There is no place for the results: no temporary file can be made "
-                f"({error.strerror or error}). Make room, or name a file with output=."
-            ) from error
-        super().__init__(file, index, ordered=ordered)
-        self._let_go = weakref.finalize(self, self._file.close)
-
-    def tidy(self) -> int:
-        if self._ordered:
-            try:
-                with contextlib.ExitStack() as undo:
-                    new = undo.enter_context(_nameless())
-                    self._copy(self._index.places(by_input=True), new)
-                    undo.pop_all()
-            except OSError as error:
-                raise BatchOutputError(
-                    "Every answer is in this error's .report, but they couldn't be put in order "
-                    f"({error.strerror or error}). Make room for temporary files, or name an output=."
-                ) from error
-            self._let_go()
-            self._file = new
-            self._let_go = weakref.finalize(self, new.close)
-        return 0
-
-    def _check_in_place(self) -> None:
-        """Nobody else can remove a file without a name."""
-
-    def read(self) -> Iterator[bytes]:
-        if not hasattr(self, "_file"):
-            raise OSError(
-                "only the report that the batch returned has them; name an output= to read them elsewhere"
-            )
-        place, rest = 0, b""
-        while place < self._end:
-            self._file.seek(place)
-            chunk = self._file.read(_CHUNK)
-            place += len(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-
-
-def _nameless() -> FileIO:
-    return tempfile.TemporaryFile(buffering=0)  # the system itself removes it
 
 
 def _ignore(durable: int) -> None:

@@ -10,17 +10,30 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab.calls.async_caller import AsyncCaller
+from foundry_lab.calls.async_caller import AsyncCaller, Start
+from foundry_lab.calls.chat import ChatRequest
+from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
 from foundry_lab.calls.operation import Operation
-from foundry_lab.errors import FoundryError, ModelNotLoadedError, ServiceUnavailableError
+from foundry_lab.errors import (
+    FoundryError,
+    ModelNotLoadedError,
+    RequestTimeoutError,
+    ServiceUnavailableError,
+)
+from foundry_lab.metrics import Record
+from foundry_lab.policies.retry import Deadline
+from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Completion
+
+T = TypeVar("T")
 
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -29,14 +42,14 @@ _log = logging.getLogger("foundry_lab.batch")
 
 
 class Endpoint:
-    """One service of a pool.
+    """One service of a pool; all that a batch has a caller do is done here.
 
     Attributes:
         busy: requests under way. answered: requests it has answered. failed_in_a_row: failures since then.
     """
 
-    def __init__(self, client: AsyncCaller) -> None:
-        self.client = client
+    def __init__(self, caller: AsyncCaller) -> None:
+        self.caller = caller
         self.busy = self.answered = self.failed_in_a_row = 0
         self.watch: asyncio.Task[None] | None = None
         self.reason = ""
@@ -54,14 +67,69 @@ class Endpoint:
     @property
     def url(self) -> str:
         """Its address, as far as known."""
-        return self.client.endpoint or "the lab's service"
+        return self.caller.endpoint or "the lab's service"
+
+    async def complete(self, request: ChatRequest, on_reply: Callable[[Reply], None]) -> Completion:
+        """Ask it once, with the client's own retries; every reply that the model made is shown to `on_reply`.
+
+        Raises:
+            FoundryError: as `FoundryAPIClient.complete`.
+        """
+
+        async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
+            reply = await self.caller.send(call, deadline, record)
+            if call.generates:
+                on_reply(reply)
+            return reply
+
+        return await self.caller.perform(request, send)
+
+    async def check(self, models: Iterable[str | None]) -> list[str]:
+        """Return the ids of these models.
+
+        Raises:
+            FoundryError: it doesn't answer, or doesn't have one of them ready.
+        """
+        await self.caller.connected()
+        self.caller.directory.forget()  # it may be another service than before
+        loaded = await self._manage("loaded_models", Directory.loaded_models)
+        ready = []
+        for name in models:
+            model = await self._manage("choose_model", partial(Directory.choose, name=name))
+            if not any(same_model(model, each) for each in loaded):
+                raise ModelNotLoadedError(
+                    f"The model {model!r} isn't loaded at {self.caller.endpoint}",
+                    status=400,
+                    by_service=False,
+                    hint="Load it first: load_model(alias).",
+                )
+            ready.append(model)
+        return ready
+
+    async def works(self, models: Iterable[str | None], *, probe: bool) -> bool:
+        """Say whether it is healthy and has these models, and if asked for, also generates a token."""
+        try:
+            found = await self.caller.health(timeout_s=self.caller.settings.timeout)
+            if not found.loaded_models:
+                self.reason = " ".join(found.reasons)
+                return False
+            ready = await self.check(models)
+            if probe:
+                await self._manage("health_check", lambda _: _one_token(ready[0]))
+        except FoundryError as error:
+            self.reason = str(error)
+            return False
+        return True
+
+    async def _manage(self, name: str, start: Start[T]) -> T:
+        return await self.caller.manage(name, start, self.caller.settings.timeout)
 
 
 class EndpointPool:
     """Chooses endpoints.
 
     Args:
-        clients: one for each service, without circuit breakers: waiting is the pool's own way.
+        callers: one for each service, without circuit breakers: waiting is the pool's own way.
         models: names that the batch's items use, None for those that name none; a service needs them all.
         limit: requests under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
@@ -71,40 +139,15 @@ class EndpointPool:
     """
 
     def __init__(
-        self, clients: list[AsyncCaller], models: set[str | None], *, limit: int, patience_s: float
+        self, callers: list[AsyncCaller], models: set[str | None], *, limit: int, patience_s: float
     ) -> None:
-        self.endpoints = [Endpoint(client) for client in clients]
+        self.endpoints = [Endpoint(caller) for caller in callers]
         self.models = models
         self.limit = limit
         self.patience_s = patience_s
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
         self._down_since: float | None = None
-
-    async def check(self, endpoint: Endpoint) -> list[str]:
-        """Return the ids of the batch's models at an endpoint.
-
-        Raises:
-            FoundryError: it doesn't answer, or doesn't have one of them ready.
-        """
-        client = endpoint.client
-        await client.connected()
-        client.directory.forget()  # it may be another service than before
-        loaded = await client.manage("loaded_models", Directory.loaded_models, client.settings.timeout)
-        ready = []
-        for name in self.models:
-            model = await client.manage(
-                "choose_model", partial(Directory.choose, name=name), client.settings.timeout
-            )
-            if not any(same_model(model, each) for each in loaded):
-                raise ModelNotLoadedError(
-                    f"The model {model!r} isn't loaded at {client.endpoint}",
-                    status=400,
-                    by_service=False,
-                    hint="Load it first: load_model(alias).",
-                )
-            ready.append(model)
-        return ready
 
     async def acquire(self) -> Endpoint:
         """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
@@ -161,11 +204,11 @@ class EndpointPool:
                 endpoint.watch.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await endpoint.watch
-            await endpoint.client.close()
+            await endpoint.caller.close()
 
     async def _watch(self, endpoint: Endpoint, probe: bool) -> None:
         pause = FIRST_LOOK_S
-        while not await self._works(endpoint, probe):
+        while not await endpoint.works(self.models, probe=probe):
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)
         endpoint.watch = None
@@ -177,24 +220,40 @@ class EndpointPool:
         _log.warning("%s works again", endpoint.url)
         self._changed.set()
 
-    async def _works(self, endpoint: Endpoint, probe: bool) -> bool:
-        client = endpoint.client
-        try:
-            found = await client.health(timeout_s=client.settings.timeout)
-            if not found.loaded_models:
-                endpoint.reason = " ".join(found.reasons)
-                return False
-            ready = await self.check(endpoint)
-            if probe:
-                await client.manage("health_check", lambda _: _one_token(ready[0]), client.settings.timeout)
-        except FoundryError as error:
-            endpoint.reason = str(error)
-            return False
-        return True
-
     def _gone(self) -> ServiceUnavailableError:
         reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
         return ServiceUnavailableError(f"No service worked for {self.patience_s:g} s ({reasons})")
+
+
+async def open_pool(
+    core: ClientCore,
+    endpoints: Sequence[str],
+    models: set[str | None],
+    limit: int,
+    patience_s: float,
+) -> EndpointPool:
+    """Return the services of a batch; one that isn't there now is looked for while the others work.
+
+    Raises:
+        FoundryError: none is there, or one doesn't have a model that the batch names.
+    """
+    # Without a circuit breaker: a batch waits where a call gives up.
+    callers = [core.twin(endpoint, breaker=False).caller for endpoint in endpoints or (None,)]
+    pool = EndpointPool(callers, models, limit=limit, patience_s=patience_s)
+    missing: list[Exception] = []
+    try:
+        for endpoint in pool.endpoints:
+            try:
+                await endpoint.check(models)
+            except (ServiceUnavailableError, RequestTimeoutError) as error:
+                missing.append(error)
+                pool.lose(endpoint, str(error))
+        if len(missing) == len(callers):
+            raise missing[0]
+    except BaseException:
+        await pool.close()
+        raise
+    return pool
 
 
 def _one_token(model: str) -> Operation[Completion]:

@@ -17,30 +17,26 @@ class Progress:
     """Shows durable items, tokens per second, p95 latency and failures; tqdm adds the time left.
 
     Args:
-        total: items of the input; None where nobody can know.
         show: None shows a bar in a notebook or on a terminal only.
     """
 
-    def __init__(self, report: BatchReport, total: int | None, show: bool | None) -> None:
+    def __init__(self, report: BatchReport, show: bool | None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tqdm.auto's advice about ipywidgets helps nobody here
             from tqdm.auto import tqdm
             from tqdm.notebook import tqdm_notebook
         ask_tqdm = show is None and not issubclass(tqdm, tqdm_notebook)  # whether there is a terminal
         self._report = report
+        self._lines = 0
         self._shown_at = 0.0
         self._bar: Any = tqdm(
-            total=total,
+            total=report.total if report.total_is_known else None,
             initial=report.skipped,
             unit="item",
             desc="batch",
             disable=None if ask_tqdm else show is False,
             dynamic_ncols=True,
         )
-
-    def skip(self) -> None:
-        """One more item turned out to be done already."""
-        self._bar.update(1)
 
     def durable(self, lines: int) -> None:
         """So many lines of this run are on disk."""
@@ -52,7 +48,8 @@ class Progress:
                 f"{self._report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {self._report.failed} failed"
             )
             self._bar.set_postfix_str(details, refresh=False)
-        self._bar.update(self._report.skipped + lines - self._bar.n)
+        self._lines = lines
+        self._catch_up()
 
     def waiting(self, waiting: bool) -> None:
         """Show that no service works, or that one works again."""
@@ -64,4 +61,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
+        self._catch_up()
         self._bar.close()
+
+    def _catch_up(self) -> None:
+        self._bar.update(self._report.skipped + self._lines - self._bar.n)

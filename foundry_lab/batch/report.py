@@ -19,6 +19,7 @@ from foundry_lab.protocol.structured import Shape
 if TYPE_CHECKING:
     from pathlib import Path
 
+MAX_PROBLEMS = 100
 MAX_SAMPLES = 8192
 RECENT = 256
 
@@ -51,7 +52,8 @@ class BatchReport:
 
     Attributes:
         output: the file with the results; None where none was named.
-        total: items of the input. skipped: those that were done before this run.
+        total: items of the input; `total_is_known` before the end, unless it can be read only once.
+        skipped: those that were done before this run.
         failed_before: those of the skipped that have no answer; `retry_failed=True` asks them again.
         replaced: results of other requests under the same custom_ids; they are in the file OUTPUT.bak now.
         done: items with an answer, of this run. failed: items without.
@@ -71,6 +73,7 @@ class BatchReport:
         self.total = self.skipped = self.done = self.failed = self.cached = self.retries = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.failed_before = self.replaced = 0
+        self.total_is_known = False
         self.failures: Counter[str] = Counter()
         self.problems: list[str] = []
         self.wall_s = 0.0
@@ -90,11 +93,9 @@ class BatchReport:
             self.failed += 1
             self.failures[outcome.code] += 1
         self.retries += outcome.retries
-        if outcome.cached:
-            self.cached += 1
-        else:
-            self.prompt_tokens += outcome.prompt_tokens
-            self.completion_tokens += outcome.completion_tokens
+        self.cached += outcome.cached
+        self.prompt_tokens += outcome.usage.prompt_tokens
+        self.completion_tokens += outcome.usage.completion_tokens
         self.recent.append(outcome.latency_s)
         self.wall_s = time.perf_counter() - self._started
         if (self.done + self.failed - 1) % self._stride == 0:
@@ -107,6 +108,11 @@ class BatchReport:
         """Count one item that was done before."""
         self.skipped += 1
         self.failed_before += failed
+
+    def add_problem(self, problem: str) -> None:
+        """Keep what is wrong with an item that can have no line."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
 
     def start(self) -> None:
         """The first item is about to be asked."""

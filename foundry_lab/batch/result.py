@@ -11,7 +11,7 @@ from foundry_lab.errors import APIStatusError, FoundryError, StructuredOutputErr
 from foundry_lab.metrics import outcome_of
 from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import Shape
-from foundry_lab.types import Completion
+from foundry_lab.types import Completion, Usage
 
 ID_PREFIX = "batch_req_"
 
@@ -62,15 +62,17 @@ class BatchResult(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How one item ended: its line for the output, and what the report counts. Times in seconds."""
+    """How one item ended: its line for the output, and what the report counts. Times in seconds.
+
+    `usage` is what the service worked for it: nothing, where the answer came from the cache.
+    """
 
     custom_id: str
     fingerprint: str
     line: bytes
     code: str
     latency_s: float
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    usage: Usage = Usage()
     cached: bool = False
     retries: int = 0
 

@@ -13,7 +13,7 @@ import msgspec
 
 from foundry_lab._ground.files import WINDOWS, force_to_disk, patiently
 from foundry_lab.batch.index import Index
-from foundry_lab.batch.output import BatchOutput, BatchOutputError, ScratchOutput
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.result import ID_PREFIX, ErrorPart
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
@@ -28,17 +28,6 @@ class _Head(msgspec.Struct):
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
-
-
-def open_output(path: Path | None, index: Index, *, ordered: bool = False) -> BatchOutput:
-    """Return the output at this path, or a temporary one for None.
-
-    Raises:
-        BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
-    """
-    if path is None:
-        return ScratchOutput(index, ordered=ordered)
-    return ResultsFile(path, index, ordered=ordered)
 
 
 class ResultsFile(BatchOutput):

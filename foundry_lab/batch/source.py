@@ -6,6 +6,7 @@ checked as a whole before the first request; an iterator can't, and its bad item
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import string
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from foundry_lab.errors import ConfigurationError
 
 ID_COLUMNS = ("custom_id", "id")
 MAX_FIELD_BYTES = 64 * 1024 * 1024
+BREATHE_EVERY = 256
+"""While a long input is read, other tasks get their turn after so many items."""
 
 Raw = tuple[str, object]
 """An item's place, for messages, and the item itself, or the ConfigurationError that stands for it."""
@@ -42,8 +45,8 @@ class Source:
         if isinstance(items, Mapping):
             raise BatchInputError("items is one dict. Put it in a list: [{…}].")
         self._file = items if isinstance(items, Path) else None
-        self.is_async = isinstance(items, AsyncIterable)
-        if not self.is_async and not self._file and not isinstance(items, Iterable):
+        self._is_async = isinstance(items, AsyncIterable)
+        if not self._is_async and not self._file and not isinstance(items, Iterable):
             raise BatchInputError(f"items is a {type(items).__name__}; give a list, an iterator or a Path.")
         self.rereadable = self._file is not None or isinstance(items, Sequence)
         if self._file is not None:
@@ -54,16 +57,19 @@ class Source:
         """The input file, if it is one."""
         return self._file
 
-    def __iter__(self) -> Iterator[tuple[str, BatchItem]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[str, BatchItem]]:
+        """Go through the items and their places; other tasks get their turn meanwhile."""
+        number = 0
+        if self._is_async:
+            async for raw in self._items:
+                number += 1
+                yield f"item {number}", self._read(number, self._fill(raw))
+            return
         raws = _read_file(self._file, self._template) if self._file else self._places(self._items)
         for number, (place, raw) in enumerate(raws, 1):
             yield place, self._read(number, raw)
-
-    async def __aiter__(self) -> AsyncIterator[tuple[str, BatchItem]]:
-        number = 0
-        async for raw in self._items:
-            number += 1
-            yield f"item {number}", self._read(number, self._fill(raw))
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
 
     def _places(self, items: Iterable[object]) -> Iterator[Raw]:
         for number, raw in enumerate(items, 1):

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ from foundry_lab.batch.results_file import ResultsFile
 ITEMS = 2000
 KILLS = 20
 CONCURRENCY = 4
-
-
-@pytest.fixture
-def stub() -> Iterator[StubService]:
-    with StubService() as service:
-        yield service
 
 
 def write_items(path: Path, count: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,20 @@ from hypothesis import strategies as st
 from stub_server import CHAT, StubService
 
 from foundry_lab import Settings, SyncFoundryAPIClient
-from foundry_lab.batch.items import BatchInputError, ItemReader
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.source import Source, Template
 
 
 def read(path: Path, template: str | None = None) -> list[tuple[str, str, str]]:
     """Return place, custom_id and prompt, or the problem, of each item."""
     reader = ItemReader({}, Settings())
+
+    async def collect() -> list[tuple[str, BatchItem]]:
+        return [each async for each in Source(path, reader, template)]
+
     return [
         (place, item.custom_id, item.request.messages[-1]["content"] if item.request else item.problem)
-        for place, item in Source(path, reader, template)
+        for place, item in asyncio.run(collect())
     ]
 
 
@@ -164,12 +168,6 @@ def test_a_prompt_has_the_same_fingerprint_however_it_is_given() -> None:
         assert len(fingerprints) == 1
         assert reader.read(1, line).request is not None
     assert reader.read(1, "a").fingerprint != reader.read(1, "b").fingerprint
-
-
-@pytest.fixture
-def stub() -> Iterator[StubService]:
-    with StubService() as service:
-        yield service
 
 
 def test_a_file_with_bad_lines_is_refused_before_anything_is_sent(stub: StubService, tmp_path: Path) -> None:

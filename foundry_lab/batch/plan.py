@@ -1,0 +1,156 @@
+"""What a batch is to do: the input checked as a whole, and what of it the output holds already."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
+from foundry_lab.batch.options import Choices, Items
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.report import MAX_PROBLEMS, BatchReport
+from foundry_lab.batch.results_file import ResultsFile
+from foundry_lab.batch.scratch import ScratchOutput
+from foundry_lab.batch.source import Source
+from foundry_lab.config import Settings
+
+
+class Plan:
+    """A batch up to its first request, and after that, which items are still to do.
+
+    Attributes:
+        choices: the options. reader: makes requests of the items.
+        models: names that the items use, None for those that name none; the first hundred.
+
+    Raises:
+        ConfigurationError: items or options that can't be used.
+    """
+
+    def __init__(self, settings: Settings, items: Items, options: Mapping[str, Any]) -> None:
+        self.choices = Choices(options)
+        self.reader = ItemReader(self.choices.chat, settings)
+        self.models: set[str | None] = set()
+        self._source = Source(items, self.reader, self.choices.template)
+        output, source = self.choices.output, self._source.path
+        if output is not None and source is not None and _same(output, source):
+            raise BatchInputError(f"{output} is the input; choose another file for the output.")
+        self._index = Index()
+
+    def open_output(self) -> BatchOutput:
+        """Return the output: the file that was named, or a nameless one.
+
+        Raises:
+            BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
+        """
+        if self.choices.output is None:
+            return ScratchOutput(self._index, ordered=self.choices.ordered)
+        return ResultsFile(self.choices.output, self._index, ordered=self.choices.ordered)
+
+    def close(self) -> None:
+        """Drop the index."""
+        self._index.close()
+
+    async def check_input(self) -> int | None:
+        """Go through the whole input; return how many items it has, None if it can be read only once.
+
+        Raises:
+            BatchInputError: some can't be used.
+        """
+        if not self._source.rereadable:
+            return None
+        problems: list[str] = []
+        bad = total = 0
+        async for place, item in self._source:
+            total += 1
+            if problem := item.problem or self._take_note(item):
+                bad += 1
+                if len(problems) < MAX_PROBLEMS:
+                    problems.append(f"{place}: {problem}")
+        if bad:
+            shown = " ".join(problems[:3])
+            more = f" And {bad - 3} more." if bad > 3 else ""
+            raise BatchInputError(
+                f"{bad} of {total} items can't be used, so nothing was sent. {shown}{more}", tuple(problems)
+            )
+        if total == 0 and self._source.path is not None:
+            raise BatchInputError(f"{self._source.path} holds no items; give at least one.")
+        return total
+
+    async def compare(self, output: BatchOutput, report: BatchReport) -> None:
+        """Count what the output has already; of an input that can be read only once nobody can know yet.
+
+        Raises:
+            BatchOutputError: the output belongs to another batch, or resume=False and it isn't empty.
+        """
+        if not output.found:
+            return
+        if not self.choices.resume:
+            raise BatchOutputError(
+                f"{output.path} holds {output.found} results already, and resume is off. Let it resume, "
+                "choose another output, or delete that file."
+            )
+        if not self._source.rereadable:
+            return
+        shared = same = named = 0
+        async for _, item in self._source:
+            line = self._index.line_of(item.custom_id)
+            if line is not None:
+                shared += 1
+                same += line[0] == item.fingerprint
+                named += item.custom_id != automatic_id(item.number)
+                if self._is_done(item, line):
+                    report.skip(failed=line[1])
+        if report.total and (shared == 0 or (same == 0 and named == 0)):
+            raise _of_another_batch(output, "none answers a request of this one")
+
+    async def to_do(self, output: BatchOutput, report: BatchReport) -> AsyncIterator[BatchItem]:
+        """Yield the items that the output has no result of.
+
+        Raises:
+            BatchOutputError: the output belongs to another batch.
+        """
+        belongs = self._source.rereadable  # then `compare` has seen to it
+        async for place, item in self._source:
+            if not self._source.rereadable:
+                report.total += 1
+                if problem := self._take_note(item):
+                    report.add_problem(f"{place}: {problem}")
+                    continue
+            line = self._index.line_of(item.custom_id) if output.found else None
+            if line is not None and not belongs:
+                belongs = line[0] == item.fingerprint
+                if not belongs and item.request and item.custom_id == automatic_id(item.number):
+                    # The same number, another request. A name that somebody chose may change its request.
+                    raise _of_another_batch(
+                        output, f"item {item.number} of this one is another request than there"
+                    )
+            if line is None or not self._is_done(item, line):
+                yield item
+            elif not self._source.rereadable:
+                report.skip(failed=line[1])
+
+    def _take_note(self, item: BatchItem) -> str:
+        """Remember the item's id and model; return what is wrong with the id."""
+        if item.request is not None and len(self.models) < MAX_PROBLEMS:
+            self.models.add(item.request.model)
+        if not self._index.add_item(item.custom_id, item.number):
+            first = self._index.number_of(item.custom_id)
+            return f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
+        return ""
+
+    def _is_done(self, item: BatchItem, line: tuple[str, bool]) -> bool:
+        """Say whether the output has this item's result, for the same request."""
+        return line[0] == item.fingerprint and not (self.choices.retry_failed and line[1])
+
+
+def _of_another_batch(output: BatchOutput, why: str) -> BatchOutputError:
+    return BatchOutputError(
+        f"{output.path} holds {output.found} results of another batch: {why}. Choose another output or "
+        "delete that file. Items with a custom_id of their own may change: they run again under its name."
+    )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)

@@ -1,0 +1,172 @@
+"""Where results go: named files, nameless ones, and what can't be an output."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from batch_tools import asked, by_prompt, ids, names_in, until
+from stub_server import CHAT, StubService, chat
+
+from foundry_lab import FoundryAPIClient
+from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.output import BatchOutputError
+from foundry_lab.batch.report import BatchStoppedError
+
+
+@pytest.mark.skipif(
+    os.name != "posix", reason="Windows removes the file when it is closed, or the process ends"
+)
+async def test_without_an_output_no_file_is_left_even_if_the_kernel_is_killed(
+    client: FoundryAPIClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    report = await client.complete_batch(["one", "two"], ordered=True)
+    assert names_in(tmp_path) == []  # while the results are still there
+    assert len(list(report.results())) == 2
+
+
+async def test_results_without_an_output_are_read_whole_and_in_order_on_request(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundry_lab.batch.scratch._CHUNK", 100)  # lines lie across the edges
+    stub.on("POST", CHAT, by_prompt)
+    prompts = [f"{'slow' if n % 4 == 0 else 'quick'} {n}" for n in range(12)]
+    finished = await client.complete_batch(prompts)
+    ordered = await client.complete_batch(prompts, ordered=True)
+    names = [f"item-{number:06}" for number in range(1, 13)]
+    assert [result.custom_id for result in ordered.results()] == names
+    assert sorted(result.custom_id for result in finished.results()) == sorted(names)
+    both = zip(ordered.results(), ordered.results(), strict=True)  # two readers at once
+    assert all(one == other for one, other in both)
+
+
+async def test_without_an_output_and_without_room_it_says_so(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(BatchOutputError, match=r"No space left on device.*output="):
+        await client.complete_batch(["one"])
+    assert stub.count("POST", CHAT) == 0
+
+
+async def test_the_output_is_in_the_order_of_the_input_on_request(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, by_prompt)
+    prompts = [f"{'slow' if n % 4 == 0 else 'quick'} {n}" for n in range(12)]
+    for ordered, name in ((False, "a.jsonl"), (True, "b.jsonl")):
+        await client.complete_batch(prompts, output=tmp_path / name, ordered=ordered, concurrency=4)
+    assert ids(tmp_path / "a.jsonl") != sorted(ids(tmp_path / "a.jsonl"))
+    assert ids(tmp_path / "b.jsonl") == sorted(ids(tmp_path / "a.jsonl"))
+
+
+async def test_the_output_of_something_else_is_refused_and_left_alone(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    for content in ("my precious notes\n", "my precious notes", '{"id": 1}\n', '["a"]\n{"b": 2}\n', "x\0y"):
+        output.write_text(content)
+        with pytest.raises(BatchOutputError, match=r"Line 1 of .* is no result of a batch"):
+            await client.complete_batch(["a"], output=output)
+        assert output.read_text() == content
+    assert stub.seen == []
+
+
+async def test_outputs_that_cannot_be_written_are_refused(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    items = tmp_path / "items.txt"
+    items.write_text("a\n")
+    with pytest.raises(BatchOutputError, match="doesn't exist"):
+        await client.complete_batch(["a"], output=tmp_path / "missing" / "out.jsonl")
+    for folder in (tmp_path, "", "/"):
+        with pytest.raises(BatchOutputError, match="can't be used: it is a folder"):
+            await client.complete_batch(["a"], output=folder)
+    with pytest.raises(BatchInputError, match="is the input"):
+        await client.complete_batch(items, output=items)
+    assert items.read_text() == "a\n"
+    assert stub.seen == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such files on Windows")
+async def test_an_output_that_is_no_file_is_refused(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    """Reading what is in it already would never end, and nothing would be kept."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", "/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(BatchOutputError, match="a device or a pipe"):
+            await client.complete_batch(["a"], output=path)
+    assert stub.seen == []
+
+
+async def test_two_batches_cannot_share_an_output(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.3))
+    first = asyncio.create_task(client.complete_batch(["a"], output=tmp_path / "out.jsonl"))
+    await until(lambda: asked(stub))
+    with pytest.raises(BatchOutputError, match="Another batch is writing"):
+        await client.complete_batch(["a"], output=tmp_path / "out.jsonl")
+    assert (await first).done == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on Windows")
+async def test_a_link_to_an_output_is_that_output(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat(delay_s=0.3), chat())
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    first = asyncio.create_task(client.complete_batch(["a"], output=tmp_path / "real.jsonl"))
+    await until(lambda: asked(stub))
+    with pytest.raises(BatchOutputError, match=r"Another batch is writing to .*link\.jsonl"):
+        await client.complete_batch(["a"], output=tmp_path / "link.jsonl")
+    await first
+    report = await client.complete_batch(["a", "b"], output=tmp_path / "link.jsonl", ordered=True)
+    assert (report.skipped, report.done) == (1, 1)
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(ids(tmp_path / "real.jsonl")) == 2
+
+
+async def test_answers_without_an_output_that_cannot_be_put_in_order_are_not_lost_either(
+    client: FoundryAPIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("foundry_lab.batch.scratch.ScratchOutput._copy", full)
+    with pytest.raises(BatchStoppedError, match=r"Every answer is in this error's \.report") as caught:
+        await client.complete_batch(["a", "b"], ordered=True)
+    assert [result.content for result in caught.value.report.results()] == ["hello", "hello"]
+
+
+async def test_results_that_cannot_be_put_in_order_are_no_lost_report(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.part").mkdir()
+    with pytest.raises(BatchStoppedError, match="couldn't be put in order") as caught:
+        await client.complete_batch(["a", "b"], output=output, ordered=True)
+    assert caught.value.report.done == len(list(caught.value.report.results())) == 2
+
+
+async def test_an_output_that_is_open_elsewhere_is_not_a_full_disk(
+    client: FoundryAPIClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file that is open in a viewer can't be replaced."""
+
+    def in_use(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr("foundry_lab.batch.results_file.WINDOWS", True)
+    monkeypatch.setattr("foundry_lab.batch.results_file.patiently", in_use)
+    with pytest.raises(BatchStoppedError, match="Close the program that has it open"):
+        await client.complete_batch(["a", "b"], output=tmp_path / "out.jsonl", ordered=True)
+    assert names_in(tmp_path) == ["out.jsonl"]

@@ -1,0 +1,125 @@
+"""What a batch's report tells, and its results read back."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+from pathlib import Path
+
+import msgspec
+import pytest
+from batch_tools import by_prompt
+from stub_server import CHAT, StubService, chat, error
+
+from foundry_lab import FoundryAPIClient
+from foundry_lab.batch.index import Index
+from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
+from foundry_lab.batch.result import Outcome
+from foundry_lab.batch.scratch import ScratchOutput
+from foundry_lab.errors import (
+    FoundryError,
+)
+
+
+async def test_without_an_output_the_results_are_in_the_report(client: FoundryAPIClient) -> None:
+    report = await client.complete_batch(["one", "two"])
+    assert report.output is None
+    assert [result.content for result in report.results()] == ["hello", "hello"]
+
+
+async def test_answers_are_validated(client: FoundryAPIClient, stub: StubService) -> None:
+    class Label(msgspec.Struct):
+        label: str
+
+    stub.on("POST", CHAT, chat('{"label": "good"}'), chat("nothing of the kind"))
+    report = await client.complete_batch(
+        ["one", "two"], concurrency=1, response_model=Label, parse_attempts=2
+    )
+    good, bad = report.results()
+    assert good.completion is not None
+    assert good.completion.parsed == Label("good")
+    assert bad.error is not None
+    assert bad.error.code == "structured_output"
+    assert bad.content == "nothing of the kind"  # what it did say is kept
+    assert report.failures == {"structured_output": 1}
+
+
+async def test_a_parser_that_fails_stops_nothing(client: FoundryAPIClient) -> None:
+    def parser(text: str) -> str:
+        raise KeyError(text)
+
+    report = await client.complete_batch(["one", "two"], parser=parser)
+    assert report.failed == 2
+    assert all(result.error and "KeyError" in result.error.message for result in report.results())
+
+
+async def test_a_parser_that_refuses_an_earlier_runs_answer_is_an_error_of_that_item(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    stub.on("POST", CHAT, chat("12"), chat("twelve"))
+    for parser in (str, int):  # a parser is no part of the request, so the second run has nothing to ask
+        report = await client.complete_batch(
+            ["a", "b"], output=tmp_path / "out.jsonl", parser=parser, ordered=True, concurrency=1
+        )
+    good, bad = report.results()
+    assert good.completion is not None
+    assert good.completion.parsed == 12
+    assert bad.error is not None
+    assert bad.content == "twelve"
+    assert "earlier run, and doesn't fit int of this one (ValueError: invalid" in bad.error.message
+
+
+async def test_results_claim_no_latency(client: FoundryAPIClient) -> None:
+    """The format has no place for it, and 0 s would be believed."""
+    (result,) = (await client.complete_batch(["a"])).results()
+    assert result.completion is not None
+    assert math.isnan(result.completion.latency_s)
+
+
+async def test_an_empty_list_is_an_empty_report(client: FoundryAPIClient) -> None:
+    report = await client.complete_batch([])
+    assert (report.total, report.done) == (0, 0)
+    assert "0 answered" in str(report)
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_stopped_batchs_error_gets_out_of_a_process_with_its_report(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, named: bool
+) -> None:
+    stub.on("POST", CHAT, chat("fine"), error(500, "broken for good", "server_error"))
+    output = tmp_path / "out.jsonl" if named else None
+    with pytest.raises(BatchStoppedError) as caught:
+        await client.complete_batch(
+            [str(n) for n in range(100)], output=output, wait_for_service=0.2, parser=lambda text: text
+        )
+    report = pickle.loads(pickle.dumps(caught.value)).report
+    assert str(report) == str(caught.value.report)
+    if named:
+        assert sum(result.error is None for result in report.results()) == 1
+    else:
+        with pytest.raises(FoundryError, match="only the report that the batch returned"):
+            list(report.results())
+
+
+async def test_the_report_tells_the_run(client: FoundryAPIClient, stub: StubService) -> None:
+    stub.on("POST", CHAT, by_prompt)
+    report = await client.complete_batch(["a", "b", "bad"])
+    text = str(report)
+    assert "2 answered, 1 failed, 0 done before" in text
+    assert "1 http_400" in text
+    assert report.latency_s(50) is not None
+    assert report.items_per_s > 0
+
+
+async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPIClient) -> None:
+    output = ScratchOutput(Index())
+    report = BatchReport(output, None, 2)
+    for number in range(5 * MAX_SAMPLES):
+        report.add(Outcome("x", "", b"", "ok", float(number)))
+    latencies = [sample.latency_s for sample in report.samples]
+    steps = {b - a for a, b in itertools.pairwise(latencies)}
+    assert len(latencies) <= MAX_SAMPLES
+    assert steps == {8.0}
+    assert report.latency_s(50) == pytest.approx(2.5 * MAX_SAMPLES, rel=0.01)
+    output.close()
