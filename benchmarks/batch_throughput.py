@@ -25,6 +25,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+
 from foundry_lab import FoundryAPIClient
 
 from .stub_process import MODEL
