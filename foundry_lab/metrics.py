@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.errors import (
     APIStatusError,
     CircuitOpenError,
@@ -125,6 +126,16 @@ class Metrics:
     """
 
     def __init__(self, recent: int = 2048) -> None:
+        self._recent = recent
+        self._begin()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A child counts from zero, under locks of its own; what the parent did, the parent tells."""
+        self._begin()
+
+    def _begin(self) -> None:
+        recent = self._recent
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "foundry_lab_requests_total",
@@ -323,7 +334,12 @@ class MetricsServer:
                 "number up to 65535, or 0 for a free one."
             ) from None
         self._server, self._thread = server, thread
+        renew_after_fork(self)
         self.url = f"http://{HOST}:{server.server_port}/metrics"
+
+    def after_fork(self) -> None:
+        """The parent serves; a child that kept the socket would keep the port when the parent has ended."""
+        self._server.socket.close()
 
     def close(self) -> None:
         """Stop serving. Does nothing the second time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from numbers import Integral
 from typing import TypeGuard
 
@@ -42,3 +44,10 @@ def check_count(value: object, name: str) -> int:
     if not is_whole(value) or (count := int(value)) < 1:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from 1.")
     return count
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean …? " for the known name that is most like this one, or nothing."""
+    by_low = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_low, n=1)
+    return f"Did you mean {by_low[close[0]]}? " if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import protocol
+from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
 from foundry_lab.config import check_timeout
@@ -232,9 +232,7 @@ def _wrong_name(name: str) -> ConfigurationError:
     if name in _ALL:
         method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
         return ConfigurationError(f"{name} is an option of {method}() only.")
-    close = difflib.get_close_matches(name, _ALL, n=1)
-    hint = f"Did you mean {close[0]}? " if close else ""
     return ConfigurationError(
-        f"There is no option {name!r}. {hint}Fields that this client doesn't know go into "
-        f"extra_body={{{name!r}: …}}."
+        f"There is no option {name!r}. {did_you_mean(name, _ALL)}Fields that this client doesn't know go "
+        f"into extra_body={{{name!r}: …}}."
     )

@@ -7,7 +7,6 @@ client drives operations with `await`, the sync client with plain calls, and nei
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import time
@@ -15,6 +14,7 @@ import time
 import msgspec
 
 from foundry_lab import protocol
+from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
 from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name, check_timeout
@@ -262,18 +262,12 @@ def same_model(model_id: str, name: str) -> bool:
 def _not_found(name: str, models: list[Model]) -> ModelNotFoundError:
     aliases = sorted({model.alias for model in models})
     names = aliases + sorted(model.id for model in models)
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
-    if close:
-        original = next(n for n in names if n.lower() == close[0])
-        hint = f"Did you mean {original!r}? "
-    else:
-        hint = ""
     known = ", ".join(aliases) if aliases else "none: its catalog may be out of reach"
     error = ModelNotFoundError(
         f"The service has no model {name!r}",
         status=404,
         by_service=False,
-        hint=f"{hint}It has: {known}.",
+        hint=f"{did_you_mean(name, names)}It has: {known}.",
     )
     error.available = tuple(names)
     return error

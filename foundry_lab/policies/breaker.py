@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from foundry_lab._ground.checks import as_number, check_count, check_seconds
+from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.errors import (
     CircuitOpenError,
     ConfigurationError,
@@ -84,6 +85,7 @@ class CircuitBreaker:
         self._probes = check_count(half_open_probes, "half_open_probes")
         self._clock = clock
         self._lock = threading.Lock()
+        self._last_failure: BaseException | None = None
         self._listeners: list[Callable[[Transition], None]] = []
         self._state: State = "closed"
         self._period = 0  # grows with every change of state: outcomes of earlier periods are old news
@@ -93,23 +95,23 @@ class CircuitBreaker:
         self._window_failures = 0
         self._probes_out = 0
         self._probes_ok = 0
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A child's lock is its own, and the parent's probes are none of its business."""
+        self._lock = threading.Lock()
+        self._probes_out = 0
 
     @property
     def state(self) -> State:
-        """The state now. Open turns half-open when the first call after `open_s` asks."""
+        """The state now: "half-open" from `open_s` on, when the next call will be let through to probe."""
+        if self._state == "open" and self._clock() - self._since >= self._open_s:
+            return "half-open"
         return self._state
 
     def add_listener(self, listener: Callable[[Transition], None]) -> None:
         """Call `listener` after every change of state. One that raises is logged and does no harm."""
         self._listeners.append(listener)
-
-    def guard(self) -> Guard:
-        """Return a context manager around one call to the service.
-
-        Raises:
-            CircuitOpenError: on entering, when the call isn't let through.
-        """
-        return Guard(self)
 
     def acquire(self) -> int:
         """Ask for leave to call; return the ticket to hand back with the outcome.
@@ -174,7 +176,8 @@ class CircuitBreaker:
         """The call with this ticket ended so: by the exception, or well."""
         if error is None:
             self.success(ticket)
-        elif isinstance(error, FAILURES):
+        elif isinstance(error, FAILURES) and not getattr(error, "lasting", False):
+            self._last_failure = error
             self.failure(ticket)
         else:
             self.release(ticket)
@@ -212,11 +215,15 @@ class CircuitBreaker:
 
     def _refusal(self, wait_s: float) -> CircuitOpenError:
         wait_s = max(0.0, wait_s)
-        return CircuitOpenError(
+        last = self._last_failure
+        told = f" The last failure: {last}" if last is not None else ""
+        refusal = CircuitOpenError(
             f"The circuit breaker is {self._state}: the service failed repeatedly, so nothing was sent. "
-            f"Come back in {wait_s:.1f} s; health_check() says what is wrong.",
+            f"Come back in {wait_s:.1f} s; health_check() says what is wrong.{told}",
             retry_after=wait_s,
         )
+        refusal.__cause__ = last
+        return refusal
 
     def _tell(self, transition: Transition | None) -> None:
         """Called without the lock, so that a listener may use the breaker."""
@@ -228,19 +235,3 @@ class CircuitBreaker:
                 listener(transition)
             except Exception:
                 _log.exception("a circuit breaker listener failed")
-
-
-class Guard:
-    """One guarded call: enters by `acquire`, leaves by the outcome that fits the exception."""
-
-    __slots__ = ("_breaker", "_ticket")
-
-    def __init__(self, breaker: CircuitBreaker) -> None:
-        self._breaker = breaker
-
-    def __enter__(self) -> int:
-        self._ticket = self._breaker.acquire()
-        return self._ticket
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._breaker.settle(self._ticket, error)

@@ -25,6 +25,7 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab._ground.checks import check_count, check_seconds
+from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.protocol import Call, Reply
 
@@ -88,7 +89,7 @@ class ResponseCache:
         keep_length: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path) if path is not None else None
+        self.path = Path(path).expanduser() if path is not None else None
         self._max_entries = check_count(max_entries, "max_entries")
         self._max_bytes = check_count(max_bytes, "max_bytes")
         self._max_age_s = (
@@ -96,12 +97,22 @@ class ResponseCache:
         )
         self._keep_length = keep_length
         self._clock = clock
+        self._hits = self._shared = self._misses = self._stores = 0
+        self._open()
+        renew_after_fork(self)
+
+    def _open(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[bytes, Future[Reply | None]] = {}
-        self._hits = self._shared = self._misses = self._stores = 0
         self._db = _open(self.path)
-        weakref.finalize(self, self._db.close)
+        self._closing = weakref.finalize(self, self._db.close)
         self._entries, self._bytes = self._count()
+
+    def after_fork(self) -> None:
+        """SQLite's connections may be neither used nor closed in a child; what is in memory stays behind."""
+        self._closing.detach()
+        keep_unused(self._db)
+        self._open()
 
     def stats(self) -> CacheStats:
         """Return the counts so far."""
@@ -151,27 +162,6 @@ class ResponseCache:
                 return reply
             try:
                 shared = await asyncio.wait_for(asyncio.wrap_future(flight), deadline.remaining())
-            except TimeoutError:
-                raise deadline.error() from None
-            if shared is not None:
-                return self._share(shared, request_id)
-
-    def answer_sync(self, key: bytes, request_id: str, deadline: Deadline, ask: Callable[[], Reply]) -> Reply:
-        """Do the same from a thread."""
-        while True:
-            found = self._find(key, request_id)
-            if isinstance(found, Reply):
-                return found
-            flight, mine = found
-            if mine:
-                reply = None
-                try:
-                    reply = ask()
-                finally:
-                    self._land(key, flight, reply)
-                return reply
-            try:
-                shared = flight.result(deadline.remaining())
             except TimeoutError:
                 raise deadline.error() from None
             if shared is not None:

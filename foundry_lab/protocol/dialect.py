@@ -13,7 +13,6 @@ from foundry_lab.types import Model
 class Dialect(msgspec.Struct, frozen=True):
     """Routes of one contract. `load` and `unload` build the route for a model."""
 
-    name: str
     status: str
     models: str
     loaded: str
@@ -22,7 +21,6 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 CURRENT = Dialect(
-    name="current",
     status="/status",
     models="/v1/models",
     loaded="/models/loaded",
@@ -32,7 +30,6 @@ CURRENT = Dialect(
 """SDK 2.x: loading takes the alias and nothing else (read off foundry-local-sdk 2.2.1)."""
 
 LEGACY = Dialect(
-    name="legacy",
     status="/openai/status",
     models="/openai/models",
     loaded="/openai/loadedmodels",

@@ -35,7 +35,6 @@ class SSEDecoder:
         max_event_bytes: an event, or a line, longer than this is refused instead of filling the memory.
 
     Attributes:
-        retry_ms: the reconnection time the server asked for, in milliseconds, or None.
         failure: what broke the stream behind the events that `feed` returned last; it reads no further.
     """
 
@@ -48,7 +47,6 @@ class SSEDecoder:
         self._id = ""
         self._at_start = True
         self._after_cr = False
-        self.retry_ms: int | None = None
         self.failure: ResponseFormatError | None = None
 
     def feed(self, data: bytes) -> list[Event]:
@@ -120,8 +118,6 @@ class SSEDecoder:
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit():
-            self.retry_ms = int(value[:18])  # longer numbers are no reconnection times
 
     def _dispatch(self) -> Event:
         event = Event(b"\n".join(self._data), self._event or "message", self._id)

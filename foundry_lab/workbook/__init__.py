@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from foundry_lab._ground.checks import did_you_mean
 from foundry_lab._ground.files import patiently
 from foundry_lab.errors import FoundryError
 
@@ -105,10 +105,8 @@ def _find_one(name: str) -> Path:
         return known[starts[0]]
     if starts:
         raise WorkbookError(f"{name!r} could be any of: {', '.join(starts)}. Give more of the name.")
-    close = difflib.get_close_matches(wanted, known, n=1)
-    guess = f"Did you mean {close[0]}? " if close else ""
     raise WorkbookError(
-        f"There is no notebook {name!r}. {guess}The workbook has: {', '.join(known)}. "
+        f"There is no notebook {name!r}. {did_you_mean(wanted, known)}The workbook has: {', '.join(known)}. "
         "A notebook of your own is given by its path, ending in .ipynb."
     )
 

@@ -60,7 +60,7 @@ def test_parameters_have_their_effect(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({"model": "smollm2-135"}, errors.ModelNotFoundError, f"Did you mean '{spec.ALIAS}'"),
+        ({"model": "smollm2-135"}, errors.ModelNotFoundError, f"Did you mean {spec.ALIAS}\\?"),
         ({"max_tokens": 0}, errors.BadRequestError, "must be >= 1"),
         ({"temperature": 5}, errors.BadRequestError, "temperature must be in the range"),
         ({"max_tokens": 9000}, errors.ContextLengthError, "8192"),

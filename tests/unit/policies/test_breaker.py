@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -115,12 +116,25 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def they_agree(self) -> None:
-        assert self.breaker.state == self.state
+        due = self.state == "open" and self.clock.now - self.opened_at >= 5
+        assert self.breaker.state == ("half-open" if due else self.state)
         states = ["closed", *(transition.new for transition in self.told)]
         assert [transition.old for transition in self.told] == states[:-1] and states[-1] == self.state
 
 
 TestBreakerAgainstModel = BreakerAgainstModel.TestCase
+
+
+@contextlib.contextmanager
+def guarded(breaker: CircuitBreaker) -> Iterator[None]:
+    """One call as the clients make it: leave asked for before, the outcome told after."""
+    ticket = breaker.acquire()
+    try:
+        yield
+    except BaseException as error:
+        breaker.settle(ticket, error)
+        raise
+    breaker.settle(ticket, None)
 
 
 def opened(**kwargs: Any) -> tuple[CircuitBreaker, Clock]:
@@ -134,7 +148,7 @@ def opened(**kwargs: Any) -> tuple[CircuitBreaker, Clock]:
 def test_open_refuses_and_says_how_long() -> None:
     breaker, clock = opened()
     clock.now += 2
-    with pytest.raises(CircuitOpenError, match=r"3\.0 s") as caught, breaker.guard():
+    with pytest.raises(CircuitOpenError, match=r"3\.0 s") as caught, guarded(breaker):
         pass
     assert caught.value.retry_after == pytest.approx(3)
 
@@ -146,7 +160,7 @@ async def test_of_100_tasks_at_half_open_exactly_one_is_admitted() -> None:
 
     async def call() -> bool:
         try:
-            with breaker.guard():
+            with guarded(breaker):
                 await gate.wait()
         except CircuitOpenError:
             return False
@@ -189,7 +203,7 @@ def test_of_100_threads_at_half_open_exactly_one_is_admitted() -> None:
 )
 def test_failures_of_the_service_count(error: Exception) -> None:
     breaker = CircuitBreaker(failure_threshold=1)
-    with pytest.raises(type(error)), breaker.guard():
+    with pytest.raises(type(error)), guarded(breaker):
         raise error
     assert breaker.state == "open"
 
@@ -208,7 +222,7 @@ def test_failures_of_the_service_count(error: Exception) -> None:
 )
 def test_the_callers_mistakes_and_cancelled_calls_do_not_count(error: BaseException) -> None:
     breaker = CircuitBreaker(failure_threshold=1)
-    with pytest.raises(type(error)), breaker.guard():
+    with pytest.raises(type(error)), guarded(breaker):
         raise error
     assert breaker.state == "closed"
 
@@ -216,9 +230,9 @@ def test_the_callers_mistakes_and_cancelled_calls_do_not_count(error: BaseExcept
 def test_a_cancelled_probe_makes_room_for_another() -> None:
     breaker, clock = opened()
     clock.now += 5
-    with pytest.raises(asyncio.CancelledError), breaker.guard():
+    with pytest.raises(asyncio.CancelledError), guarded(breaker):
         raise asyncio.CancelledError
-    with breaker.guard():
+    with guarded(breaker):
         pass
     assert breaker.state == "closed"
 
@@ -228,7 +242,7 @@ def test_a_probe_that_never_says_anything_does_not_keep_the_breaker_from_closing
     clock.now += 5
     stream_that_nobody_reads_on = breaker.acquire()
     clock.now += PROBE_LOST_S
-    with breaker.guard():
+    with guarded(breaker):
         pass
     assert breaker.state == "closed"
     breaker.failure(stream_that_nobody_reads_on)
@@ -317,3 +331,21 @@ def test_numbers_written_as_text_count_like_those_of_the_environment() -> None:
         breaker.failure(breaker.acquire())
     with pytest.raises(CircuitOpenError, match=r"3\.0 s"):
         breaker.acquire()
+
+
+def test_open_turns_half_open_when_the_time_has_come_without_a_call() -> None:
+    """What a dashboard or a gauge shows must not wait for somebody to call."""
+    breaker, clock = opened()
+    assert breaker.state == "open"
+    clock.now += 5
+    assert breaker.state == "half-open"
+
+
+def test_a_refusal_names_the_last_failure() -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+    failure = ServerError("out of memory", status=500)
+    with pytest.raises(ServerError), guarded(breaker):
+        raise failure
+    with pytest.raises(CircuitOpenError, match="out of memory") as caught:
+        breaker.acquire()
+    assert caught.value.__cause__ is failure
