@@ -1,4 +1,4 @@
-"""examples/production.py when it ends early: no prompt is lost, no traceback, whoever is to blame."""
+"""examples/production.py when it ends early: nothing half done, no traceback, whoever is to blame."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from stub_server import CHAT, StubService, hang
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "production.py"
 LIMIT_S = 60
+POSIX_ONLY = pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGTERM to catch")
 
 
 @pytest.fixture
@@ -25,15 +26,12 @@ def stub() -> Iterator[StubService]:
         yield server
 
 
-def begin(endpoint: str, *options: str) -> subprocess.Popen[str]:
+def begin(endpoint: str, **environment: str) -> subprocess.Popen[str]:
+    utf8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    settings = {"FOUNDRY_ENDPOINT": endpoint, "METRICS_PORT": "0", **environment}
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *options],
-        env={
-            **os.environ,
-            "FOUNDRY_ENDPOINT": endpoint,
-            "PYTHONUTF8": "1",
-            "PYTHONIOENCODING": "utf-8:strict",
-        },
+        [sys.executable, str(SCRIPT)],
+        env={**os.environ, **utf8, **settings},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -42,43 +40,79 @@ def begin(endpoint: str, *options: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGTERM to catch")
-def test_a_signal_names_every_prompt_it_leaves_undone(stub: StubService) -> None:
-    stub.on("POST", CHAT, hang)
-    prompts = [f"prompt {number}" for number in range(6)]
-    worker = begin(stub.url, "--metrics-port", "0", "--grace-s", "0.2")
-    assert worker.stdin is not None
-    worker.stdin.write("\n".join(prompts) + "\n")
-    worker.stdin.flush()
+def wait_for(stub: StubService, requests: int) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while stub.count("POST", CHAT) < 2 and time.monotonic() < deadline:  # both under way, four wait
+    while stub.count("POST", CHAT) < requests and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert stub.count("POST", CHAT) == requests
+
+
+@POSIX_ONLY
+def test_a_signal_lets_the_deadline_end_what_hangs_and_begins_nothing_more(stub: StubService) -> None:
+    stub.on("POST", CHAT, hang)
+    worker = begin(stub.url, FOUNDRY_TIMEOUT="1")
+    assert worker.stdin is not None
+    worker.stdin.write("one\ntwo\nthree\n")
+    worker.stdin.flush()
+    wait_for(stub, 1)
     worker.send_signal(signal.SIGTERM)  # stdin stays open: its end is not what ends the worker
     worker.wait(LIMIT_S)
     out, log = worker.communicate()
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert sorted(line["prompt"] for line in lines) == prompts
-    assert {line["error"] for line in lines} == {"stopped"}
+    [line] = [json.loads(line) for line in out.splitlines()]
+    assert line["prompt"] == "one" and "error" in line
     assert worker.returncode == 0
+    assert stub.count("POST", CHAT) == 1
     assert "Traceback" not in log
 
 
+@POSIX_ONLY
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_worker_that_waits_for_a_prompt(stub: StubService, name: signal.Signals) -> None:
+    worker = begin(stub.url)
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write("one\n")
+    worker.stdin.flush()
+    assert json.loads(worker.stdout.readline())["prompt"] == "one"
+    worker.send_signal(name)
+    worker.wait(LIMIT_S)
+    out, log = worker.communicate()
+    assert (worker.returncode, out) == (0, "")
+    assert "Traceback" not in log
+
+
+@POSIX_ONLY
+def test_a_reader_that_has_enough_ends_it_quietly(stub: StubService) -> None:
+    """As behind `| head -1`: Python would complain twice, of the write and at its exit."""
+    worker = begin(stub.url)
+    assert worker.stdin is not None and worker.stdout is not None and worker.stderr is not None
+    worker.stdin.write("\n".join(["prompt"] * 100))
+    worker.stdin.close()
+    assert json.loads(worker.stdout.readline())["prompt"] == "prompt"
+    worker.stdout.close()
+    log = worker.stderr.read()
+    worker.stderr.close()
+    assert worker.wait(LIMIT_S) == 0
+    assert stub.count("POST", CHAT) < 100
+    for line in log.splitlines():
+        assert json.loads(line)["level"] == "INFO"
+
+
 def test_empty_lines_are_no_prompts(stub: StubService) -> None:
-    out, _ = begin(stub.url, "--metrics-port", "0").communicate("one\n\n  \ntwo\n", LIMIT_S)
-    assert sorted(json.loads(line)["prompt"] for line in out.splitlines()) == ["one", "two"]
+    out, _ = begin(stub.url).communicate("one\n\n  \ntwo\n", LIMIT_S)
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["one", "two"]
     assert stub.count("POST", CHAT) == 2
 
 
 def test_bytes_that_are_no_text_do_not_end_the_reading(stub: StubService) -> None:
-    worker = begin(stub.url, "--metrics-port", "0")
+    worker = begin(stub.url)
     out, _ = worker.communicate("caf\udce9\ntwo\n", LIMIT_S)
     assert worker.returncode == 0
-    assert sorted(json.loads(line)["prompt"] for line in out.splitlines()) == ["caf\ufffd", "two"]
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["caf\ufffd", "two"]
 
 
 def test_a_taken_port_ends_it_before_the_service_is_asked(stub: StubService) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        worker = begin(stub.url, "--metrics-port", str(taken.getsockname()[1]))
+        worker = begin(stub.url, METRICS_PORT=str(taken.getsockname()[1]))
         _, log = worker.communicate("one\n", LIMIT_S)
     assert worker.returncode == 1
     assert log.startswith("The metrics can't be served on port") and "Traceback" not in log
@@ -86,7 +120,7 @@ def test_a_taken_port_ends_it_before_the_service_is_asked(stub: StubService) -> 
 
 
 def test_a_setting_that_makes_no_sense_ends_it_with_its_message() -> None:
-    worker = begin("not-a-url", "--metrics-port", "0")
+    worker = begin("not-a-url")
     _, log = worker.communicate("one\n", LIMIT_S)
     assert worker.returncode == 1
     assert log.startswith("FOUNDRY_ENDPOINT='not-a-url'")
