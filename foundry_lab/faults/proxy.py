@@ -1,6 +1,6 @@
 """A reverse proxy that makes things go wrong, to put between a client and a real service.
 
-    with FaultProxy(service_url) as proxy:
+    with FaultProxy() as proxy:
         proxy.set_faults(Fault("status", status=503, rate=0.3, route="/v1/*"))
         client = FoundryAPIClient(proxy.url)
         ...
@@ -13,10 +13,7 @@ It runs in a thread of its own, so that sync and async clients can use it from t
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import socket
 import threading
 import time
 from collections import Counter, deque
@@ -25,17 +22,15 @@ from types import TracebackType
 import msgspec
 from aiohttp import web
 
-from foundry_lab.config import check_endpoint
+from foundry_lab._ground.forks import keep_unused, renew_after_fork
+from foundry_lab.calls.portal import Portal
 from foundry_lab.errors import ConfigurationError, FoundryError
-from foundry_lab.faults.kinds import KINDS, UNANSWERED, Fault, FaultKind, mix, pick
-from foundry_lab.faults.relay import Relay, restore_headers
+from foundry_lab.faults.kinds import UNANSWERED, Fault, FaultKind, pick
+from foundry_lab.faults.listener import HOST, Listener
+from foundry_lab.faults.relay import Relay, refuse
+from foundry_lab.faults.upstream import Upstream
 
-__all__ = ["KINDS", "Fault", "FaultKind", "FaultProxy", "ProxiedRequest", "mix"]
-
-HOST = "127.0.0.1"
-START_TIMEOUT_S = 10.0
 LOG_LENGTH = 10_000
-MAX_REQUEST_BYTES = 64 * 2**20
 
 
 class ProxiedRequest(msgspec.Struct):
@@ -67,7 +62,8 @@ class FaultProxy:
     from any thread; requests under way keep the fault they met.
 
     Args:
-        upstream: base URL of the service.
+        upstream: base URL of the service; None finds or starts one, as a client without an endpoint does. The
+            lab's own service is followed when it is started again at another port.
         port: on 127.0.0.1; 0 takes a free one.
         seed: makes the choice of requests that meet a fault repeatable.
 
@@ -78,8 +74,8 @@ class FaultProxy:
         ConfigurationError: not a service address, or, on starting, a port that is taken.
     """
 
-    def __init__(self, upstream: str, *, port: int = 0, seed: int | None = None) -> None:
-        self._upstream = check_endpoint(upstream, "upstream")
+    def __init__(self, upstream: str | None = None, *, port: int = 0, seed: int | None = None) -> None:
+        self._upstream = Upstream(upstream)
         self._port = port
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
@@ -87,13 +83,20 @@ class FaultProxy:
         self._script: deque[Fault | None] = deque()
         self._script_route = Fault("latency")
         self.log: deque[ProxiedRequest] = deque(maxlen=LOG_LENGTH)
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn: asyncio.Lock | None = None
+        # Windows' own loop says good-bye before a reset, and complains of it.
+        self._portal = Portal("fault-proxy", asyncio.SelectorEventLoop)
+        self._listener: Listener | None = None
         self._relay: Relay | None = None
-        self._runner: web.AppRunner | None = None
-        self._site: web.SockSite | None = None
-        self._socket: socket.socket | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The proxy runs in the parent; in the child it doesn't, and may be started."""
+        self._lock = threading.Lock()
+        if self._listener is not None:
+            self._listener.after_fork()
+        keep_unused((self._listener, self._relay))
+        self._listener = self._relay = None
+        self._port = 0
 
     @property
     def url(self) -> str:
@@ -102,20 +105,20 @@ class FaultProxy:
         Raises:
             FoundryError: the proxy isn't running.
         """
-        if self._thread is None:
+        if self._listener is None:
             raise FoundryError(
                 "The fault proxy isn't running. Use it in a `with` block, or call start() first."
             )
         return f"http://{HOST}:{self._port}"
 
     @property
-    def upstream(self) -> str:
-        """Base URL of the service; may be set while the proxy runs, as when the service has moved."""
-        return self._upstream
+    def upstream(self) -> str | None:
+        """Base URL of the service, None before it was found; may be set while the proxy runs."""
+        return self._upstream.url
 
     @upstream.setter
     def upstream(self, value: str) -> None:
-        self._upstream = check_endpoint(value, "upstream")
+        self._upstream = Upstream(value)
         if self._relay is not None:
             self._relay.upstream = self._upstream
 
@@ -173,30 +176,22 @@ class FaultProxy:
 
         Raises:
             ConfigurationError: the port is taken.
+            EngineError: there is no service and none can be started.
         """
-        if self._thread is not None:
-            return self
-        self._socket = self._bind(self._port)
-        self._port = self._socket.getsockname()[1]
-        ready = threading.Event()
-        thread = threading.Thread(target=self._run, args=(ready,), name="fault-proxy", daemon=True)
-        thread.start()
-        if not ready.wait(START_TIMEOUT_S):
-            raise FoundryError("The fault proxy didn't start. The machine may be overloaded: try again.")
-        self._thread = thread
+        if self._listener is None:
+            self._upstream.find()
+            listener = Listener(self._handle, self._port)
+            self._port = listener.port
+            self._portal.wait(self._open(listener))
+            self._listener = listener
         return self
-
-    def _run(self, ready: threading.Event) -> None:
-        # Windows' own loop says good-bye before a reset, and complains of it.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(self._serve(ready))
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""
-        thread, self._thread = self._thread, None
-        if thread is not None and self._loop is not None and self._relay is not None:
-            self._loop.call_soon_threadsafe(self._relay.stopping.set)
-            thread.join(START_TIMEOUT_S)
+        listener, self._listener = self._listener, None
+        if listener is not None and self._relay is not None:
+            self._portal.wait(_shut(listener, self._relay))
+            self._portal.close()
 
     def __enter__(self) -> FaultProxy:
         return self.start()
@@ -207,7 +202,7 @@ class FaultProxy:
         self.close()
 
     async def __aenter__(self) -> FaultProxy:
-        return self.start()
+        return await asyncio.to_thread(self.start)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -215,36 +210,20 @@ class FaultProxy:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        where = self.url if self._thread else "not running"
-        return (
-            f"<FaultProxy {where} -> {self._upstream}, faults: {', '.join(map(str, self._faults)) or 'none'}>"
-        )
+        where = self.url if self._listener else "not running"
+        faults = ", ".join(map(str, self._faults)) or "none"
+        return f"<FaultProxy {where} -> {self.upstream or 'to be found'}, faults: {faults}>"
 
     # --- in the proxy's thread -------------------------------------------------------------------------
 
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._turn = asyncio.get_running_loop(), asyncio.Lock()
-        relay = self._relay = Relay(self._upstream, self._rng)
-        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        app.on_response_prepare.append(restore_headers)
-        # handler_cancellation: a client that leaves must end the request at the service too
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
-        await self._runner.setup()
-        try:
-            await self._fit_port()
-            ready.set()
-            await relay.stopping.wait()
-        finally:
-            await self._runner.cleanup()
-            self._site = None  # it may be started again
-            await relay.close()
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+    async def _open(self, listener: Listener) -> None:
+        self._relay = Relay(self._upstream, self._rng)
+        await listener.fit(self._wants_to_listen)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         assert self._relay is not None
+        if (refusal := refuse(request, self._upstream)) is not None:
+            return refusal
         fault = self._choose(request.path)
         entry = ProxiedRequest(
             time.monotonic(),
@@ -274,36 +253,14 @@ class FaultProxy:
 
     def _apply(self) -> None:
         """Have the port fit the faults, and wait for it."""
-        if self._thread is not None and self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._fit_port(), self._loop).result(START_TIMEOUT_S)
+        if self._listener is not None:
+            self._portal.wait(self._listener.fit(self._wants_to_listen))
 
-    async def _fit_port(self) -> None:
-        """Close the port while "refused" is among the faults, else listen. Callers take turns."""
-        assert self._runner is not None and self._turn is not None
-        async with self._turn:
-            wanted = all(fault.kind != "refused" for fault in self._faults)
-            if wanted and self._site is None:
-                self._site = web.SockSite(self._runner, self._socket or self._bind(self._port))
-                self._socket = None
-                await self._site.start()
-            elif not wanted and self._site is not None:
-                site, self._site = self._site, None
-                await site.stop()
-                for connection in list(self._runner.server.connections if self._runner.server else ()):
-                    if connection.transport is not None:
-                        connection.transport.abort()
-                self._socket = self._bind(self._port)  # bound but not listening: keeps the port and refuses
+    def _wants_to_listen(self) -> bool:
+        return all(fault.kind != "refused" for fault in self._faults)
 
-    def _bind(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            if os.name == "posix":  # on Windows the option would let two programs share the port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((HOST, port))
-        except (OSError, OverflowError, TypeError) as error:
-            with contextlib.suppress(OSError):
-                sock.close()
-            raise ConfigurationError(
-                f"Port {port!r} on {HOST} can't be used ({error}). Give another port, or 0 for a free one."
-            ) from None
-        return sock
+
+async def _shut(listener: Listener, relay: Relay) -> None:
+    relay.stopping.set()
+    await listener.close()
+    await relay.close()

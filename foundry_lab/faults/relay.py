@@ -17,7 +17,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from foundry_lab._ground.loopback import foreign
 from foundry_lab.faults.kinds import STREAM_ONLY, Fault
+from foundry_lab.faults.upstream import Upstream
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
@@ -28,6 +30,7 @@ HOP_BY_HOP = frozenset(
 FLUSH_S = 0.05
 """Pause before a reset, so that what was sent is read first: a reset may overtake it."""
 DRIP_BYTES = 16
+UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
 
 
@@ -35,11 +38,11 @@ class Relay:
     """Passes requests on to `upstream` and spoils some of the answers.
 
     Attributes:
-        upstream: base URL of the service; may change at any time.
+        upstream: the service; may be another at any time.
         stopping: set when the proxy ends; what waits for ever waits for this.
     """
 
-    def __init__(self, upstream: str, rng: random.Random) -> None:
+    def __init__(self, upstream: Upstream, rng: random.Random) -> None:
         self.upstream = upstream
         self.stopping = asyncio.Event()
         self._rng = rng
@@ -73,20 +76,29 @@ class Relay:
         elif kind == "black_hole":
             await self.stopping.wait()
             return web.Response(status=503)
+        upstream = self.upstream
         try:
-            async with self._session.request(
-                request.method,
-                URL(self.upstream + request.raw_path, encoded=True),
-                headers=_passed_on(request.raw_headers, leave_out=b"host"),
-                data=await request.read() or None,
-                allow_redirects=False,
-            ) as upstream:
-                return await self._relay(request, upstream, fault)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return _error(502, f"The fault proxy can't reach the service at {self.upstream}: {error}")
+            try:
+                return await self._ask(request, upstream, fault)
+            except UNREACHED:
+                if not await asyncio.to_thread(upstream.moved):
+                    raise
+            return await self._ask(request, upstream, fault)
+        except UNREACHED as error:
+            return _error(502, f"The fault proxy can't reach the service at {upstream.url}: {error}")
         except aiohttp.ClientConnectionError:
             _reset(request)  # as the service did
             return web.Response()
+
+    async def _ask(self, request: web.Request, upstream: Upstream, fault: Fault | None) -> web.StreamResponse:
+        async with self._session.request(
+            request.method,
+            URL(f"{upstream.url}{_raw_path(request)}", encoded=True),
+            headers=_passed_on(request.raw_headers, leave_out=b"host"),
+            data=await request.read() or None,
+            allow_redirects=False,
+        ) as answer:
+            return await self._relay(request, answer, fault)
 
     async def _relay(
         self, request: web.Request, upstream: aiohttp.ClientResponse, fault: Fault | None
@@ -156,6 +168,25 @@ class Relay:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
+
+
+def refuse(request: web.Request, upstream: Upstream) -> web.Response | None:
+    """Return the answer to a web page of elsewhere, which has no business here; None for a program."""
+    host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
+    port = request.transport.get_extra_info("sockname")[1] if request.transport is not None else 0
+    if upstream.url is not None and host == URL(upstream.url).authority:
+        host = f"127.0.0.1:{port}"  # a program that was told to reach the service through this proxy
+    reason = foreign(host, origin, port, site)
+    return _error(403, f"The fault proxy refused this: {reason}. Ask from a program.") if reason else None
+
+
+def _raw_path(request: web.Request) -> str:
+    """Return path and query as they were sent; a client that takes us for an HTTP proxy sends a whole URL."""
+    target = request.raw_path
+    if target.startswith("/"):
+        return target
+    _, _, path = target.partition("://")[2].partition("/")
+    return f"/{path}"
 
 
 async def restore_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -17,11 +17,12 @@ from itertools import cycle
 
 import psutil
 import pytest
+from fault_mix import mix
 
 from foundry_lab import FoundryAPIClient, RetryPolicy, engine
 from foundry_lab.engine import spec
 from foundry_lab.errors import FoundryError
-from foundry_lab.faults.proxy import FaultProxy, mix
+from foundry_lab.faults import FaultProxy
 from foundry_lab.metrics import percentile
 from foundry_lab.protocol import CHAT_PATH
 

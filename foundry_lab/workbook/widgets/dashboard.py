@@ -14,7 +14,7 @@ from foundry_lab._ground.checks import check_kind
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.config import check_timeout
 from foundry_lab.errors import FoundryError
-from foundry_lab.faults.proxy import KINDS, Fault, FaultProxy
+from foundry_lab.faults import KINDS, Fault, FaultProxy
 from foundry_lab.metrics import Metrics
 from foundry_lab.monitor import HealthMonitor, Sample
 from foundry_lab.sync_client import SyncFoundryAPIClient

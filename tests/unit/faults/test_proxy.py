@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import psutil
 import pytest
+from fault_mix import mix
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import RawServer, sends
@@ -31,7 +32,7 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
 )
 from foundry_lab.faults.kinds import KINDS, pick
-from foundry_lab.faults.proxy import Fault, FaultProxy, mix
+from foundry_lab.faults.proxy import Fault, FaultProxy
 
 
 @pytest.fixture
