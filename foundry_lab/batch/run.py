@@ -72,7 +72,8 @@ class Run:
         self._output, self._report, self._asker = output, report, asker
         self._progress = Progress(report, plan.choices.progress)
         self._items = plan.to_do(output, report)
-        self._turn = asyncio.Lock()
+        self._free = asyncio.Event()
+        self._free.set()
         self._wake = asyncio.Event()
         self._asking = self._used_up = False
 
@@ -132,8 +133,14 @@ class Run:
         Items are taken one at a time and only for a worker that is free: an iterator is never read ahead,
         so what a crash loses of it is what was in flight.
         """
-        async with self._turn:  # an async generator can't be asked twice at once
+        while not self._free.is_set():  # an async generator can't be asked twice at once
+            # No asyncio.Lock: once somebody waits for one, it hands itself on in turns of the loop for ever.
+            await self._free.wait()
+        self._free.clear()
+        try:
             item = await anext(self._items, None)
+        finally:
+            self._free.set()
         self._used_up = item is None
         self._asking = self._asking or item is not None
         return item

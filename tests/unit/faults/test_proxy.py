@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -22,7 +25,8 @@ from hypothesis import strategies as st
 from raw_server import RawServer, sends
 from stub_server import CHAT, DONE, ROLE, StubService, chat, delta, hang, reply, stream
 
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
+from foundry_lab.engine import ServiceState
 from foundry_lab.errors import (
     ConfigurationError,
     FoundryError,
@@ -47,16 +51,19 @@ def proxy(stub: StubService) -> Iterator[FaultProxy]:
         yield running
 
 
+ODD = {"X-Odd": "a  b", "Accept-Encoding": "gzip"}
+
+
 def client_of(proxy: FaultProxy, **kwargs: object) -> SyncFoundryAPIClient:
     return SyncFoundryAPIClient(proxy.url, **{"timeout": 30.0, "retries": 0, "metrics": False, **kwargs})
 
 
 def fetch(
-    url: str, method: str, path: str, body: bytes = b""
+    url: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = ODD
 ) -> tuple[int, str, list[tuple[str, str]], bytes]:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-    connection.request(method, path, body=body or None, headers={"X-Odd": "a  b", "Accept-Encoding": "gzip"})
+    connection.request(method, path, body=body or None, headers=dict(headers))
     response = connection.getresponse()
     answer = response.status, response.reason, response.getheaders(), response.read()
     connection.close()
@@ -70,6 +77,13 @@ def _established(url: str) -> list[object]:
         for each in psutil.Process().net_connections("tcp4")
         if each.raddr and each.raddr.port == urlsplit(url).port and each.status == psutil.CONN_ESTABLISHED
     ]
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.005)
 
 
 # --- passing through --------------------------------------------------------------------------------------
@@ -105,6 +119,32 @@ def test_headers_that_the_service_leaves_out_are_not_made_up() -> None:
         status, reason, headers, body = fetch(proxy.url, "POST", CHAT, b"{}")
     assert (status, reason, body) == (404, "Not Found", b"server=oatpp")
     assert not {"content-type", "date", "server"} & {name.lower() for name, _ in headers}
+
+
+def test_head_brings_the_headers_and_no_body(stub: StubService, proxy: FaultProxy) -> None:
+    stub.on("HEAD", "/status", reply(200, b"", headers={"X-A": "1"}))
+    status, _, headers, body = fetch(proxy.url, "HEAD", "/status")
+    assert (status, dict(headers)["X-A"], body) == (200, "1", b"")
+
+
+def test_head_passes_though_the_service_sends_a_body_with_it() -> None:
+    """Foundry Local does, against the rule."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
+    with RawServer(sends(answer), path=None) as server, FaultProxy(server.url) as proxy:
+        status, _, headers, body = fetch(proxy.url, "HEAD", "/status")
+    assert (status, dict(headers)["Content-Length"], body) == (200, "4", b"")
+
+
+@pytest.mark.parametrize("host", ["{upstream}", "{proxy}"])
+def test_a_client_that_takes_it_for_an_http_proxy_is_served(
+    stub: StubService, proxy: FaultProxy, host: str
+) -> None:
+    """Such a client sends the whole URL, as RFC 9112, section 3.2.2, says."""
+    host = host.format(upstream=stub.url, proxy=proxy.url)
+    for path in ("/v1/a%3Ab?c=%20", "/"):
+        fetch(proxy.url, "GET", host + path, headers={"Host": urlsplit(host).netloc})
+        assert stub.seen[-1].path == path
+    assert proxy.log[0].path == "/v1/a:b"
 
 
 def test_a_doubled_header_stays_doubled() -> None:
@@ -269,6 +309,79 @@ def test_a_mix_has_the_rate_that_was_asked_for() -> None:
     assert len(met) == 1 + len(set(KINDS) - {"refused", "duplicate"})
 
 
+# --- who is served ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example:80"},
+        {"Host": "127.0.0.1:1"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_a_web_page_of_elsewhere_is_refused(
+    stub: StubService, proxy: FaultProxy, headers: dict[str, str]
+) -> None:
+    """A page can send requests here, and with a name that leads here read the answers."""
+    proxy.script("reset", route="*")
+    status, _, _, body = fetch(proxy.url, "GET", "/status", headers=headers)
+    assert status == 403
+    assert "Ask from a program" in json.loads(body)["error"]["message"]
+    assert (stub.seen, list(proxy.log)) == ([], [])
+
+
+def test_a_page_of_its_own_or_a_program_that_names_localhost_is_served(proxy: FaultProxy) -> None:
+    port = urlsplit(proxy.url).port
+    for headers in ({"Host": f"localhost:{port}"}, {"Origin": proxy.url, "Sec-Fetch-Site": "same-origin"}):
+        assert fetch(proxy.url, "GET", "/status", headers=headers)[0] == 200
+
+
+# --- the lab's own service --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab_service(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where the engine says that the lab's service is: an address that a test may change."""
+    where = [""]
+
+    def status() -> ServiceState:
+        return ServiceState(pid=1, create_time=0, url=where[0], control_url="http://127.0.0.1:1")
+
+    monkeypatch.delenv("FOUNDRY_ENDPOINT", raising=False)
+    monkeypatch.setattr(engine, "ensure_service", lambda settings: where[0])
+    monkeypatch.setattr(engine, "service_status", status)
+    monkeypatch.setattr(engine, "control_for", lambda endpoint: status() if endpoint == where[0] else None)
+    return where
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_labs_service_is_followed_when_it_is_started_again(lab_service: list[str], named: bool) -> None:
+    """Else a client behind the proxy finds the service dead for ever."""
+    with contextlib.ExitStack() as stack:
+        with StubService() as first:
+            lab_service[0] = first.url
+            proxy = stack.enter_context(FaultProxy(first.url if named else None))
+            assert fetch(proxy.url, "GET", "/status")[0] == 200
+        assert fetch(proxy.url, "GET", "/status")[0] == 502
+        again = stack.enter_context(StubService())
+        lab_service[0] = again.url
+        assert fetch(proxy.url, "POST", CHAT, b"{}")[0] == 200
+        assert proxy.upstream == again.url
+        assert again.count("POST", CHAT) == 1
+
+
+def test_another_service_is_not_replaced_by_the_labs(lab_service: list[str]) -> None:
+    with StubService() as other:
+        url = other.url
+    with FaultProxy(url) as proxy:
+        assert fetch(proxy.url, "GET", "/status")[0] == 502
+        assert proxy.upstream == url
+
+
 # --- bad input --------------------------------------------------------------------------------------------
 
 
@@ -354,6 +467,41 @@ def test_not_running_says_what_to_do(stub: StubService) -> None:
 def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
     with pytest.raises(ConfigurationError, match="reset"):
         proxy.script("refused")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_neither_runs_it_nor_holds_its_port_or_connections(
+    stub: StubService, proxy: FaultProxy
+) -> None:
+    """A copy of the socket would take connections that nobody answers when the parent has closed its own."""
+    proxy.set_faults(Fault("black_hole", route=CHAT))
+    waiting = socket.create_connection(("127.0.0.1", urlsplit(proxy.url).port or 0), timeout=20)
+    waiting.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: {urlsplit(proxy.url).netloc}\r\n\r\n".encode())
+    wait_until(lambda: proxy.in_flight == 1)
+    url, (told, tell) = proxy.url, os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with contextlib.suppress(FoundryError):
+                _ = proxy.url
+                os._exit(1)
+            with proxy.start(), client_of(proxy) as client:
+                proxy.clear()
+                os.write(tell, client.complete("hi").content.encode())
+            time.sleep(60)  # outlives the parent's proxy
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(told, 100) == b"hello"
+        proxy.set_faults("refused")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=10)
+        with contextlib.suppress(ConnectionResetError):
+            assert waiting.recv(100) == b""
+    finally:
+        waiting.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService) -> None:
