@@ -1,6 +1,6 @@
 """What a client must do right before it is used in earnest: nine trials with faults, for anybody's client.
 
-    from foundry_lab.checklist import run_checklist
+    from foundry_lab.faults.checklist import run_checklist
     print(run_checklist(make, service_url))
 
 where `make(url)` returns a function `ask(prompt, timeout_s)` that returns the answer's text or raises.

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 CODE = """\
 from foundry_lab import Fault, FaultProxy, FoundryAPIClient, ensure_service
-from foundry_lab.widgets import ChatPanel
+from foundry_lab.workbook.widgets import ChatPanel
 
 proxy = FaultProxy(ensure_service()).start()
 proxy.script(Fault("drip", delay_s=0.01, route="/v1/chat/completions"))  # the first answer takes a minute

@@ -14,7 +14,7 @@ CODE = """\
 from foundry_lab import FoundryAPIClient, ensure_service
 from foundry_lab.faults import FaultProxy
 from foundry_lab.metrics import Metrics
-from foundry_lab.widgets import HealthDashboard
+from foundry_lab.workbook.widgets import HealthDashboard
 
 proxy = FaultProxy(ensure_service()).start()
 client = FoundryAPIClient(proxy.url, retries=0, metrics=Metrics())

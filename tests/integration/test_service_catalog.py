@@ -63,9 +63,9 @@ def test_every_field_of_the_summary_arrives(own_home: Path) -> None:
 def test_a_catalog_the_sdk_does_not_take_is_named(own_home: Path) -> None:
     """With a summary of another schema the service says so, rather than serving nothing."""
     code = (
-        "from foundry_lab.engine import catalog, service\n"
+        "from foundry_lab.engine.service import catalog, process\n"
         "catalog.model_summary = lambda size: {'modelName': 'of another schema'}\n"
-        "service.main()\n"
+        "process.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60

@@ -95,7 +95,7 @@ def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngin
     write_notebook(
         books / "widgets.ipynb",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='cards'): pass",
-        "from foundry_lab.widgets import ChatPanel\nChatPanel()",
+        "from foundry_lab import widgets\nwidgets.ChatPanel()",
         "import ipywidgets\n"
         "class Both(ipywidgets.IntSlider):\n"
         "    def _repr_mimebundle_(self, **kwargs):\n"
