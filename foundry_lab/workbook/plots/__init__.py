@@ -1,7 +1,11 @@
-"""The course's figures: `from foundry_lab import plots`. Each function returns a matplotlib Figure."""
+"""The course's figures: `from foundry_lab import plots`.
+
+Each function returns a figure. As a cell's last value it shows itself; anywhere else, `plots.show(figure)`.
+"""
 
 from foundry_lab.workbook.plots.basic import LatencyFit, architecture, fit_latency, latency_by_tokens
 from foundry_lab.workbook.plots.batch import SweepPoint, batch_figure, confusion_figure, sweep_figure
+from foundry_lab.workbook.plots.picture import show
 from foundry_lab.workbook.plots.production import (
     Outcome,
     arrivals,
@@ -29,6 +33,7 @@ __all__ = [
     "prefill_and_decode",
     "recovery",
     "request_path",
+    "show",
     "sweep_figure",
     "time_to_recovery_s",
     "token_timeline",

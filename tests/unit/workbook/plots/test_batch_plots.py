@@ -9,7 +9,7 @@ from stub_server import CHAT, StubService, chat, error
 
 from foundry_lab import SyncFoundryAPIClient
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.batch import SweepPoint, confusion_figure, sweep_figure
+from foundry_lab.workbook.plots.batch import SweepPoint, batch_figure, confusion_figure, sweep_figure
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def stub() -> Iterator[StubService]:
 def test_a_run_is_drawn_with_its_failures(stub: StubService) -> None:
     stub.on("POST", CHAT, error(400, "no"), chat())
     report = SyncFoundryAPIClient(stub.url).complete_batch([str(n) for n in range(20)])
-    progress, latency = report.plot().axes
+    progress, latency = batch_figure(report).axes
     assert progress.lines[0].get_ydata()[-1] == 20  # type: ignore[index]
     marks = {line.get_label(): len(line.get_xdata()) for line in latency.lines}
     assert marks["answered"] == 19
@@ -30,7 +30,7 @@ def test_a_run_is_drawn_with_its_failures(stub: StubService) -> None:
 
 
 def test_an_empty_run_can_be_drawn(stub: StubService) -> None:
-    assert SyncFoundryAPIClient(stub.url).complete_batch([]).plot()._repr_png_()[:4] == b"\x89PNG"  # type: ignore[attr-defined]
+    assert batch_figure(SyncFoundryAPIClient(stub.url).complete_batch([])).axes
 
 
 def test_a_sweep_shows_the_law(stub: StubService) -> None:
