@@ -228,7 +228,10 @@ def test_serve_in_the_foreground(own_home: Path) -> None:
 
 
 def test_a_taken_port_is_named(own_home: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, mock.patch.dict(os.environ):  # which `serve` changes
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        mock.patch.dict(os.environ),
+    ):  # which `serve` changes
         port = other.getsockname()[1]
         with pytest.raises(EngineError, match=f"Port {port} of 127.0.0.1 is taken"):
             engine.serve(port=port)
