@@ -28,7 +28,7 @@ from foundry_lab.errors import (
 )
 from foundry_lab.protocol import Call
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
-from foundry_lab.protocol.reply import UNKNOWN_ROUTE
+from foundry_lab.protocol.failure import UNKNOWN_ROUTE
 from foundry_lab.types import Model
 
 BUSY_POLL_S = 0.25
