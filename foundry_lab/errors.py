@@ -61,6 +61,7 @@ class APIStatusError(FoundryError):
         message: the service's own words.
         retry_after: seconds the service asked us to wait, or None.
         request_id: the `X-Request-Id` that went with the request, or None.
+        by_service: the service said it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class APIStatusError(FoundryError):
         self.message = message
         self.retry_after = retry_after
         self.request_id = request_id
+        self.by_service = by_service
 
 
 class BadRequestError(APIStatusError):
@@ -139,10 +141,10 @@ class CircuitOpenError(FoundryError):
     """The circuit breaker is open: nothing was sent.
 
     Attributes:
-        retry_after: seconds until the breaker lets a probe through.
+        retry_after: seconds until the breaker lets a probe through; None while it is held open by hand.
     """
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
