@@ -78,6 +78,7 @@ class APIStatusError(FoundryError):
         request_id: the `X-Request-Id` that went with the request, or None.
         lasting: a 5xx that the same request would get again, as the service can't do what it asks: it isn't
             sent again, and says nothing about the service's health.
+        by_service: the service said it.
     """
 
     type: Any = None
@@ -102,6 +103,7 @@ class APIStatusError(FoundryError):
         self.retry_after = retry_after
         self.request_id = request_id
         self.lasting = lasting
+        self.by_service = by_service
 
 
 class BadRequestError(APIStatusError):
@@ -162,10 +164,10 @@ class CircuitOpenError(FoundryError):
     """The circuit breaker is open: nothing was sent.
 
     Attributes:
-        retry_after: seconds until the breaker lets a probe through.
+        retry_after: seconds until the breaker lets a probe through; None while it is held open by hand.
     """
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -36,7 +36,7 @@ from foundry_lab.types import Health
 HISTORY = 3600
 CHECK_TIMEOUT_S = 5.0
 
-_log = logging.getLogger("foundry_lab.monitor")
+_log = logging.getLogger(__name__)
 # Weak on both sides, as a monitor holds its client: one that runs is held by its own task or thread.
 _monitored: weakref.WeakKeyDictionary[ClientCore, weakref.ref[HealthMonitor]] = weakref.WeakKeyDictionary()
 

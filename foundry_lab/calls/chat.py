@@ -194,6 +194,13 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     )
 
 
+def one_token(model_id: str) -> Operation[Completion]:
+    """Have one token generated, in one attempt, past breaker and retries: does the model really work?"""
+    fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    call = msgspec.structs.replace(protocol.build_chat(model_id, fields), once=True)
+    return protocol.parse_completion((yield call), 0.0)
+
+
 def answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest
-from foundry_lab.errors import RequestTimeoutError
+from foundry_lab.errors import FoundryError, RequestTimeoutError
 from foundry_lab.metrics import Record
-from foundry_lab.policies.breaker import FAILURES
+from foundry_lab.policies.breaker import Ticket
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol.chat_stream import ChatStream
 from foundry_lab.types import Chunk, Completion, Usage
@@ -37,7 +37,7 @@ class StreamState:
         self._ready: deque[Chunk] = deque()
         self._arrivals: list[float] = []
         self._record: Record | None = None
-        self._ticket: int | None = None
+        self._ticket: Ticket | None = None
         self._heard = False  # a chunk has come
         self._ended = False
 
@@ -113,8 +113,9 @@ class StreamState:
     def _settle(self, error: BaseException | None) -> None:
         """Tell the breaker, once, how the attempt ended. A stream left after its first text worked."""
         ticket, self._ticket = self._ticket, None
-        left = self._heard and not isinstance(error, FAILURES)
-        self._caller.settle(ticket, None if left else error)
+        if ticket is not None:
+            left = self._heard and not isinstance(error, FoundryError)
+            ticket.settle(None if left else error)
 
     def _finish(self, error: BaseException | None) -> None:
         """Finish the bookkeeping, once; a stream left after its last text counts as whole."""
