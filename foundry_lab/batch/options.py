@@ -8,9 +8,10 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from foundry_lab._ground.checks import check_timeout
 from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
-from foundry_lab.config import check_endpoint, check_timeout
+from foundry_lab.config import check_endpoint
 from foundry_lab.errors import ConfigurationError
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
@@ -100,7 +101,9 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     except TypeError:
         found = []
     if not found:
-        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one or nothing.")
+        raise ConfigurationError(
+            "endpoints must be an address, or a list of one or more; leave it out for this client's own."
+        )
     return found
 
 
