@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foundry_lab._ground.checks import check_timeout
+from foundry_lab._ground.files import as_path
 from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
 from foundry_lab.config import check_endpoint
@@ -113,7 +114,4 @@ def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
     Raises:
         ConfigurationError: it is no path.
     """
-    try:
-        return None if output is None else Path(output)
-    except TypeError:
-        raise ConfigurationError(f"output={output!r} is no path; give the name of a file.") from None
+    return None if output is None else as_path(output, "output")
