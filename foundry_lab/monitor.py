@@ -22,11 +22,10 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab._ground.checks import check_count, check_kind
+from foundry_lab._ground.checks import check_count, check_kind, check_timeout
 from foundry_lab.calls import health
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.client import FoundryAPIClient
-from foundry_lab.config import check_timeout
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.policies.breaker import State

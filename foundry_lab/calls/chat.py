@@ -9,10 +9,9 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._ground.checks import did_you_mean
+from foundry_lab._ground.checks import check_timeout, did_you_mean
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
-from foundry_lab.config import check_timeout
 from foundry_lab.errors import (
     ConfigurationError,
     ModelNotFoundError,

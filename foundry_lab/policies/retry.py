@@ -8,8 +8,8 @@ import time
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._ground.checks import check_seconds
-from foundry_lab.config import DEFAULT_RETRIES, check_retries
+from foundry_lab._ground.checks import check_retries, check_seconds
+from foundry_lab.config import DEFAULT_RETRIES
 from foundry_lab.errors import (
     APIStatusError,
     ModelBusyError,

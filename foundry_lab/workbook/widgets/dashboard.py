@@ -10,9 +10,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from foundry_lab._ground.checks import check_kind
+from foundry_lab._ground.checks import check_kind, check_timeout
 from foundry_lab.client import FoundryAPIClient
-from foundry_lab.config import check_timeout
 from foundry_lab.errors import FoundryError
 from foundry_lab.faults import KINDS, Fault, FaultProxy
 from foundry_lab.metrics import Metrics
