@@ -31,13 +31,11 @@ class Index:
         ):
             self._db.execute(statement)
 
-    def add_item(self, custom_id: str, number: int) -> bool:
-        """Take note of an input item; return False if there is one of that name already."""
+    def add_item(self, custom_id: str, number: int) -> int:
+        """Take note of an input item; return the number of the first that had its name."""
         added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
-        return added.rowcount == 1
-
-    def number_of(self, custom_id: str) -> int:
-        """Return the number of the input item of that name."""
+        if added.rowcount == 1:
+            return number
         return int(self._row("SELECT number FROM item WHERE custom_id = ?", custom_id)[0])
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:

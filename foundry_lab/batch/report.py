@@ -19,7 +19,6 @@ from foundry_lab.protocol.structured import Shape
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_PROBLEMS = 100
 MAX_SAMPLES = 8192
 RECENT = 256
 
@@ -58,7 +57,6 @@ class BatchReport:
         replaced: results of other requests under the same custom_ids; they are in the file OUTPUT.bak now.
         done: items with an answer, of this run. failed: items without.
         failures: how many failed for which reason.
-        problems: items that could be given no result line, such as a custom_id used twice; the first hundred.
         wall_s: seconds of this run.
         prompt_tokens, completion_tokens: as the service counted; answers from the cache aren't in it.
         cached: answers from the response cache. retries: attempts after the first.
@@ -75,7 +73,6 @@ class BatchReport:
         self.failed_before = self.replaced = 0
         self.total_is_known = False
         self.failures: Counter[str] = Counter()
-        self.problems: list[str] = []
         self.wall_s = 0.0
         self.samples: list[Sample] = []
         self.recent: deque[float] = deque(maxlen=RECENT)
@@ -108,11 +105,6 @@ class BatchReport:
         """Count one item that was done before."""
         self.skipped += 1
         self.failed_before += failed
-
-    def add_problem(self, problem: str) -> None:
-        """Keep what is wrong with an item that can have no line."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
 
     def start(self) -> None:
         """The first item is about to be asked."""
@@ -166,7 +158,6 @@ class BatchReport:
             kinds = [f"{count} {code}" for code, count in self.failures.most_common()]
             kinds += [f"{self.failed_before} before this run"] if self.failed_before else []
             lines.append(f"failures    {', '.join(kinds)}; retry_failed=True runs these again")
-        lines += [f"problem     {problem}" for problem in self.problems[:5]]
         if self.output is not None:
             if self.replaced:
                 lines.append(f"replaced    {self.replaced} of other requests, kept in {self._store.backup}")

@@ -295,8 +295,8 @@ def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactor
 def test_the_index_finds_lines_in_either_order() -> None:
     index = Index()
     for number, name in enumerate("abc", 1):
-        assert index.add_item(name, number)
-    assert not index.add_item("b", 9)
+        assert index.add_item(name, number) == number
+    assert index.add_item("b", 9) == 2
     index.put_line("c", "1", False, 0, 10)
     index.put_line("b", "2", True, 10, 5)
     index.put_line("stranger", "3", False, 15, 5)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_tools import asked, ids, names_in
+from batch_tools import asked, ids, names_in, rows
 from stub_server import CHAT, MODEL, StubService, hang
 
 from foundry_lab import FoundryAPIClient
@@ -142,10 +142,12 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
     output = tmp_path / "out.jsonl"
     items: list[Any] = ["a", {"prompt": "b", "max_tokens": "5"}, {"prompt": "c", "custom_id": "item-000001"}]
     report = await client.complete_batch(iter(items), output=output)
-    assert (report.done, report.failures) == (1, {"invalid_item": 1})
-    assert len(report.problems) == 1
-    assert "taken by item 1" in report.problems[0]
-    assert sorted(ids(output)) == ["item-000001", "item-000002"]
+    assert (report.done, report.failures) == (1, {"invalid_item": 2})
+    assert sorted(ids(output)) == ["item-000001", "item-000001#3", "item-000002"]
+    (row,) = [row for row in rows(output) if row["custom_id"] == "item-000001#3"]
+    assert "taken by item 1" in row["error"]["message"]
+    again = await client.complete_batch(iter(items), output=output)
+    assert (again.skipped, again.failed_before) == (3, 2)
 
 
 @pytest.mark.parametrize(
