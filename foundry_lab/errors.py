@@ -61,7 +61,10 @@ class APIStatusError(FoundryError):
         message: the service's own words.
         retry_after: seconds the service asked us to wait, or None.
         request_id: the `X-Request-Id` that went with the request, or None.
+        body: the answer as it came, with the service's own type, code and param; empty where there was none.
     """
+
+    body: bytes = b""
 
     def __init__(
         self,

@@ -36,10 +36,13 @@ class BatchStoppedError(FoundryError):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One finished item: seconds since the start, its latency in seconds, whether it has an answer."""
+    """One finished item: seconds since the start, its latency in seconds, whether it has an answer.
+
+    The latency is None for an item that couldn't be sent.
+    """
 
     at_s: float
-    latency_s: float
+    latency_s: float | None
     ok: bool
 
 
@@ -93,7 +96,8 @@ class BatchReport:
         self.cached += outcome.cached
         self.prompt_tokens += outcome.usage.prompt_tokens
         self.completion_tokens += outcome.usage.completion_tokens
-        self.recent.append(outcome.latency_s)
+        if outcome.latency_s is not None:
+            self.recent.append(outcome.latency_s)
         self.wall_s = time.perf_counter() - self._started
         if (self.done + self.failed - 1) % self._stride == 0:
             if len(self.samples) == MAX_SAMPLES:  # keep every second one, and from now on as seldom
@@ -126,7 +130,11 @@ class BatchReport:
 
     def latency_s(self, q: float) -> float | None:
         """Return the q-th percentile (0-100) of the answered items' latency in seconds, None without any."""
-        return percentile([sample.latency_s for sample in self.samples if sample.ok], q)
+        return percentile(self.answered_s(), q)
+
+    def answered_s(self) -> list[float]:
+        """Return the sampled latencies of the answered items, in seconds."""
+        return [each.latency_s for each in self.samples if each.ok and each.latency_s is not None]
 
     def results(self) -> Iterator[BatchResult]:
         """Read the results from the output, one by one, as they stand there.

@@ -14,7 +14,7 @@ import msgspec
 from foundry_lab._ground.files import WINDOWS, force_to_disk, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
-from foundry_lab.batch.result import ID_PREFIX, ErrorPart
+from foundry_lab.batch.result import ID_PREFIX, ErrorPart, fingerprint_in
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
 
@@ -135,7 +135,7 @@ class ResultsFile(BatchOutput):
                     head = _decode_head(line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise self._foreign(number, error) from None
-                fingerprint = head.id.removeprefix(ID_PREFIX)
+                fingerprint = fingerprint_in(head.id)
                 self._index.put_line(head.custom_id, fingerprint, head.error is not None, start, len(line))
                 self.found += 1
                 start += len(line)

@@ -77,7 +77,9 @@ def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
         message = f"{excerpt(reply.body)} ({_sender(reply)})"
         raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id, foreign=True)
     message = error if isinstance(error, str) else error.message
-    raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id)
+    failure = status_error(reply.status, message, retry_after=wait, request_id=reply.request_id)
+    failure.body = reply.body
+    raise failure
 
 
 def status_error(
