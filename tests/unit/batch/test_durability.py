@@ -98,15 +98,18 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_or_done_twice(
     assert len(total) == ITEMS
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to one process")
-def test_ctrl_c_saves_and_prints_how_to_go_on(stub: StubService, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to one process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_and_its_kind_save_and_print_how_to_go_on(
+    stub: StubService, tmp_path: Path, name: str
+) -> None:
     stub.on("POST", CHAT, chat(delay_s=0.05))
     source, output = tmp_path / "items.jsonl", tmp_path / "my out.jsonl"
     write_items(source, 300)
     process = subprocess.Popen(command(stub, source, output), stderr=subprocess.PIPE, text=True)
     while not asked(stub).total() > 20:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"To go on: foundry-lab batch {source} -o '{output}' --endpoint {stub.url}" in words
@@ -117,6 +120,47 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(stub: StubService, tmp_path: Path)
     done = subprocess.run(command(stub, source, output), check=True, capture_output=True, text=True)
     assert f"{300 - saved} answered, 0 failed, {saved} done before" in done.stdout
     assert len({line["custom_id"] for line in whole_lines(output)}) == len(whole_lines(output)) == 300
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a terminal")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_the_batch_tidily_and_under_nohup_not_at_all(
+    stub: StubService, tmp_path: Path, nohup: bool
+) -> None:
+    """Nothing can be written to it any more, neither the bar nor how to go on."""
+    import fcntl
+    import pty
+    import termios
+
+    stub.on("POST", CHAT, chat(delay_s=0.02))
+    source, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_items(source, 200)
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = subprocess.Popen(
+        command(stub, source, output),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    while not asked(stub).total() > 20:
+        time.sleep(0.01)
+    os.close(ours)
+    code = process.wait(timeout=60)
+    assert sorted(tmp_path.iterdir()) == [source, output]
+    if nohup:
+        assert len(whole_lines(output)) == 200
+    else:
+        assert code == 130
+        assert 0 < len(whole_lines(output)) < 200
 
 
 LIMITED = """
