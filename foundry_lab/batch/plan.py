@@ -106,7 +106,8 @@ class Plan:
                 named += item.custom_id != automatic_id(item.number)
                 if self._is_done(item, line):
                     report.skip(failed=line[1])
-        if report.total and (shared == 0 or (same == 0 and named == 0)):
+        readable = self._index.count_lines() > 0
+        if report.total and readable and (shared == 0 or (same == 0 and named == 0)):
             raise _of_another_batch(output, "none answers a request of this one")
 
     async def to_do(self, output: BatchOutput, report: BatchReport) -> AsyncIterator[BatchItem]:

@@ -57,7 +57,8 @@ class BatchReport:
         total: items of the input; `total_is_known` before the end, unless it can be read only once.
         skipped: those that were done before this run.
         failed_before: those of the skipped that have no answer; `retry_failed=True` asks them again.
-        replaced: results of other requests under the same custom_ids; they are in the file OUTPUT.bak now.
+        replaced: results of other requests under the same custom_ids, and damaged ones; they are in the file
+            OUTPUT.bak now.
         done: items with an answer, of this run. failed: items without.
         failures: how many failed for which reason.
         wall_s: seconds of this run.
@@ -168,7 +169,9 @@ class BatchReport:
             lines.append(f"failures    {', '.join(kinds)}; retry_failed=True runs these again")
         if self.output is not None:
             if self.replaced:
-                lines.append(f"replaced    {self.replaced} of other requests, kept in {self._store.backup}")
+                lines.append(
+                    f"replaced    {self.replaced} of other requests or damaged, kept in {self._store.backup}"
+                )
             lines.append(f"results     {os.fspath(self.output)}")
         return "\n".join(lines)
 

@@ -50,7 +50,11 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         except BatchOutputError as error:
             raise BatchStoppedError(str(error), report) from error
         if report.replaced:
-            _log.warning("%d results of other requests were moved to %s", report.replaced, output.backup)
+            _log.warning(
+                "%d results of other requests, or damaged ones, were moved to %s",
+                report.replaced,
+                output.backup,
+            )
         return report
 
 

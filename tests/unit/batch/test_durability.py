@@ -163,6 +163,34 @@ def test_a_terminal_that_is_closed_ends_the_batch_tidily_and_under_nohup_not_at_
         assert 0 < len(whole_lines(output)) < 200
 
 
+NO_ROOM_FOR_A_COPY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = ["foundry-lab", *sys.argv[2:]]
+from foundry_lab.workbook.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files by setrlimit")
+def test_no_room_for_putting_the_results_in_order_is_one_sentence(stub: StubService, tmp_path: Path) -> None:
+    """A reader of the index that was still open complained after that, in a traceback."""
+    source, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_items(source, 100)
+    first = command(stub, source, output, "--no-progress")
+    subprocess.run(first, check=True, stdout=subprocess.DEVNULL)
+    room = str(output.stat().st_size // 2)
+    words = [*first[first.index("batch") :], "--ordered"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM_FOR_A_COPY, room, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Every result is in")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert len(whole_lines(output)) == 100
+    assert sorted(tmp_path.iterdir()) == [source, output]
+
+
 LIMITED = """
 import asyncio, resource, signal, sys
 from foundry_lab import SyncFoundryAPIClient
