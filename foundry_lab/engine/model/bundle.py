@@ -122,7 +122,7 @@ def _check_recipe(source: Path, manifest: Manifest) -> None:
     if other:
         raise EngineError(
             f"{source} holds another model than this version of foundry-lab makes: {', '.join(other)} differ."
-            " Nothing was changed. A model from a stranger can say anything and can crash the service. If you "
+            " Nothing was changed. A model from a stranger can say anything and crash the service. If you "
             f"know who made this one: foundry-lab model import --trust {source}"
         )
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import filelock
 
 from foundry_lab._ground.files import patiently
-from foundry_lab.engine.paths import home
+from foundry_lab.engine.paths import home, run_dir
+from foundry_lab.engine.private import own_folder
 from foundry_lab.errors import EngineError
 
 LOCK_TIMEOUT_S = 1800
@@ -31,8 +32,7 @@ def exclusive() -> Iterator[None]:
         EngineError: another process held it for half an hour, or the home directory can't be written.
     """
     with disk_errors():
-        home().mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(home() / "models.lock", is_singleton=True)
+        lock = filelock.FileLock(own_folder(run_dir()) / "models.lock", is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

@@ -14,7 +14,7 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, make_run_dir, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, make_run_dir, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
@@ -57,13 +57,9 @@ def launch(*, public_catalog: bool) -> None:
         ) from error
     # Reaps the child when it ends; it would stay as a zombie for as long as we live.
     threading.Thread(target=child.wait, name="foundry-lab-reaper", daemon=True).start()
-    try:
-        create_time = psutil.Process(child.pid).create_time()
-    except psutil.Error:
-        create_time = 0.0  # ended already
     assert child.stdin is not None
-    with contextlib.suppress(OSError), child.stdin:  # it may have ended already
-        write_state(ServiceState(pid=child.pid, create_time=create_time, public_catalog=public_catalog))
+    with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
+        write_state(ServiceState(**identity(child.pid), public_catalog=public_catalog))
         child.stdin.write(NOTED)  # only now may the child put its own note in the place of ours
 
 

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
-import psutil
 from aiohttp import web
 
 from foundry_lab.engine import spec
@@ -27,7 +26,7 @@ from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.launch import FAILURE_MARK
 from foundry_lab.engine.service.runtime import Runtime
-from foundry_lab.engine.service.state import ServiceState, remove_state, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
@@ -82,8 +81,7 @@ async def run(
         )
         control.attach(runtime.catalog)
         state = ServiceState(
-            pid=os.getpid(),
-            create_time=psutil.Process().create_time(),
+            **identity(os.getpid()),
             url=runtime.url,
             control_url=own_url,
             control_token=token,

@@ -232,7 +232,7 @@ def test_lock_held_too_long_is_an_error(lab, monkeypatch, caplog):
     monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
     lab.mkdir()
     with (
-        filelock.FileLock(lab / "models.lock"),
+        filelock.FileLock(lab / "run" / "models.lock"),
         pytest.raises(EngineError, match="End it, then run this again"),
     ):
         prepare.prepare_model(progress=False)
