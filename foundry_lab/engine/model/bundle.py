@@ -14,7 +14,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.genai import read_numbers
 from foundry_lab.engine.model.manifest import MANIFEST, Manifest
-from foundry_lab.engine.model.prepare import install
+from foundry_lab.engine.model.prepare import install, refuse_shared
 from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, workspace
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
@@ -82,6 +82,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
     source = Path(file).expanduser().absolute()
     if not source.is_file():
         raise EngineError(f"{source} is not a file. Give the archive that `foundry-lab model export` wrote.")
+    refuse_shared()
     with exclusive(), disk_errors(), workspace() as work:
         built = work / FOLDER
         built.mkdir()

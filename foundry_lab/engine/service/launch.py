@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ FAILURE_MARK = "foundry-lab: "
 NOTED = b"noted\n"
 """Told to the child when it has been noted as starting."""
 LOG_LINES = 8
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
+"""Names of variables that the service has no use for; it lives longer than who started it."""
 
 
 def log_file() -> Path:
@@ -87,8 +90,9 @@ def _new_log() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: ours, with what it needs to find the same home and the same package."""
-    environment = {**os.environ, "FOUNDRY_LAB_HOME": str(paths.home())}
+    """Return the child's environment: ours without secrets, and what leads to the same home and package."""
+    environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    environment["FOUNDRY_LAB_HOME"] = str(paths.home())
     environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}  # the log is read as it grows, and as UTF-8
     package_root = Path(__file__).parents[3]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only

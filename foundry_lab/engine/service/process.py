@@ -21,6 +21,7 @@ from importlib import metadata
 
 from aiohttp import web
 
+from foundry_lab._ground.loopback import refuse_foreign
 from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
@@ -63,11 +64,12 @@ async def run(
     Raises:
         EngineError: it can't start.
     """
+    umask = os.umask(0o077)  # what the runtime writes is nobody else's
     stop = asyncio.Event()
     _stop_on_signals(stop)
     token, used = secrets.token_urlsafe(32), versions()
     control = Control(token, stop.set)
-    app = web.Application()
+    app = web.Application(middlewares=[refuse_foreign])
     app.router.add_post(CATALOG_ROUTE, handle_query)
     control.add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -104,6 +106,7 @@ async def run(
         control.cancel_downloads()
         closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
         await runner.cleanup()
+        os.umask(umask)
         if not closed:
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
 
