@@ -155,6 +155,7 @@ class Metrics(Collector):
 
     def __init__(self, recent: int = 2048) -> None:
         self._recent = recent
+        self._breakers = _Breakers()
         self.after_fork()
         renew_after_fork(self)
 
@@ -171,7 +172,6 @@ class Metrics(Collector):
         self._latencies: deque[float] = deque(maxlen=self._recent)
         self._ttfts: deque[float] = deque(maxlen=self._recent)
         self._waits: deque[float] = deque(maxlen=self._recent)
-        self._breakers = _Breakers()
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.registry.register(self._breakers)
@@ -295,8 +295,13 @@ class _Breakers(Collector):
     """State of the breakers by endpoint, the worst of those in use. It keeps none of them alive."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._watched: dict[str, WeakSet[CircuitBreaker]] = {}
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A child's breakers are copies of the same, under a lock of its own."""
+        self._lock = threading.Lock()
 
     def add(self, endpoint: str, breaker: CircuitBreaker) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from foundry_lab._ground.checks import check_count, check_kind
+from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import health
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.client import FoundryAPIClient
@@ -105,6 +106,11 @@ class HealthMonitor:
         self._restarter = Restarter(supervisor, client.settings, self.restarts) if supervisor else None
         self._sample_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The parent watches; a child's own watch begins with `start`."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
