@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from foundry_lab._ground.checks import check_timeout
 from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import chat, health
 from foundry_lab.calls.async_transport import Transport
@@ -23,7 +24,7 @@ from foundry_lab.calls.models import Directory
 from foundry_lab.calls.notes import Notes
 from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.calls.target import Target, locate, relocate
-from foundry_lab.config import Settings, check_timeout
+from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ServiceUnavailableError
 from foundry_lab.logs import LOGGER
 from foundry_lab.metrics import Metrics, Record

@@ -38,12 +38,18 @@ class StreamState:
         self._arrivals: list[float] = []
         self._record: Record | None = None
         self._ticket: Ticket | None = None
+        self._heard = False  # a chunk has come
         self._ended = False
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._parser.parts)
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought so far, where the service tells it apart from the text."""
+        return "".join(self._parser.thoughts)
 
     @property
     def finish_reason(self) -> str | None:
@@ -94,7 +100,9 @@ class StreamState:
         for chunk in chunks:
             if chunk.content:
                 self._arrivals.append(elapsed_s)
-        self._ready.extend(chunks)
+        if chunks:
+            self._heard = True
+            self._ready.extend(chunks)
 
     def _begin(self) -> Record:
         """Start the clock and the bookkeeping: the iteration has begun."""
@@ -106,7 +114,7 @@ class StreamState:
         """Tell the breaker, once, how the attempt ended. A stream left after its first text worked."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            left = self._arrivals and not isinstance(error, FoundryError)
+            left = self._heard and not isinstance(error, FoundryError)
             ticket.settle(None if left else error)
 
     def _finish(self, error: BaseException | None) -> None:
@@ -124,12 +132,14 @@ class StreamState:
         parser, elapsed_s = self._parser, time.perf_counter() - self._started
         parser.parts, parser.model, parser.id = [completion.content], completion.model, completion.id
         parser.finish_reason, parser.usage, parser.done = completion.finish_reason, completion.usage, True
-        self._arrivals = [elapsed_s]
+        parser.thoughts = [completion.reasoning]
+        self._arrivals, self._heard = [elapsed_s], True
         self._ready.append(
             Chunk(
                 content=completion.content,
                 elapsed_s=elapsed_s,
                 finish_reason=completion.finish_reason,
+                reasoning=completion.reasoning,
                 tool_calls=completion.tool_calls,
             )
         )
@@ -138,7 +148,7 @@ class StreamState:
         """Return the error for a stream that kept silent too long."""
         if deadline.remaining() <= CLOCK_TICK_S:
             return deadline.error()
-        if not self._arrivals:
+        if not self._heard:
             return RequestTimeoutError(
                 f"No token came within {self._request.first_token_s:g} s. The service may be busy with other "
                 "requests, still reading a long prompt, or its streaming hangs: allow more "
