@@ -190,7 +190,11 @@ class Metrics(Collector):
             key = (record.operation, model, record.outcome)
             self._requests[key] += 1
             if record.outcome not in REFUSED:
-                self._observe_latency(key, record.latency_s)
+                if record.operation in GENERATING:
+                    self._latencies.append(record.latency_s)
+                if (latency := self._latency.get(key)) is None:
+                    latency = self._latency[key] = _Histogram(LATENCY_BUCKETS_S)
+                latency.observe(record.latency_s)
             if record.ttft_s is not None:
                 self._ttfts.append(record.ttft_s)
                 self._ttft.setdefault(model, _Histogram(TTFT_BUCKETS_S)).observe(record.ttft_s)
@@ -282,13 +286,6 @@ class Metrics(Collector):
             return "other"
         self._models.add(record.model)
         return record.model
-
-    def _observe_latency(self, key: tuple[str, str, str], seconds: float) -> None:
-        if key[0] in GENERATING:
-            self._latencies.append(seconds)
-        if (histogram := self._latency.get(key)) is None:
-            histogram = self._latency[key] = _Histogram(LATENCY_BUCKETS_S)
-        histogram.observe(seconds)
 
 
 class _Breakers(Collector):
