@@ -27,12 +27,14 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         finish_reason: "stop" (the model ended, or a stop string came), "length" (max_tokens reached),
             "tool_calls", or None where the service didn't say.
         usage: token counts, or None where the service didn't count.
-        latency_s: seconds from the call to the typed result, all attempts and waiting included.
+        latency_s: seconds from the call to the typed result, all attempts and waiting included; None where
+            nobody knows: a batch's file has no place for it.
         id: the service's id of the answer.
         request_id: the id we sent as `X-Request-Id`; the same one stands in the log.
         attempts: how many times the request was sent.
         parsed: the validated object when `response_model` or `parser` was given, else None.
         tool_calls: the tool calls the model asked for, as the service sent them.
+        reasoning: what the model thought before it answered, where the service tells it apart.
         cached: whether it came out of the response cache.
     """
 
@@ -40,18 +42,19 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     finish_reason: str | None = None
     usage: Usage | None = None
-    latency_s: float = 0.0
+    latency_s: float | None = 0.0
     id: str = ""
     request_id: str = ""
     attempts: int = 1
     parsed: Any = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    reasoning: str = ""
     cached: bool = False
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Completion tokens per second of latency, or None where tokens weren't counted."""
-        if self.usage is None or self.latency_s <= 0:
+        """Completion tokens per second of latency, or None where one of both isn't known."""
+        if self.usage is None or not self.latency_s:
             return None
         return self.usage.completion_tokens / self.latency_s
 
@@ -60,16 +63,19 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of a streamed answer.
 
     Attributes:
-        content: new text, often one token; empty for the piece that only says why the answer ended.
+        content: new text, often one token; empty for a piece that only says why the answer ended, or that
+            is reasoning.
         finish_reason: set on the last piece.
         elapsed_s: seconds from the call to this piece's arrival.
         tool_calls: tool-call deltas, as the service sent them.
+        reasoning: new text of the model's thoughts, which are no part of the answer.
     """
 
     content: str
     elapsed_s: float
     finish_reason: str | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    reasoning: str = ""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

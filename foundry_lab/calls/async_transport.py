@@ -72,7 +72,7 @@ class Transport:
                     self.sessions.listeners[port] = target.listener
         self._known = target
 
-    async def exchange(self, target: Target, call: Call, deadline: Deadline, request_id: str) -> Reply:
+    async def exchange(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send a call and read its whole reply.
 
         Raises:

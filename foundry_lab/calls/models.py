@@ -26,14 +26,15 @@ from foundry_lab.errors import (
     ModelNotLoadedError,
     ResponseFormatError,
 )
+from foundry_lab.logs import LOGGER
 from foundry_lab.protocol import Call
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
-from foundry_lab.protocol.reply import UNKNOWN_ROUTE
+from foundry_lab.protocol.failure import UNKNOWN_ROUTE
 from foundry_lab.types import Model
 
 BUSY_POLL_S = 0.25
 
-_log = logging.getLogger("foundry_lab")
+_log = logging.getLogger(LOGGER)
 
 
 class _ModelList(msgspec.Struct):

@@ -43,7 +43,7 @@ USED_WITHIN_S = 60.0
 """How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
 OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
 
-_log = logging.getLogger("foundry_lab.cache")
+_log = logging.getLogger(__name__)
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
