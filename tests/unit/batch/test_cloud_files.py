@@ -48,7 +48,7 @@ async def test_example_files_run_unedited_with_one_option(
     with pytest.raises(ModelNotFoundError, match=r'model="stub-1b", override_model=True\)'):
         await client.complete_batch(DATA / name, output=output)
     assert asked(stub) == 0
-    report = await client.complete_batch(DATA / name, output=output, override_model=True, ordered=True)
+    report = await client.complete_batch(DATA / name, output=output, override_model=True, concurrency=1)
     lines = [json.loads(text) for text in (DATA / name).read_text(encoding="utf-8").splitlines()]
     assert (report.done, report.failed) == (len(lines), 0)
     assert ids(output) == [line["custom_id"] for line in lines]
