@@ -7,10 +7,11 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab._ground.checks import did_you_mean
+from foundry_lab._ground.checks import check_timeout, did_you_mean
+from foundry_lab._ground.files import as_path
 from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
-from foundry_lab.config import check_endpoint, check_timeout
+from foundry_lab.config import check_endpoint
 from foundry_lab.errors import ConfigurationError
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
@@ -63,7 +64,7 @@ class Choices:
         _check_names(options)
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
         self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-        self.output = _as_path(own.get("output"))
+        self.output = as_path(own["output"], "output") if "output" in own else None
         self.concurrency = own.get("concurrency", DEFAULT_CONCURRENCY)
         self.policy = as_policy(self.concurrency)
         self.resume = bool(own.get("resume", True))
@@ -105,17 +106,7 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     except TypeError:
         found = []
     if not found:
-        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one or nothing.")
+        raise ConfigurationError(
+            "endpoints must be an address, or a list of one or more; leave it out for this client's own."
+        )
     return found
-
-
-def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
-    """Return the output's path, None where none is named.
-
-    Raises:
-        ConfigurationError: it is no path.
-    """
-    try:
-        return None if output is None else Path(output).expanduser()
-    except (TypeError, RuntimeError):  # the second for a home that nobody knows
-        raise ConfigurationError(f"output={output!r} is no path; give the name of a file.") from None

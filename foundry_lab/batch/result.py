@@ -15,8 +15,6 @@ from foundry_lab.protocol.structured import Shape
 from foundry_lab.types import Completion, Usage
 
 ID_PREFIX = "batch_req_"
-MAX_ERROR_BODY = 64 * 1024
-"""A longer error is kept as its message."""
 
 
 class ErrorPart(msgspec.Struct, frozen=True):
@@ -118,9 +116,13 @@ def write_line(
     if reply is not None:
         response = ResponsePart(reply.status, reply.request_id, _one_line(reply.body))
     elif isinstance(error, APIStatusError):
-        said = _encode({"error": {"message": error.message, "type": "api_error"}})
-        own = 0 < len(error.body) <= MAX_ERROR_BODY
-        body = _one_line(error.body if own else said)
+        said = {
+            "message": error.message,
+            "type": error.type or "api_error",
+            "param": error.param,
+            "code": error.code,
+        }
+        body = msgspec.Raw(_encode({"error": said}))
         response = ResponsePart(error.status, error.request_id or "", body)
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
