@@ -352,7 +352,9 @@ class MetricsServer:
         # Here, as few serve their metrics, and it brings aiohttp's server.
         from foundry_lab._ground.loopback import refuse_foreign_wsgi
 
-        server.set_app(refuse_foreign_wsgi(server.get_app()))
+        app = server.get_app()
+        assert app is not None
+        server.set_app(refuse_foreign_wsgi(app))
         self._server, self._thread = server, thread
         renew_after_fork(self)
         self.url = f"http://{HOST}:{server.server_port}/metrics"
