@@ -283,12 +283,10 @@ def test_nobody_else_can_read_where_it_is(own_home: Path) -> None:
     assert ask(endpoint)
     port = endpoint.rpartition(":")[2].encode()
     own_home.chmod(0o755)  # as an older version made it
-    for file in own_home.rglob("*"):
-        hidden = any(
-            not folder.stat().st_mode & 0o011 for folder in file.parents if folder != own_home.parent
-        )
-        if file.is_file() and not hidden and file.stat().st_mode & 0o044:
-            assert port not in file.read_bytes(), file
+    for folder, folders, files in os.walk(own_home):
+        folders[:] = [name for name in folders if (Path(folder) / name).stat().st_mode & 0o011]
+        for file in (Path(folder) / name for name in files):
+            assert port not in file.read_bytes() or not file.stat().st_mode & 0o044, file
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -308,12 +306,9 @@ def test_a_shared_model_is_served_and_left_as_it_is(
     (shared / paths.model_dir().relative_to(own_home / "models") / "genai_config.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in shared.rglob("*")}
     monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(shared))
-    assert "Paris" in ask(engine.ensure_service(progress=False))
+    assert ask(engine.ensure_service(progress=False))
     assert {file: file.stat().st_mtime_ns for file in shared.rglob("*")} == before
-    own = sum(
-        file.lstat().st_size for file in own_home.rglob("*") if file.is_file() and not file.is_symlink()
-    )
-    assert own < 10_000_000
+    assert sum(file.lstat().st_size for file in own_home.rglob("*")) < 10_000_000
 
 
 def test_serve_in_the_foreground(own_home: Path) -> None:
