@@ -281,12 +281,12 @@ def test_nobody_else_can_read_where_it_is(own_home: Path) -> None:
     finally:
         os.umask(before)
     assert ask(endpoint)
-    port = endpoint.rpartition(":")[2].encode()
+    address = f":{endpoint.rpartition(':')[2]}".encode()
     own_home.chmod(0o755)  # as an older version made it
     for folder, folders, files in os.walk(own_home):
         folders[:] = [name for name in folders if (Path(folder) / name).stat().st_mode & 0o011]
         for file in (Path(folder) / name for name in files):
-            assert port not in file.read_bytes() or not file.stat().st_mode & 0o044, file
+            assert address not in file.read_bytes() or not file.stat().st_mode & 0o044, file
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
