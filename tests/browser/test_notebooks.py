@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 from lab import Lab, faint_texts, picture_of, run_all, use_theme
 
@@ -24,6 +25,7 @@ def test_a_notebook_runs_and_is_readable(path: Path, jupyterlab: Lab, tmp_path: 
     shutil.copytree(workbook.folder(), jupyterlab.root, dirs_exist_ok=True)
     with jupyterlab.open_file(path.name) as page:
         book = run_all(page)
+        nbformat.write(book, tmp_path / path.name)
         for number, cell in enumerate(book.cells):
             if cell.cell_type == "code":
                 assert cell.execution_count, f"cell {number} wasn't run"

@@ -67,8 +67,8 @@ _FAINT = """(root, least) => {
   const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     const element = texts.currentNode.parentElement, words = texts.currentNode.data.trim();
-    const unseen = !element.getClientRects().length;
-    if (!/[\\p{L}\\p{N}]/u.test(words) || unseen || element.closest("style, option, [aria-hidden], :disabled")) continue;
+    const exempt = element.closest("style, option, [aria-hidden], :disabled");
+    if (exempt || !element.getClientRects().length || !/[\\p{L}\\p{N}]/u.test(words)) continue;
     const [one, other] = [channels(getComputedStyle(element).color), behind(element)].map(luminance);
     const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
     if (ratio < least) faint.push(`${words.slice(0, 40)}: ${ratio.toFixed(1)}`);
@@ -183,6 +183,7 @@ def use_theme(page: Page, name: str) -> None:
         "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", THEMES[name]
     )
     page.locator(f'body[data-jp-theme-name="{THEMES[name]}"]').wait_for(state="attached")
+    page.locator("#jupyterlab-splash").wait_for(state="detached")
 
 
 def faint_texts(place: Locator, least: float = 4.5) -> list[str]:
