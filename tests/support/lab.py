@@ -169,7 +169,9 @@ def run_all(page: Page) -> NotebookNode:
         "() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.ran = true) }"
     )
     page.wait_for_function("window.ran", timeout=RUN_S * 1000)
-    return nbformat.from_dict(page.evaluate(f"() => {_PANEL}.content.model.toJSON()"))
+    return nbformat.reads(
+        page.evaluate(f"() => JSON.stringify({_PANEL}.content.model.toJSON())"), as_version=4
+    )
 
 
 def save(page: Page) -> None:
@@ -194,10 +196,10 @@ def faint_texts(place: Locator, least: float = 4.5) -> list[str]:
 
 def picture_of(page: Page, file: Path) -> None:
     """Take a picture of the whole notebook, for people to look at."""
-    height = page.evaluate(
-        f"() => {_PANEL}.content.node.querySelector('.jp-WindowedPanel-outer').scrollHeight"
-    )
+    pages = page.locator(".jp-Notebook .jp-WindowedPanel-outer")
+    height = pages.evaluate("outer => outer.scrollHeight")
     page.set_viewport_size({"width": 1200, "height": min(int(height) + 120, 12_000)})
+    pages.evaluate("outer => outer.scrollTo(0, 0)")
     page.screenshot(path=file)
     page.set_viewport_size({"width": 1200, "height": 900})
 
