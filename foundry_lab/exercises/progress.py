@@ -1,0 +1,35 @@
+"""What a learner has solved, in a small file of the lab's own folder."""
+
+from __future__ import annotations
+
+import msgspec
+from filelock import FileLock
+
+from foundry_lab._ground.files import patiently
+from foundry_lab.engine import paths
+
+FILE = "progress.json"
+
+
+def points() -> dict[str, float]:
+    """Return the best points so far, by exercise; nothing if there is no file, or none that can be read."""
+    try:
+        return msgspec.json.decode((paths.home() / FILE).read_bytes(), type=dict[str, float])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def keep(number: str, earned: float) -> None:
+    """Note the points of an exercise, unless there were more before.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    file = paths.home() / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):  # two notebooks may be open
+        best = points()
+        if earned > best.get(number, 0.0):
+            part = file.with_suffix(".part")
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(best | {number: earned})))
+            patiently(part.replace, file)
