@@ -11,7 +11,7 @@
 - read three errors that everybody meets;
 - predict how long an answer takes.
 
-**Time:** about 60 minutes. Running the cells takes less than one minute.
+**Time:** about 55 minutes: 20 to read and run, 35 for the five exercises. Running the cells takes less than one minute.
 
 **You need:** Foundry Lab, installed as its README says, and [0 · Start](00_start.ipynb) or some practice with Python. New words are explained where they first stand; the [glossary](glossary.md) has them all.
 """
@@ -42,9 +42,9 @@ ROUNDS = 3  # how often the last measurement is repeated
 """
 ## What runs where
 
-There are two processes (two running programs). Your code runs in the left one. The model runs in the right one. They talk over HTTP, at the address `127.0.0.1`. This address means "this machine": nothing leaves it.
+There are two processes (two running programs). Your code runs in the left one, the notebook's **kernel**: the Python that runs the cells. The model runs in the right one, the **service**. They talk over HTTP, the language of the web, at the address `127.0.0.1`. This address means "this machine": nothing leaves it.
 
-![Two boxes. Left: the notebook's kernel, a Python process, with the foundry_lab client or plain requests in it. Right: the service process, which goes on when the kernel ends, with the Foundry Local REST service above the ONNX runtime and the model. One arrow goes from the client to the service: POST, JSON over HTTP to 127.0.0.1. One arrow goes back: the answer as JSON, or as events one by one.](images/architecture.svg)
+![Two processes on this machine. The notebook kernel holds the foundry_lab client, or plain requests. The service process holds the Foundry Local REST service and, below it, ONNX Runtime GenAI with the model. Requests go over HTTP to 127.0.0.1 as JSON; answers come back as JSON, or as events one by one.](images/architecture.svg)
 """
 
 # %% [markdown]
@@ -116,7 +116,7 @@ print("memory ", in_mib(health.memory_usage))
 
 # %% [markdown]
 """
-Most of this memory is the runtime (the program that computes) and the model's **weights**: the numbers that the model has learned, also called its **parameters**. They stay in memory, so that a question needn't wait for the disk. ("Unknown" means that the service runs on another machine.)
+In this memory are the runtime (the program that computes) and the model's **weights**: the numbers that the model has learned, also called its **parameters**. They stay in memory, so that a question needn't wait for the disk. How much is the model's share? A later cell unloads it and measures again. ("Unknown" means that the operating system doesn't tell, or that the service runs on another machine.)
 
 ## Which models?
 
@@ -171,7 +171,7 @@ print(response.status_code, reply["choices"][0]["message"]["content"])
 
 # %% [markdown]
 """
-That is the whole protocol. Nothing is hidden: one request, one answer.
+Nothing else is needed: one request, one answer.
 
 ### 2. The sync client
 
@@ -250,7 +250,7 @@ except ResponseFormatError as error:
 
 # %% [markdown]
 """
-Compare with plain HTTP: there, `reply["choices"][0]` would fail with an `IndexError` that says nothing about the service.
+The message names what is wrong, and what to look at. With plain HTTP the line `reply["choices"][0]` would raise an `IndexError`, which says nothing about the service.
 
 ## Settings
 
@@ -323,7 +323,7 @@ for role in roles:
 
 # %% [markdown]
 """
-The system prompt changes the tone of every answer. It doesn't make the model know more. This one has 135 million parameters; the largest models have thousands of times as many. It writes fluent sentences, repeats itself, and gets facts wrong. It is here to make the *service* real. A client must behave in the same way with any model.
+Is the tone different? And are the facts better? It doesn't make the model know more. This one has 135 million parameters; the largest models have thousands of times as many. Its sentences are often good English and wrong facts. For this course that is enough: you learn how to use the *service*, and that is the same with every model.
 
 ### A conversation
 
@@ -379,7 +379,7 @@ else:
 
 # %% [markdown]
 """
-What came back is the model's weights and its working memory. What stays is the runtime. The service still answers, so it isn't *unavailable*. But it has no model to answer with, so it is *degraded*, and the reason says what to do.
+The difference is the model's weights and its working memory. What stays is the runtime. The service still answers, so it isn't *unavailable*. But it has no model to answer with, so it is *degraded*, and the reason says what to do.
 """
 
 # %% tags=["nbval-check-output"]
@@ -486,7 +486,7 @@ print(f"per token {fit.per_token_s * 1000:.1f} ms, which is {fit.tokens_per_s:.0
 
 # %% [markdown]
 """
-A line lets you predict. **Your turn:** how long will an answer of 150 tokens take on your machine? Work it out from the two numbers, write it into the first cell in place of `None`, and run both cells.
+A line lets you predict. How long will an answer of 150 tokens take on your machine? Work it out from the two numbers. Write it into the next cell in place of `None`, and run the next two cells.
 """
 
 # %%

@@ -12,7 +12,7 @@ The last notebook ended with a line: the longer the answer, the longer the wait.
 - say what happens when two people ask at once;
 - choose the four limits on time.
 
-**Time:** about 60 minutes. Running the cells takes about one minute.
+**Time:** about 60 minutes: 20 to read and run, 40 for the five exercises. Running the cells takes about one minute.
 
 **You need:** [1 · Basic](01_basic.ipynb). Words: [glossary](glossary.md).
 """
@@ -220,7 +220,7 @@ plots.token_timeline({"one answer": stream.arrivals_s})
 
 # %% [markdown]
 """
-The space before the first token is **prefill**: the model reads the whole prompt. The rest is **decode**: one token after another, each with about the same work. A wider gap between two tokens means that something else used the processor.
+The space before the first token is **prefill**: the model reads the whole prompt. The rest is **decode**: one token after another, each with about the same work. Where a gap between two tokens is much wider than the others, another program probably used the processor.
 
 One request says little. Ten requests show how much the times differ.
 """
@@ -280,9 +280,9 @@ plots.prefill_and_decode(lengths, firsts, steady)
 
 # %% [markdown]
 """
-How to read it: before the first token the model must read the whole prompt, so a longer prompt means a longer wait. Afterwards the length matters much less; each token may take a little longer, because the model looks back on more text.
+What to expect, and why: before the first token the model must read the whole prompt. So the left points should rise with its length. Afterwards the length matters much less. The right points may rise a little, because the model looks back on more text. Do yours show it? If the points of one length lie far apart, the machine had other work: run the measurement again.
 
-In a chat the whole conversation is sent with each question (notebook 1). So the wait before the first word grows with every turn.
+In a chat the whole conversation is sent with each question (notebook 1). If your left points rise, you now know why a long chat feels slow: each question has more to read.
 
 ## Stop early
 
@@ -326,7 +326,7 @@ else:
 
 # %% [markdown]
 """
-A number near 0 means that the service has stopped writing. Now the same with a **plain** request, one that isn't streamed: we wait for half a second and then hang up.
+A number near 0 means that the service has stopped writing. A number near 1 means that one processor core worked all the time. Now the same with a **plain** request, one that isn't streamed: we wait for half a second and then hang up.
 """
 
 # %%
@@ -351,9 +351,9 @@ if is_mine:
 
 # %% [markdown]
 """
-Compare the two numbers. Leaving a stream stops the work. A plain request goes on to its end, though nobody waits for it, and everybody else shares the processor with it.
+Compare the two numbers. The first should be near 0: the service notices that the stream's reader is gone, and stops. The second should be much higher: the service computes a plain answer to its end, though nobody waits for it. Everybody else shares the processor with it. (If the first isn't near 0, another program is using the service.)
 
-So hanging up on a stream is the only way to stop an answer. A client must really close the connection. It isn't enough to stop looking.
+So if you may want to stop an answer, stream it, and really close the connection. It isn't enough to stop reading.
 
 The next cell waits until the service is quiet again.
 """
@@ -513,8 +513,8 @@ http.close()
 ## Take away
 
 1. A stream is a row of events in one response. It is complete only with a `finish_reason` and `[DONE]`, and an error may be inside it.
-2. A person feels the time to first token. It grows with the prompt, and with the number of people who ask.
-3. Only closing the connection of a stream stops the work. Set limits for each phase of the wait.
+2. A person feels the time to first token. Look at it first when the prompt gets longer, or when more people ask.
+3. To stop an answer, close the stream's connection. And set a limit for each phase of the wait.
 
 **Next:** [3 · Batch](03_batch.ipynb): many questions, and nobody waits in front of the screen.
 """

@@ -12,7 +12,7 @@ Sixty messages to sort, ten thousand texts to shorten: work for a night, not for
 - get answers in a fixed form, and measure how many are right;
 - keep answers in a cache, and say what a thousand of them cost.
 
-**Time:** about 60 minutes. Running the cells takes about two minutes.
+**Time:** about 55 minutes: 20 to read and run, 35 for the five exercises. Running the cells takes about two minutes.
 
 **You need:** [1 · Basic](01_basic.ipynb), and `await` and `gather` from [0 · Start](00_start.ipynb). Words: [glossary](glossary.md).
 """
@@ -32,7 +32,7 @@ print(f"{'python':18} {platform.python_version()}")
 
 # %% [markdown]
 """
-You may change these, and run the notebook again. `MESSAGES` is a file beside this notebook: open it, add a message of your own, and it will be in the results.
+You may change these, and run the notebook again. `MESSAGES` is a file beside this notebook. Open it and add a line with a message of your own, a new id and one of the labels `praise`, `complaint` or `question`: it will be in the results.
 """
 
 # %% tags=["parameters"]
@@ -131,8 +131,8 @@ show("all at once", gather_runs)
 """
 Compare the two lines.
 
-- *Everything*: with one processor that was busy all the time, both lines are about equal. There is nothing left to win.
-- *One prompt*: with all at once, the service works on all of them in turns. So nearly everyone waits nearly the whole time.
+- *Everything*: are the two ranges about equal? Then the processor was already busy all the time with one request, and more at once can't help. If *all at once* is clearly faster, the loop left the processor idle between its requests, or other programs took it then.
+- *One prompt*: look how near its p50 is to *everything*. The service works on all of the prompts in turns, so nearly every prompt waits nearly the whole time.
 
 This matters, because requests have limits on time. Give each request half of that time as its limit: much more than a prompt needs when it is alone. How many fail?
 """
@@ -147,11 +147,12 @@ print(f"{len(failed)} of {len(results)} failed:", {type(each).__name__ for each 
 
 # %% [markdown]
 """
-Each failure is work that was begun and thrown away. The processor had no pause, and yet less was done. And the service doesn't know that nobody waits any more: it computes the answers to their end (notebook 2). Give it time for that.
+Each failure is work that was begun and thrown away. And the service doesn't know that nobody waits any more: it computes the answers to their end (notebook 2). So ask for one answer that is longer than all of them. When it comes, the others are done too.
 """
 
 # %%
-await asyncio.sleep(1.5 * gather_s)
+await client.complete("Count to fifty.", max_tokens=64, timeout=300)
+print("the service is free again")
 
 # %% exercise="3.1"
 
@@ -221,7 +222,7 @@ plots.sweep_figure(middle)
 
 # %% [markdown]
 """
-How to read it. Left: where the curve is flat, more requests at once bring nothing. (From 1 to 2 it may rise a little, and a large graphics card rises for longer: it works on several requests in parallel.) Right: the latency. The dashed line isn't fitted to the points. It is **Little's law**, which holds for everything that waits in a line, in a shop too:
+How to read it. Left: where the curve is flat, more requests at once bring nothing. (From 1 to 2 it may rise a little. A large graphics card rises for longer, because it works on several requests in parallel. And if the spread in the table is large, other programs were at work; then don't trust the curve.) Right: the latency. The dashed line isn't fitted to the points. It is **Little's law**, which holds for everything that waits in a line, in a shop too:
 
 > **requests at once = throughput × mean latency**
 
@@ -253,7 +254,7 @@ print(f"by Little's law: about {adaptive.items_per_s * mean_s:.1f} at once, of a
 
 # %% [markdown]
 """
-A low number says that on this machine more requests at once only make each other wait.
+If the number is low, the runner found that more requests at once only made each other wait. Compare it with your table: from which line on does throughput stop growing?
 
 ## A real task
 
@@ -362,7 +363,8 @@ Compare the model's words with the right labels. In the table, a row is the trut
 labels = ["praise", "complaint", "question"]
 truth = {message["id"]: message["label"] for message in messages}
 table = [[0] * len(labels) for _ in labels]
-for result in report.results():
+answered = [result for result in report.results() if result.completion]
+for result in answered:
     said = result.completion.parsed.label
     table[labels.index(truth[result.custom_id])][labels.index(said)] += 1
 
@@ -372,7 +374,7 @@ plots.confusion_figure(labels, table, f"{right} of {len(messages)} right")
 
 # %% [markdown]
 """
-Every answer has the right *form*. Is it also the right *word*? Somebody who guesses gets about one third right, 20 of 60. Is the model better than that? Look for a column that is too full: a word that the model likes too much.
+Every answer has the right *form*. Is it also the right *word*? Somebody who only guesses gets about one third right. Is the model better than that? Look for a column that is too full: a word that the model likes too much.
 
 A check of the form says nothing about the content. Only a sample with known answers does. So grade sixty before you run ten thousand.
 """
@@ -403,7 +405,7 @@ print(f"{first.wall_s:.2f} s, then {second.wall_s:.3f} s")
 
 # %% [markdown]
 """
-The second run only looked up. An answer is found again only if the model and *every* setting are the same. A request with chance in it (a temperature and no seed) is never kept, and neither is an error.
+The second run only looked the answers up. An answer is found again only if the model and *every* setting are the same. A request with chance in it (a temperature and no seed) is never kept, and neither is an error.
 
 ## What do 1,000 items cost?
 
@@ -440,7 +442,7 @@ folder.cleanup()
 """
 ## Take away
 
-1. One device does one amount of work in a second. More requests at once don't add to it; they wait. Little's law says for how long.
+1. When the processor is busy all the time, more requests at once only wait longer. Little's law says how long.
 2. Write each result to disk at once, under a name. Then a batch can stop at any time and go on.
 3. A right form is not a right answer. Grade a sample first.
 

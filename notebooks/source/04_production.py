@@ -12,7 +12,7 @@ A demo works when everything works. Here you break a service on purpose, in many
 - keep a call within one budget of time;
 - use a circuit breaker, and read its states.
 
-**Time:** about 60 minutes. Running the cells takes about one minute.
+**Time:** about 50 minutes: 15 to read and run, 35 for the four exercises. Running the cells takes about one minute.
 
 **You need:** [1 · Basic](01_basic.ipynb), and `await` from [0 · Start](00_start.ipynb). Words: [glossary](glossary.md).
 """
@@ -94,7 +94,7 @@ Each time the client sends the request is an **attempt**. To send it again after
 
 Between your call and the service there are several protections, called **policies**. Follow the arrows. Below each box stands the error that you see if the request ends there.
 
-![Five boxes from left to right, joined by arrows. Deadline: one time budget for everything; ends in RequestTimeoutError. Retries: the same again, after a random wait; ends in the last error. Breaker: asks only a service that has a chance; ends in CircuitOpenError. Transport: HTTP over a connection that is kept open and used again; ends in ServiceUnavailableError. Service: the model answers; ends in APIStatusError. An arrow goes back from after the transport to the retries: failed, and safe to send again.](images/request_path.svg)
+![Five boxes in a row: deadline, retries, breaker, transport, service. A dashed arrow leads from the service back to retries: failed, and safe to send again. If a request ends at a box, you see: at the deadline RequestTimeoutError, at retries the last error, at the breaker CircuitOpenError, at the transport ServiceUnavailableError, at the service APIStatusError.](images/request_path.svg)
 """
 
 # %% [markdown]
@@ -219,7 +219,7 @@ plots.arrivals(runs)
 
 # %% [markdown]
 """
-A high bar is many clients at the same moment: what a service that has just started can bear least. The number of requests is the same in both panels. With random waits they are spread over the time. (On a slow or busy machine the bars of the upper panel are wider, because sending fifty requests takes some time itself.)
+A high bar is many clients at the same moment. That is hard on a service that has just started. The number of requests is the same in both panels. Are they more spread out in the lower one? (On a slow or busy machine the bars of the upper panel are wider, because sending fifty requests takes some time itself.)
 """
 
 # %% exercise="4.2"
@@ -416,5 +416,5 @@ for each in (bare, client, stubborn, impatient, guarded):
 2. A call needs one budget of time, for all attempts and all waits.
 3. If a service is down, a circuit breaker says so at once, and leaves the service alone.
 
-**Next:** [5 · Production, part 2: operations](05_operations.ipynb). The service is killed, and comes back; you watch it; and your own client takes an exam.
+**Next:** [5 · Production, part 2: operations](05_operations.ipynb). The service is killed and comes back, you watch it, and your own client is tested.
 """

@@ -2,7 +2,7 @@
 """
 # 5 · Production, part 2: operations
 
-To *operate* a service means to keep it running, and to know how it is. Here you watch a service, kill it, see it come back, and read what is left behind in numbers and logs. At the end, clients take an exam.
+To *operate* a service means to keep it running, and to know how it is. Here you watch a service, kill it, see it come back, and read what is left behind in numbers and logs. At the end, clients are tested.
 
 **After this notebook you can**
 
@@ -12,7 +12,7 @@ To *operate* a service means to keep it running, and to know how it is. Here you
 - find out what a log must not contain;
 - test any client with a checklist of nine trials.
 
-**Time:** about 60 minutes. Running the cells takes less than two minutes.
+**Time:** about 50 minutes: 15 to read and run, 35 for the two exercises. Running the cells takes less than two minutes.
 
 **You need:** [4 · Production](04_production.ipynb). Words: [glossary](glossary.md). **One cell kills the lab's service.** Other open notebooks that use it will have to ask again. A service that is not your own is left alone.
 """
@@ -43,7 +43,7 @@ TRAFFIC_S = 10  # for how many seconds they ask
 """
 ## Health
 
-Is the service well enough to answer? One look by hand first. `probe=True` lets the model write one token: a service can be running and still be unable to answer. `is_mine` says whether the service is your own.
+Can the service answer? Ask it once by hand. `probe=True` lets the model write one token: a service can be running and still be unable to answer. `is_mine` says whether the service is your own.
 """
 
 # %%
@@ -81,7 +81,7 @@ monitor.on_transition(lambda change: print(f"{change.old} -> {change.new}"))
 """
 ## Kill it
 
-The operating system can end a process at once (`kill -9`; on Windows, `TerminateProcess`). The process can't prevent it, finish its work, or say goodbye.
+The operating system can end a process at once (`kill -9`; on Windows, `TerminateProcess`). The process can't prevent it, and can't finish its work first.
 """
 
 # %%
@@ -157,7 +157,7 @@ print(f"{words.count('ok')} calls answered, {words.count('failed')} sent and fai
 """
 How to read it:
 
-- *Sent and failed* are the calls that met the dead service. There should be few: the breaker opens after some of them.
+- *Sent and failed* are the calls that met the dead service. Are there few? The breaker opens after some of them.
 - *Refused* are the calls that the breaker didn't send. Nobody had to wait for them.
 - The time to recover is the time until the monitor looks, plus the time of a start, plus the time until the breaker tries again.
 
@@ -195,7 +195,7 @@ dashboard
 
 # %% [markdown]
 """
-To try it, run the notebook only up to this cell: the last cells stop it. Choose the fault `refused`, and wait for the light to change. Then choose *no fault*.
+To try it, run the notebook only up to this cell: the last cells stop it. Choose the fault `refused`, and wait for the light to change. Press `Ask` a few times, until the breaker is *open*. Then choose *no fault*. For a short time the light is *healthy* and the breaker still *open*. That is no mistake: the light asks the service itself, and the breaker waits before it lets the next request try.
 
 ## Metrics
 
@@ -224,6 +224,8 @@ print("\n".join(line for line in text.splitlines() if line.startswith(wanted)))
 # %% [markdown]
 """
 Look at the labels: there are few, and each has few possible values. A label with a prompt or a request's id in it would make a new line for every request, until the collector's memory is full.
+
+The dashboard's own looks are counted too: they are the lines with `health_check`.
 
 `circuit_breaker_state` is 0 for closed, 1 for half-open and 2 for open. It is easy to raise an alarm when it is 2.
 
@@ -302,7 +304,7 @@ print(await asyncio.to_thread(run_checklist, plain, service_url))
 
 # %% [markdown]
 """
-Look which trials it passes: those in which it is right to do nothing. It fails where something must be done. And look at `KeyError`: that is an error of the service, seen by code that expected an answer.
+Which trials does it pass? Are they those in which it is right to do nothing? And find `KeyError` in the list. It says nothing about the service: this code expected an answer, and got an error message.
 
 Now the lab's client.
 """
