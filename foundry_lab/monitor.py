@@ -41,7 +41,7 @@ _log = logging.getLogger("foundry_lab.monitor")
 _monitored: weakref.WeakKeyDictionary[ClientCore, weakref.ref[HealthMonitor]] = weakref.WeakKeyDictionary()
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Look(msgspec.Struct, frozen=True):
     """One look. `at_s` is when it ended, in monotonic seconds; `breaker` is the state of the client's."""
 
     at_s: float
@@ -100,17 +100,17 @@ class HealthMonitor:
         self._interval_s = check_timeout(interval_s, "interval_s")
         self._timeout_s = check_timeout(timeout_s, "timeout_s")
         self._probe = probe
-        self.history: deque[Sample] = deque(maxlen=history)
+        self.history: deque[Look] = deque(maxlen=history)
         self.restarts: deque[Restart] = deque(maxlen=history)
         self._restarter = Restarter(supervisor, client.settings, self.restarts) if supervisor else None
-        self._sample_listeners: list[Callable[[Sample], None]] = []
+        self._sample_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def latest(self) -> Sample | None:
+    def latest(self) -> Look | None:
         """The last sample, or None before the first."""
         return self.history[-1] if self.history else None
 
@@ -121,7 +121,7 @@ class HealthMonitor:
             return not self._task.done()
         return self._thread is not None and self._thread.is_alive()
 
-    def on_sample(self, listener: Callable[[Sample], None]) -> None:
+    def on_sample(self, listener: Callable[[Look], None]) -> None:
         """Call `listener` after every sample. One that raises is logged and does no harm."""
         self._sample_listeners.append(listener)
 
@@ -242,7 +242,7 @@ class HealthMonitor:
 
     def _note(self, found: Health) -> None:
         breaker = self._client.breaker
-        sample = Sample(time.monotonic(), found, breaker.state if breaker is not None else None)
+        sample = Look(time.monotonic(), found, breaker.state if breaker is not None else None)
         before = self.latest
         self.history.append(sample)
         _call(self._sample_listeners, sample)

@@ -14,9 +14,11 @@ import aiohttp
 from yarl import URL
 
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
+from foundry_lab._ground.listeners import Listener
 from foundry_lab.calls.target import (
     CONNECT_TIMEOUT_S,
     Target,
+    another_answers,
     broke_off,
     connect_timeout,
     hung_up,
@@ -36,6 +38,10 @@ SHORTEST_CONNECT_S = 0.1
 """A limit below that is over before anybody can say which phase it was."""
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
+CREDENTIALS = frozenset(
+    ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "ocp-apim-subscription-key")
+)
+"""Headers for the endpoint that somebody named: a service that was found is asked for none, and gets none."""
 
 _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
 
@@ -52,12 +58,22 @@ class Transport:
     """
 
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
-        self.sessions = Sessions(headers)
+        secret = {name: value for name, value in headers.items() if name.lower() in CREDENTIALS}
+        self.sessions = Sessions({name: value for name, value in headers.items() if name not in secret})
+        self._secret = secret
+        self._known: Target | None = None
         self._ca_file = ca_file
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
         return tls_context(self._ca_file)
+
+    def _get_to_know(self, target: Target) -> None:
+        if target.listener is not None:
+            for url in (target.endpoint, target.control_url):
+                if url is not None and (port := URL(url).port):
+                    self.sessions.listeners[port] = target.listener
+        self._known = target
 
     async def exchange(self, target: Target, call: Call, deadline: Deadline, request_id: str) -> Reply:
         """Send a call and read its whole reply.
@@ -86,6 +102,10 @@ class Transport:
         if call.control:
             assert target.control_url is not None, "only the lab's own service has a control route"
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
+        elif not target.found:
+            headers.update(self._secret)
+        if target is not self._known:
+            self._get_to_know(target)
         limits = time_limits(limit_s)
         try:
             return await self.sessions.here().request(
@@ -128,12 +148,41 @@ def as_payload(body: bytes | None) -> bytes | io.BytesIO | None:
     return io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
 
 
-def open_session(headers: Mapping[str, str]) -> aiohttp.ClientSession:
-    """Return a session of the running loop. It sets no total limit: requests bring their own deadline."""
+class _Connector(aiohttp.TCPConnector):
+    """Connects to a port only while the process that is noted for it listens there.
+
+    A service that ended leaves its port to whoever comes next. We look after connecting and before sending:
+    the system takes nobody else's connection while the noted process listens. Connections that are used
+    again cost nothing more.
+    """
+
+    def __init__(self, listeners: Mapping[int, Listener], *, limit: int) -> None:
+        super().__init__(limit=limit)
+        self._listeners = listeners
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.client_proto.ResponseHandler:
+        protocol = await super()._create_connection(req, traces, timeout)
+        listener = self._listeners.get(req.url.port or 0)
+        if listener is not None and protocol.transport is not None:
+            peer = protocol.transport.get_extra_info("peername")  # None if it has hung up already
+            if peer is not None and not listener.listens_at(*peer[:2]):
+                protocol.close()
+                raise another_answers(str(req.url.origin()))
+        return protocol
+
+
+def open_session(headers: Mapping[str, str], listeners: Mapping[int, Listener]) -> aiohttp.ClientSession:
+    """Return a session of the running loop. It sets no total limit: requests bring their own deadline.
+
+    Args:
+        listeners: the process that must listen at a port, for ports where that is known.
+    """
     return aiohttp.ClientSession(
         headers=headers,
         timeout=_USUAL_LIMITS,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=_Connector(listeners, limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -162,9 +211,13 @@ class Sessions:
     """A client's sessions, one for each event loop that it is used in: loops can't share one.
 
     Those of closed loops are given up when another is opened.
+
+    Attributes:
+        listeners: the process that must listen at a port, as for `open_session`.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
+        self.listeners: dict[int, Listener] = {}
         self._headers = headers
         self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         renew_after_fork(self)
@@ -180,7 +233,7 @@ class Sessions:
         session = self._open.get(loop)
         if session is None or session.closed:
             self._abandon([each for each in list(self._open) if each.is_closed()])
-            session = self._open[loop] = open_session(self._headers)
+            session = self._open[loop] = open_session(self._headers, self.listeners)
         return session
 
     async def close(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
+from foundry_lab._ground.listeners import Listener, listener_at
 from foundry_lab.config import Settings
 from foundry_lab.errors import (
     RequestTimeoutError,
@@ -21,11 +23,14 @@ class Target(msgspec.Struct, frozen=True):
     """Where requests go. The control route is there only for the lab's own service.
 
     Attributes:
-        found: the engine found or started it; nobody gave an address.
+        found: the engine found or started it; nobody gave an address. No credentials are sent there.
+        listener: a found service's process; nothing is sent to another one that listens there later. None
+            where the system doesn't tell.
     """
 
     endpoint: str
     found: bool = False
+    listener: Listener | None = None
     control_url: str | None = None
     control_token: str | None = None
     versions: Mapping[str, str] = {}
@@ -51,16 +56,34 @@ def relocate(target: Target) -> Target | None:
     from foundry_lab import engine
 
     state = engine.service_status() if target.found else None
-    return _target(state.url, found=True) if state is not None and state.url != target.endpoint else None
+    there = _target(state.url, found=True) if state is not None else None
+    if there is None or (there.endpoint, there.listener) == (target.endpoint, target.listener):
+        return None
+    return there
 
 
 def _target(endpoint: str, *, found: bool) -> Target:
     from foundry_lab import engine
 
     state = engine.control_for(endpoint)
+    listener = _listener(endpoint, state.pid if state is not None else None) if found else None
     if state is None:
-        return Target(endpoint, found)
-    return Target(endpoint, found, state.control_url, state.control_token, state.versions)
+        return Target(endpoint, found, listener)
+    return Target(endpoint, found, listener, state.control_url, state.control_token, state.versions)
+
+
+def _listener(endpoint: str, pid: int | None) -> Listener | None:
+    """Return the process that was noted for a service, or who listens there where none was."""
+    return listener_at(urlsplit(endpoint).port or 80) if pid is None else Listener(pid)
+
+
+def another_answers(endpoint: str) -> ServiceUnavailableError:
+    """Return the error for a found service whose place another process has taken."""
+    return ServiceUnavailableError(
+        f"Another process listens at {endpoint}, where the service was found; nothing was sent to it. "
+        "Call again: this client looks where the service is now. `foundry-lab status` shows it; "
+        "FOUNDRY_ENDPOINT names one on purpose."
+    )
 
 
 def nobody_answers(endpoint: str, error: object, *, found: bool) -> ServiceUnavailableError:

@@ -230,7 +230,7 @@ answer.close()  # throw the order away
 **The second: `await` before something that comes in pieces.** `stream_complete` gives a stream. It must be read with `async for`.
 """
 
-# %% tags=["nbval-check-output"]
+# %%
 stream = client.stream_complete("Name one colour.", max_tokens=8)
 try:
     await stream
@@ -239,7 +239,7 @@ except TypeError as error:
 
 # %% [markdown]
 """
-"Can't be used in `await`": this is nothing that is done once. Read it piece by piece.
+A stream can't be awaited: it is nothing that is done once. Read it piece by piece.
 """
 
 # %%

@@ -228,7 +228,8 @@ def test_serve_in_the_foreground(own_home: Path) -> None:
 
 
 def test_a_taken_port_is_named(own_home: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, mock.patch.dict(os.environ):  # which `serve` changes
+    """`serve` changes the environment of its process, which here is ours."""
+    with socket.create_server(("127.0.0.1", 0)) as other, mock.patch.dict(os.environ):
         port = other.getsockname()[1]
         with pytest.raises(EngineError, match=f"Port {port} of 127.0.0.1 is taken"):
             engine.serve(port=port)

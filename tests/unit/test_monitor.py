@@ -18,7 +18,7 @@ from stub_server import StubService, hang, reply
 from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, engine
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, EngineError
-from foundry_lab.monitor import HealthMonitor, HealthTransition, Sample
+from foundry_lab.monitor import HealthMonitor, HealthTransition, Look
 from foundry_lab.workbook.widgets import ChatPanel, HealthDashboard
 
 STATUS = ("GET", "/status")
@@ -85,7 +85,7 @@ async def test_leaving_in_the_middle_of_a_look_does_not_wait_for_it(stub: StubSe
 
 
 def test_history_is_bounded(stub: StubService) -> None:
-    samples: list[Sample] = []
+    samples: list[Look] = []
     with sync_client(stub) as client:
         monitor = HealthMonitor(client, 0.001, history=3)
         monitor.on_sample(samples.append)

@@ -1,23 +1,25 @@
-"""The course's figures: `from foundry_lab import plots`. Each function returns a matplotlib Figure."""
+"""The course's figures: `from foundry_lab import plots`.
 
-from foundry_lab.workbook.plots.basic import LatencyFit, architecture, fit_latency, latency_by_tokens
+Each function returns a figure. As a cell's last value it shows itself; anywhere else, `plots.show(figure)`.
+"""
+
+from foundry_lab.workbook.plots.basic import LatencyFit, fit_latency, latency_by_tokens
 from foundry_lab.workbook.plots.batch import SweepPoint, batch_figure, confusion_figure, sweep_figure
+from foundry_lab.workbook.plots.picture import show
 from foundry_lab.workbook.plots.production import (
-    Outcome,
+    CallOutcome,
     arrivals,
     attempts,
     breaker_timeline,
     recovery,
-    request_path,
     time_to_recovery_s,
 )
 from foundry_lab.workbook.plots.streaming import latency_distributions, prefill_and_decode, token_timeline
 
 __all__ = [
+    "CallOutcome",
     "LatencyFit",
-    "Outcome",
     "SweepPoint",
-    "architecture",
     "arrivals",
     "attempts",
     "batch_figure",
@@ -28,7 +30,7 @@ __all__ = [
     "latency_distributions",
     "prefill_and_decode",
     "recovery",
-    "request_path",
+    "show",
     "sweep_figure",
     "time_to_recovery_s",
     "token_timeline",

@@ -1,4 +1,4 @@
-"""Figures of the first notebook: what runs where, and what a token costs."""
+"""The first notebook's figure: what a token costs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, figure, panels
+from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, RED, figure
 
 
 class LatencyFit(msgspec.Struct, frozen=True):
@@ -75,47 +73,3 @@ def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> Fi
     ax.set_ylim(0, max(latencies_s) * 1.15)
     ax.legend(loc="upper left", frameon=False)
     return fig
-
-
-def architecture() -> Figure:
-    """Draw what runs where: the notebook's kernel, the service process, the model, and what goes between."""
-    fig, (ax,) = panels(1, "What runs where: everything on this machine", size=(9.5, 3.9))
-    ax.axis("off")
-    ax.set_xlim(0, 100)
-    ax.set_ylim(0, 50)
-    _box(ax, 1, 9, 30, 34, BLUE, "Notebook kernel", "a Python process")
-    _box(ax, 4, 13, 24, 13, GREY, "foundry_lab client", "or plain requests")
-    _box(ax, 56, 3, 43, 44, GREEN, "Service process", "in the background; survives the kernel")
-    _box(ax, 60, 23, 35, 13, GREY, "Foundry Local REST service", "/status  /models/…  /v1/chat/completions")
-    _box(ax, 60, 6, 35, 13, GREY, "ONNX Runtime GenAI + model", "weights in memory, computed on the CPU")
-    _arrow(ax, (28, 22), (60, 30), "POST: JSON over HTTP\nto 127.0.0.1", above=True)
-    _arrow(ax, (60, 25.5), (28, 17), "answer: JSON, or events\none by one (streaming)", above=False)
-    _arrow(ax, (77.5, 23), (77.5, 19), "", above=True)
-    return fig
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, color: str, title: str, text: str
-) -> None:
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1.5", fill=False, edgecolor=color, lw=2
-        )
-    )
-    middle = x + width / 2
-    ax.text(
-        middle, y + height - 4.2, title, ha="center", va="center", fontsize=11, fontweight="bold", color=color
-    )
-    ax.text(middle, y + height - 8.6, text, ha="center", va="center", fontsize=9)
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str, *, above: bool) -> None:
-    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": RED})
-    ax.text(
-        43.2,
-        (start[1] + end[1]) / 2 + (6.5 if above else -6.5),
-        text,
-        ha="center",
-        va="center",
-        fontsize=9.5,
-    )

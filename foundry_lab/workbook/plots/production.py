@@ -1,4 +1,4 @@
-"""Figures of the production notebook: policies, attempts, breaker and recovery on a time line."""
+"""Figures of the production notebook: attempts, breaker and recovery on a time line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.patches import Patch
 
 from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
-from foundry_lab.monitor import Sample
+from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, figure, label, panels
 
@@ -22,7 +22,7 @@ FAULT_COLORS = (RED, ORANGE, PURPLE, GREEN, GREY)
 STATE_COLORS = {"closed": GREEN, "half-open": ORANGE, "open": RED}
 STATUS_COLORS = {"healthy": GREEN, "degraded": ORANGE, "unavailable": RED}
 
-Outcome = tuple[float, float, str]
+CallOutcome = tuple[float, float, str]
 """One call: when it began and ended (monotonic seconds), and how: "ok", "open" or "failed"."""
 
 OUTCOME_STYLE = {
@@ -30,49 +30,6 @@ OUTCOME_STYLE = {
     "failed": (RED, "sent, and failed"),
     "open": (GREY, "refused by the breaker"),
 }
-
-
-def request_path() -> Figure:
-    """Draw a request's way through the policies, and where each of them ends it."""
-    fig, (ax,) = panels(1, "A request's way through the policies", size=(11, 3.6))
-    ax.axis("off")
-    ax.set_xlim(0, 110)
-    ax.set_ylim(0, 36)
-    boxes = (
-        (1, "deadline", "one time budget\nfor everything", BLUE, "RequestTimeoutError"),
-        (23, "retries", "the same again,\nafter a random wait", ORANGE, "the last error"),
-        (45, "breaker", "asks only a service\nthat has a chance", RED, "CircuitOpenError"),
-        (67, "transport", "HTTP over one\npooled connection", GREY, "ServiceUnavailableError"),
-        (89, "service", "the model\nanswers", GREEN, "APIStatusError"),
-    )
-    for x, name, what, color, error in boxes:
-        _box(ax, x, name, what, color)
-        ax.text(x + 9, 5, error, ha="center", va="center", fontsize=10, color=color, style="italic")
-        ax.annotate("", (x + 9, 7), (x + 9, 12), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.2})
-        if x > 1:
-            ax.annotate(
-                "", (x, 21), (x - 4, 21), arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1.6}
-            )
-    ax.annotate(
-        "",
-        (34, 30.5),
-        (74, 30.5),
-        arrowprops={"arrowstyle": "-|>", "color": ORANGE, "lw": 1.6, "connectionstyle": "arc3,rad=0.15"},
-    )
-    ax.text(54, 35.6, "failed, and safe to send again", ha="center", va="center", fontsize=10, color=ORANGE)
-    ax.text(
-        54, 1, "below each: what you see if it ends there", fontsize=10, color=GREY, ha="center", va="center"
-    )
-    return fig
-
-
-def _box(ax: Axes, x: float, name: str, what: str, color: str) -> None:
-    box = FancyBboxPatch(
-        (x, 12.5), 18, 17, boxstyle="round,pad=0,rounding_size=1.5", lw=2, ec=color, fill=False
-    )
-    ax.add_patch(box)
-    ax.text(x + 9, 25.5, name, ha="center", va="center", fontsize=11, fontweight="bold", color=color)
-    ax.text(x + 9, 18.5, what, ha="center", va="center", fontsize=10)
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> Figure:
@@ -154,7 +111,7 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Fig
 
 
 def breaker_timeline(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[CallOutcome],
     transitions: Sequence[Transition],
     *,
     dark: tuple[float, float] | None = None,
@@ -202,8 +159,8 @@ def breaker_timeline(
 
 
 def recovery(
-    outcomes: Sequence[Outcome],
-    samples: Sequence[Sample],
+    outcomes: Sequence[CallOutcome],
+    samples: Sequence[Look],
     restarts: Sequence[Restart],
     killed_at_s: float,
 ) -> Figure:
@@ -251,7 +208,7 @@ def recovery(
     return fig
 
 
-def time_to_recovery_s(outcomes: Sequence[Outcome], killed_at_s: float) -> float | None:
+def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> float | None:
     """Return the seconds from a kill to the first answer to a call that began after the first failure.
 
     None where there was no failure, or no answer after it.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from foundry_lab.workbook.plots.picture import show
 
 # Okabe and Ito's palette, which people with colour-vision deficiencies can tell apart
 # (Color Universal Design, 2008).
@@ -15,20 +15,23 @@ DPI = 100
 
 
 class LabFigure(Figure):
-    """A figure that a notebook shows as a picture when it is a cell's last value.
+    """A figure that a notebook shows, with its alt text, when it is a cell's last value.
 
     It isn't registered with pyplot, so nothing has to be closed and none shows twice.
+
+    Attributes:
+        alt: what it draws, in words and numbers, for who doesn't see it.
     """
 
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
+    alt: str = ""
+
+    def _ipython_display_(self) -> None:
+        show(self)
 
 
 def figure(
     title: str, xlabel: str, ylabel: str, *, size: tuple[float, float] = (8.0, 4.5)
-) -> tuple[Figure, Axes]:
+) -> tuple[LabFigure, Axes]:
     """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi."""
     fig, axes = panels(1, title, size=size)
     label(axes[0], xlabel, ylabel)
@@ -37,11 +40,12 @@ def figure(
 
 def panels(
     count: int, title: str, *, size: tuple[float, float] = (11.0, 4.2), stacked: bool = False
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[LabFigure, list[Axes]]:
     """Return a figure with `count` sets of axes, side by side or stacked, under one title."""
     fig = LabFigure(figsize=size, dpi=DPI, layout="constrained")
     grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
     axes = list(grid.flat)
+    fig.alt = title
     fig.suptitle(title, fontsize=13, fontweight="bold")
     for each in axes:
         each.set_prop_cycle(color=CYCLE)

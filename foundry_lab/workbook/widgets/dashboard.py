@@ -16,7 +16,7 @@ from foundry_lab.config import check_timeout
 from foundry_lab.errors import FoundryError
 from foundry_lab.faults import KINDS, Fault, FaultProxy
 from foundry_lab.metrics import Metrics
-from foundry_lab.monitor import HealthMonitor, Sample
+from foundry_lab.monitor import HealthMonitor, Look
 from foundry_lab.sync_client import SyncFoundryAPIClient
 
 LIGHTS = {"healthy": "#2e9e5b", "degraded": "#e6a100", "unavailable": "#c8321e", "not watched": "#8a8a8a"}
@@ -124,10 +124,10 @@ class HealthDashboard:
             parts.append(f"<div><i>{_short(self._said)}</i></div>")
         return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
 
-    def _history(self) -> list[Sample]:
+    def _history(self) -> list[Look]:
         return list(self._monitor.history)
 
-    def _facts(self, sample: Sample | None) -> list[str]:
+    def _facts(self, sample: Look | None) -> list[str]:
         facts = [f"breaker <b>{self._breaker.state if self._breaker else 'none'}</b>"]
         if self._metrics is not None:
             counts = self._metrics.snapshot()
@@ -183,7 +183,7 @@ def _short(text: str) -> str:
     return html.escape(textwrap.shorten(text, 260, placeholder=" …"))
 
 
-def _ms(sample: Sample) -> float | None:
+def _ms(sample: Look) -> float | None:
     latency_s = sample.health.latency_s
     return None if latency_s is None else latency_s * 1000
 

@@ -12,7 +12,8 @@ from stub_server import StubService
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("NBGRADER_EXECUTION", raising=False)
+    for name in ("NBGRADER_EXECUTION", "FOUNDRY_LAB_UNATTENDED"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

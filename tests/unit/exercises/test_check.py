@@ -15,6 +15,7 @@ from foundry_lab.engine import paths
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.exercises import NotSolvedError, check, exercises, operations, trying
 from foundry_lab.faults.checklist import Checklist, Trial
+from foundry_lab.workbook import kernel
 
 Capture = pytest.CaptureFixture[str]
 
@@ -137,6 +138,13 @@ def test_a_later_mistake_takes_nothing_away(capsys: Capture) -> None:
     said(capsys, lambda values, percent: 0)
     check.progress()
     assert "✓ 2.2" in capsys.readouterr().out
+
+
+def test_a_run_without_anybody_is_no_progress(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`foundry-lab run` executes the solutions too."""
+    monkeypatch.setitem(os.environ, "FOUNDRY_LAB_UNATTENDED", kernel.environment()["FOUNDRY_LAB_UNATTENDED"])
+    assert said(capsys, right).startswith("✓")
+    assert not paths.home().exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"2.2": "yes"}', b"\xff"])

@@ -30,8 +30,7 @@ def test_a_run_is_drawn_with_its_failures(stub: StubService) -> None:
 
 
 def test_an_empty_run_can_be_drawn(stub: StubService) -> None:
-    figure = batch_figure(SyncFoundryAPIClient(stub.url).complete_batch([]))
-    assert figure._repr_png_()[:4] == b"\x89PNG"  # type: ignore[attr-defined]
+    assert batch_figure(SyncFoundryAPIClient(stub.url).complete_batch([])).axes
 
 
 def test_a_sweep_shows_the_law(stub: StubService) -> None:
