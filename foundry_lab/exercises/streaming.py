@@ -53,6 +53,7 @@ def stream_text(stream_text: Any) -> None:
     _refuses(function, done_inside.removesuffix(_DONE), "a stream without [DONE] at its end, but in its text")
     broken = _event({"error": {"message": "max_tokens must be >= 1", "type": "invalid_request_error"}})
     _refuses(function, broken + _DONE, 'the event {"error": …}', no=(LookupError, TypeError))
+    fed([b": keep-alive\n\n" + whole], "Red and blue", "a comment, `: keep-alive`, before the first event")
 
 
 def _tail(data: bytes) -> str:

@@ -103,7 +103,9 @@ An event with a `finish_reason`, and then `[DONE]`, which isn't JSON. A stream t
 
 ## Decoded by hand
 
-For a stream without surprises, six lines are enough: cut at the empty lines, take `data: ` away, read the JSON, take the text out of the `delta` (the piece that is new).
+For a stream without surprises, five lines are enough: cut at the empty lines, take the events with JSON, read it, and take the text out of the `delta` (the piece that is new).
+
+(If the model is slow to begin, a line such as `: keep-alive` may come first. A line that begins with a colon is a comment. It only says that somebody is still there.)
 """
 
 # %%
@@ -111,9 +113,8 @@ import json
 
 words = []
 for event in raw.decode().split("\n\n"):
-    payload = event.removeprefix("data: ").strip()
-    if payload and payload != "[DONE]":
-        for choice in json.loads(payload)["choices"]:
+    if event.startswith("data: {"):
+        for choice in json.loads(event.removeprefix("data: "))["choices"]:
             words.append(choice["delta"].get("content", ""))
 words
 

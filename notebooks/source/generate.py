@@ -18,18 +18,13 @@ from typing import Any, NamedTuple
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from nbgrader.preprocessors import ClearMarkScheme, ClearSolutions
+from nbgrader.preprocessors import ClearSolutions
 
-<<<<<<< HEAD
 from foundry_lab.exercises import exercises
 
 SOURCES = Path(__file__).resolve().parent
 NOTEBOOKS = SOURCES.parent
 EXERCISES = SOURCES / "exercises"
-=======
-SOURCES = Path(__file__).resolve().parent
-NOTEBOOKS = SOURCES.parent
->>>>>>> 18fe8c84f6cac3b827dc459412e3b97940334099
 STUB = "# YOUR CODE HERE"
 KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -54,11 +49,7 @@ class Part(NamedTuple):
 
 
 def parts(source: str) -> Iterator[Part]:
-<<<<<<< HEAD
     """Yield the cells of a source, those without content too.
-=======
-    """Yield the cells of a source.
->>>>>>> 18fe8c84f6cac3b827dc459412e3b97940334099
 
     Raises:
         SourceError: a Markdown cell without its quotes, or a head that can't be read.
@@ -78,7 +69,6 @@ def parts(source: str) -> Iterator[Part]:
             if not quoted:
                 raise SourceError(f'Markdown without """ on lines of their own: {text[:60]!r}')
             text = quoted[1].strip("\n")
-<<<<<<< HEAD
         yield Part(markdown, text, settings)
 
 
@@ -119,17 +109,6 @@ def whole(source: Path) -> NotebookNode:
     book = new_notebook(metadata=json.loads(json.dumps(KERNEL)))
     seen: dict[str, int] = {}
     for part in cells(source):
-=======
-        if text:
-            yield Part(markdown, text, settings)
-
-
-def whole(source: str) -> NotebookNode:
-    """Return the notebook of a source with its solutions, without outputs."""
-    book = new_notebook(metadata=json.loads(json.dumps(KERNEL)))
-    seen: dict[str, int] = {}
-    for part in parts(source):
->>>>>>> 18fe8c84f6cac3b827dc459412e3b97940334099
         cell = (new_markdown_cell if part.markdown else new_code_cell)(part.text)
         cell.metadata = _metadata(part)
         cell.id = _id(part)
@@ -154,11 +133,7 @@ def _metadata(part: Part) -> NotebookNode:
         metadata["tags"] = tags
     answer, check = "answer" in part.settings, "check" in part.settings
     if answer or check:
-<<<<<<< HEAD
         points = exercises()[part.settings["check"]].points if check else part.settings.get("points")
-=======
-        points = part.settings.get("points")
->>>>>>> 18fe8c84f6cac3b827dc459412e3b97940334099
         metadata["nbgrader"] = {
             "grade": points is not None,
             "grade_id": _id(part),
@@ -171,11 +146,10 @@ def _metadata(part: Part) -> NotebookNode:
 
 
 def lesson(book: NotebookNode) -> NotebookNode:
-    """Return the learner's notebook: nbgrader takes solutions and mark schemes out."""
-    stripped = nbformat.from_dict(json.loads(json.dumps(book)))
+    """Return the learner's notebook: nbgrader takes the solutions out."""
+    copy = nbformat.from_dict(json.loads(json.dumps(book)))
     clear = ClearSolutions(code_stub={"python": STUB}, text_stub="Your answer here.")
-    for step in (clear, ClearMarkScheme()):
-        stripped, _ = step.preprocess(stripped, {})
+    stripped, _ = clear.preprocess(copy, {})
     return stripped
 
 
@@ -189,11 +163,7 @@ def solutions(book: NotebookNode) -> NotebookNode:
 
 def targets(source: Path) -> dict[Path, NotebookNode]:
     """Return what a source gives: the two notebooks without outputs, by path."""
-<<<<<<< HEAD
     book = whole(source)
-=======
-    book = whole(source.read_text(encoding="utf-8"))
->>>>>>> 18fe8c84f6cac3b827dc459412e3b97940334099
     return {
         NOTEBOOKS / f"{source.stem}.ipynb": lesson(book),
         NOTEBOOKS / "solutions" / f"{source.stem}_solutions.ipynb": solutions(book),

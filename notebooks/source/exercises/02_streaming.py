@@ -6,6 +6,7 @@ Write `stream_text(pieces)`. It takes the pieces of a stream's body one after th
 
 - a piece ends in the middle of an event, or of a letter;
 - lines end in `\r\n` instead of `\n`;
+- a line begins with a colon, such as `: keep-alive`: a comment, which says nothing;
 - the last event, with the token counts, has no choices;
 - the text itself holds the characters `[DONE]`;
 - the stream ends without the event `[DONE]`, or an event holds an `error`: then raise an error.
@@ -22,7 +23,7 @@ def stream_text(pieces):
         payload = event.removeprefix("data: ").strip()
         if payload == "[DONE]":
             done = True
-        elif payload:
+        elif event.startswith("data: "):
             data = json.loads(payload)
             if "error" in data:
                 raise RuntimeError(data["error"]["message"])

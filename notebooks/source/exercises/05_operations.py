@@ -32,15 +32,13 @@ From about 60 s the service failed for single attempts: a3 and a4 still got thei
 a7 was refused because the breaker doesn't know of the restart. It stays open for five seconds, until it lets a probe through at 68.2 s. The probe worked, so it closed.
 
 The first sign was the number of attempts, three seconds before the first failure: watch the retries, and raise an alarm when they grow. With a shorter `open_s` the breaker would have tried earlier. And find out why the process died: the service's own log says what it did last.
-### END SOLUTION
 
-=== BEGIN MARK SCHEME ===
-One point for each:
+**For the person who grades:** one point for each of these.
 
 1. The order: retries first (60 s), then the process gone (63 s), restarted (64 s), healthy (64.9 s), answers again (68.2 s).
 2. a7: the breaker was still open. It opens for a fixed time, and only a probe closes it.
 3. Something that would have been seen earlier, or would have made it shorter: an alarm on attempts or retries, a shorter `open_s`, the service's own log for the cause.
-=== END MARK SCHEME ===
+### END SOLUTION
 """
 
 # %% [markdown] exercise="5.2"

@@ -80,6 +80,17 @@ def stream_text(pieces):
     )
 
 
+@WRONG.case("2.1", "a comment, `: keep-alive`")
+def stream_text(pieces):
+    text = b"".join(pieces).decode().replace("\r", "")
+    if not text.rstrip().endswith("data: [DONE]"):
+        raise ValueError("cut")
+    events = [json.loads(e[6:]) for e in text.split("\n\n") if e and e != "data: [DONE]"]
+    if "error" in events[0]:
+        raise RuntimeError(events[0]["error"]["message"])
+    return "".join(c["delta"].get("content", "") for event in events for c in event["choices"])
+
+
 @WRONG.case("2.2", "That is the mean")
 def percentile(values, percent):
     return sum(values) / len(values)
