@@ -7,7 +7,7 @@ import os
 import msgspec
 from filelock import FileLock
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import write_whole
 from foundry_lab.engine import paths
 from foundry_lab.workbook.kernel import UNATTENDED
 
@@ -37,6 +37,4 @@ def keep(number: str, earned: float) -> None:
     with FileLock(f"{file}.lock"):  # two notebooks may be open
         best = points()
         if earned > best.get(number, 0.0):
-            part = file.with_suffix(".part")
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(best | {number: earned})))
-            patiently(part.replace, file)
+            write_whole(file, msgspec.json.format(msgspec.json.encode(best | {number: earned})))

@@ -10,7 +10,7 @@ import msgspec
 import nbformat
 
 from foundry_lab import workbook
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import write_whole
 from foundry_lab.workbook import SOLUTIONS, WorkbookError
 
 GRADING = "grading"
@@ -62,12 +62,7 @@ def copy_to(target: Path, *, teacher: bool = False) -> CopyReport:
                 (report.unchanged if same else report.kept).append(name)
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(copy.name + ".part")  # a full disk leaves no half notebook behind
-            try:
-                part.write_bytes(content)
-                patiently(part.replace, copy)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(copy, content)
             report.copied.append(name)
     except OSError as error:
         raise WorkbookError(
