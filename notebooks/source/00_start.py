@@ -26,7 +26,12 @@ There are six notebooks: this one, then basic, streaming, batch, and production 
 - An **exercise** has three cells: the task, a cell for your answer, and a check. The check prints `✓`, or one hint. `·` means that there is no answer yet.
 
 The numbers in your notebook are your own machine's. They will not be equal to anybody else's.
+
+Near its beginning, each notebook has a cell with what you may want to change. Here it is one question:
 """
+
+# %% tags=["parameters"]
+QUESTION = "Name one colour."
 
 # %% [markdown]
 """
@@ -212,11 +217,11 @@ In notebook 2 the pieces are the words of an answer, as the model writes them.
 from foundry_lab import FoundryAPIClient
 
 client = FoundryAPIClient()
-answer = await client.complete("Name one colour.", max_tokens=8, temperature=0)
+answer = await client.complete(QUESTION, max_tokens=8, temperature=0)
 print(answer.content)
 
 # %% tags=["nbval-check-output"]
-answer = client.complete("Name one colour.", max_tokens=8)
+answer = client.complete(QUESTION, max_tokens=8)
 try:
     print(answer.content)
 except AttributeError as error:
@@ -231,7 +236,7 @@ answer.close()  # throw the order away
 """
 
 # %%
-stream = client.stream_complete("Name one colour.", max_tokens=8)
+stream = client.stream_complete(QUESTION, max_tokens=8)
 try:
     await stream
 except TypeError as error:
@@ -243,7 +248,7 @@ A stream can't be awaited: it is nothing that is done once. Read it piece by pie
 """
 
 # %%
-async for chunk in client.stream_complete("Name one colour.", max_tokens=8, temperature=0):
+async for chunk in client.stream_complete(QUESTION, max_tokens=8, temperature=0):
     print(chunk.content, end="|")
 
 # %% exercise="0.3"
