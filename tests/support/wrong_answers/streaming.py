@@ -204,7 +204,7 @@ async def patient(client, question, limit_s):
 
 @WRONG.case("2.5", "RequestTimeoutError")
 async def patient(client, question, limit_s):
-    return (await client.complete(question)).content
+    return (await client.complete(question, timeout=limit_s)).content
 
 
 @WRONG.case("2.5", "return the text")

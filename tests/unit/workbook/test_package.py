@@ -40,6 +40,7 @@ def test_wheel_carries_package_and_notebooks_and_nothing_else(built: Path) -> No
     tops = {name.split("/")[0] for name in names}
     assert tops == {"foundry_lab", f"foundry_lab-{foundry_lab.__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".onnx", ".gguf", ".pyc"))]
+    assert not [name for name in names if "_notebooks/source" in name]
 
 
 def test_source_archive_can_be_tested(built: Path) -> None:
