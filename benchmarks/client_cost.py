@@ -29,8 +29,8 @@ from typing import Any
 import aiohttp
 import openai
 import requests
-from foundry_lab.stub_process import BURST_CHUNKS, MODEL, PACED, PACED_CHUNKS
 
+from benchmarks.stub_process import BURST_CHUNKS, MODEL, PACED, PACED_CHUNKS
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]

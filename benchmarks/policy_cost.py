@@ -17,8 +17,7 @@ import sys
 import time
 from typing import Any
 
-from foundry_lab.stub_process import MODEL
-
+from benchmarks.stub_process import MODEL
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.logs import configure_logging
 from foundry_lab.metrics import Metrics

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._ground.checks import is_whole
+from foundry_lab._ground.checks import check_retries, check_timeout
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
@@ -21,8 +22,6 @@ DEFAULT_RETRIES = 3
 DEFAULT_LOG_LEVEL = "INFO"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CATALOGS = ("local", "public")
-MAX_TIMEOUT_S = 1e6
-"""Eleven days; sockets can't count as far as a float."""
 _PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
 
 
@@ -33,7 +32,7 @@ def check_endpoint(value: str, name: str = "endpoint") -> str:
         ConfigurationError: it isn't an http(s) URL of a host alone, or it carries a password, which would
             show in logs and errors.
     """
-    if "@" in str(value):
+    if "@" in unicodedata.normalize("NFKC", unquote(str(value))):
         raise ConfigurationError(
             f"{name} holds a user name or password (before its @). Give the bare base URL there, such as "
             "http://127.0.0.1:5273, and the secret as api_key or in headers."
@@ -48,44 +47,15 @@ def check_endpoint(value: str, name: str = "endpoint") -> str:
         valid = False
     if not valid:
         raise ConfigurationError(
-            f"{name}={value!r} is not a service address. "
+            f"{name}={_shown(value)!r} is not a service address. "
             "Give the base URL with its port, such as http://127.0.0.1:5273 (no path, no query)."
         )
     return f"{url.scheme}://{url.netloc}"
 
 
-def check_timeout(value: float | str, name: str = "timeout") -> float:
-    """Return a time limit in seconds; one beyond `MAX_TIMEOUT_S` is that.
-
-    Raises:
-        ConfigurationError: not a positive, finite number.
-    """
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if isinstance(value, bool) or not (0 < seconds < math.inf):
-        raise ConfigurationError(
-            f"{name}={value!r} is not a time limit. Give a positive number of seconds, such as 30."
-        )
-    return min(seconds, MAX_TIMEOUT_S)
-
-
-def check_retries(value: int | str, name: str = "retries") -> int:
-    """Return the number of retries after the first attempt.
-
-    Raises:
-        ConfigurationError: not a whole number from 0 to 100.
-    """
-    try:
-        number = int(value) if isinstance(value, str) or is_whole(value) else -1
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 100:
-        raise ConfigurationError(
-            f"{name}={value!r} is not a number of retries. Give a whole number from 0 (try once) to 100."
-        )
-    return number
+def _shown(address: object) -> object:
+    """Return an address without what may be a secret: a query or a fragment."""
+    return re.sub(r"([?#]).+", r"\1…", address, flags=re.DOTALL) if isinstance(address, str) else address
 
 
 def check_model_name(value: object) -> None:
@@ -133,7 +103,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         endpoint: FOUNDRY_ENDPOINT, base URL of a running service; None lets the engine find or start one.
-        api_key: FOUNDRY_API_KEY, sent as a bearer token; never shown.
+        api_key: FOUNDRY_API_KEY, sent as a bearer token to the endpoint; never shown and never pickled: where
+            settings are unpickled, that environment's key counts.
         model: FOUNDRY_MODEL, alias or id; "phi-4-mini" when nobody named one.
         model_is_explicit: whether somebody did. If so it is used or refused; if not, the client may take
             the loaded chat model instead.
@@ -188,6 +159,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not self.model_is_explicit:
             given.setdefault("model", "")
         return msgspec.structs.replace(self, **given)
+
+    def __deepcopy__(self, memo: object) -> Settings:
+        return self  # nothing in it changes; and a pickle would lose the key
+
+    def __reduce__(self) -> tuple[Callable[[], Settings], tuple[()]]:
+        kept = {name: getattr(self, name) for name in self.__struct_fields__ if name != "api_key"}
+        kept["model"] = self.model if self.model_is_explicit else ""
+        return partial(Settings, **kept), ()
 
     def __repr__(self) -> str:
         shown = (

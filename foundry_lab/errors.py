@@ -5,6 +5,7 @@ The message of each is written for the person who reads it in a notebook: what h
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 Phase = Literal["connect", "first_token", "idle", "total"]
@@ -17,8 +18,21 @@ def _bare(kind: type[FoundryError], args: tuple[Any, ...]) -> FoundryError:
     return error
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _printable(said: object) -> object:
+    """Return a text with its control characters written out: what a service says may not steer a terminal."""
+    if isinstance(said, str) and _CONTROL.search(said):
+        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), said)
+    return said
+
+
 class FoundryError(Exception):
     """Root of the tree; catch this to catch them all."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*map(_printable, said))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python would call __init__ with the message alone; an error must get out of a worker process whole.
@@ -59,9 +73,17 @@ class APIStatusError(FoundryError):
     Attributes:
         status: HTTP status; for an error event inside a 200 stream, the one that fits its type (400 or 500).
         message: the service's own words.
+        type, code, param: what else its error says, as it came; None where it doesn't.
         retry_after: seconds the service asked us to wait, or None.
         request_id: the `X-Request-Id` that went with the request, or None.
+        lasting: a 5xx that the same request would get again, as the service can't do what it asks: it isn't
+            sent again, and says nothing about the service's health.
+        by_service: the service said it.
     """
+
+    type: Any = None
+    code: Any = None
+    param: Any = None
 
     def __init__(
         self,
@@ -72,6 +94,7 @@ class APIStatusError(FoundryError):
         by_service: bool = True,
         retry_after: float | None = None,
         request_id: str | None = None,
+        lasting: bool = False,
     ) -> None:
         said = f"The service answered {status}: {message}" if by_service else message
         super().__init__(f"{said.rstrip('. ')}. {hint}".rstrip())
@@ -79,6 +102,8 @@ class APIStatusError(FoundryError):
         self.message = message
         self.retry_after = retry_after
         self.request_id = request_id
+        self.lasting = lasting
+        self.by_service = by_service
 
 
 class BadRequestError(APIStatusError):
@@ -139,10 +164,10 @@ class CircuitOpenError(FoundryError):
     """The circuit breaker is open: nothing was sent.
 
     Attributes:
-        retry_after: seconds until the breaker lets a probe through.
+        retry_after: seconds until the breaker lets a probe through; None while it is held open by hand.
     """
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -27,7 +27,8 @@ TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _ours: logging.Handler | None = None
 _propagated = True
-_prompt_length = 0
+prompt_length = 0
+"""Characters of each request's last message that are logged, as `configure_logging` was told."""
 
 
 def configure_logging(
@@ -53,7 +54,7 @@ def configure_logging(
     Raises:
         ConfigurationError: a level that doesn't exist, or a length that isn't a number from 0.
     """
-    global _ours, _propagated, _prompt_length
+    global _ours, _propagated, prompt_length
     chosen = check_log_level(level) if level is not None else Settings().log_level
     if not isinstance(prompts, int) or prompts < 0:
         raise ConfigurationError(f"prompts={prompts!r} must be a number of characters, or False for none.")
@@ -67,19 +68,19 @@ def configure_logging(
     logger.addHandler(handler)
     logger.setLevel(chosen)
     _propagated, logger.propagate = logger.propagate, False  # or a root handler would say it all again
-    _ours, _prompt_length = handler, length
+    _ours, prompt_length = handler, length
     return handler
 
 
 def reset_logging() -> None:
     """Be quiet again."""
-    global _ours, _prompt_length
+    global _ours, prompt_length
     if _ours is not None:
         logger = logging.getLogger(LOGGER)
         logger.removeHandler(_ours)
         logger.setLevel(logging.NOTSET)
         logger.propagate = _propagated
-        _ours, _prompt_length = None, 0
+        _ours, prompt_length = None, 0
 
 
 class JsonFormatter(logging.Formatter):
@@ -117,8 +118,8 @@ def _facts(request: msgspec.Struct) -> dict[str, Any]:
 
 def prompt_excerpt(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the beginning of the last message, as far as `configure_logging` allows it to be logged."""
-    if not _prompt_length or not messages:
+    if not messages:
         return ""
     content = messages[-1].get("content") or ""
     text = content if isinstance(content, str) else jsonlib.dumps(content)
-    return text[:_prompt_length] + ("…" if len(text) > _prompt_length else "")
+    return text[:prompt_length] + ("…" if len(text) > prompt_length else "")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from types import TracebackType
 from weakref import WeakSet
 from wsgiref.simple_server import WSGIServer
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from foundry_lab._ground.forks import renew_after_fork
@@ -35,12 +37,13 @@ LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
 QUEUE_BUCKETS_S = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0)
 TTFT_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 GENERATING = ("complete", "stream")
-_BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
+REFUSED = ("circuit_open", "refused")
+"""Outcomes of what no model was asked: counted, but no samples of latency."""
 MAX_MODEL_LABELS = 32
 """Distinct models counted by name; later ones count as "other", so that labels stay bounded."""
 MAX_ENDPOINT_LABELS = 32
 """Endpoints whose breakers are shown; those that were connected to longest ago make way."""
-
+_BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ServiceUnavailableError, "unavailable"),
     (RequestTimeoutError, "timeout"),
@@ -53,11 +56,14 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Return the word that logs and metrics use: "ok", "http_404", "timeout", "cancelled", …"""
+    """Return the word that logs and metrics use: "ok", "http_404", "timeout", "cancelled", …
+
+    "refused" is what the client itself refused, such as a name that the service has no model for.
+    """
     if error is None:
         return "ok"
     if isinstance(error, APIStatusError):
-        return f"http_{error.status}"
+        return f"http_{error.status}" if error.by_service else "refused"
     return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "cancelled")
 
 
@@ -91,7 +97,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The metrics at one moment, for a notebook.
 
     `requests` (by outcome) and `latency` are of completions and streams; health checks and lists of models,
-    which are fast and many, would blur them. `queue_wait` is of the items of batches.
+    which are fast and many, would blur them, and so would what was refused without asking a model.
+    `queue_wait` is of the items of batches.
     """
 
     requests: dict[str, int]
@@ -115,8 +122,29 @@ def percentile(samples: Sequence[float], q: float) -> float | None:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-class Metrics:
+class _Histogram:
+    """Values, counted by the bucket they fall into."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """Add to the family as Prometheus counts: each bucket holds those below it, too."""
+        names = [*(str(bound) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        family.add_metric(labels, buckets, self._sum)
+
+
+class Metrics(Collector):
     """Counts what a client does. Safe to share between clients, tasks and threads.
+
+    A request costs one lock and a few additions; Prometheus' series are made when somebody looks.
 
     Args:
         recent: how many of the latest samples the percentiles are taken from.
@@ -127,62 +155,26 @@ class Metrics:
 
     def __init__(self, recent: int = 2048) -> None:
         self._recent = recent
-        self._begin()
+        self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """A child counts from zero, under locks of its own; what the parent did, the parent tells."""
-        self._begin()
-
-    def _begin(self) -> None:
-        recent = self._recent
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "foundry_lab_requests_total",
-            "Finished operations",
-            ["operation", "model", "outcome"],
-            registry=self.registry,
-        )
-        self._latency = Histogram(
-            "foundry_lab_request_latency_seconds",
-            "From the call to the typed result, retries included",
-            ["operation"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._ttft = Histogram(
-            "foundry_lab_time_to_first_token_seconds",
-            "From the call to the first streamed token",
-            buckets=TTFT_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._queue = Histogram(
-            "foundry_lab_queue_wait_seconds",
-            "From a batch taking up an item to a service being free for it",
-            buckets=QUEUE_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._tokens = Counter(
-            "foundry_lab_tokens_total", "Tokens the service counted", ["kind"], registry=self.registry
-        )
-        self._retries = Counter(
-            "foundry_lab_retries_total", "Attempts after the first", registry=self.registry
-        )
-        in_flight = Gauge("foundry_lab_in_flight", "Operations under way", registry=self.registry)
-        in_flight.set_function(lambda: self._flying)
-        self._breakers = _Breakers()
-        self.registry.register(self._breakers)
-        self._prompt_tokens = self._tokens.labels("prompt")
-        self._completion_tokens = self._tokens.labels("completion")
         self._lock = threading.Lock()
-        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._models: set[str] = set()
-        self._counts: dict[str, int] = {}
-        self._totals = [0, 0, 0]  # retries, prompt tokens, completion tokens
-        self._flying = 0
-        self._latencies: deque[float] = deque(maxlen=recent)
-        self._ttfts: deque[float] = deque(maxlen=recent)
-        self._waits: deque[float] = deque(maxlen=recent)
+        self._requests: Counter[tuple[str, str, str]] = Counter()  # by operation, model and outcome
+        self._latency: dict[tuple[str, str, str], _Histogram] = {}
+        self._ttft: dict[str, _Histogram] = {}  # by model
+        self._queue = _Histogram(QUEUE_BUCKETS_S)
+        self._tokens: Counter[tuple[str, str]] = Counter()  # by kind and model
+        self._retries = self._flying = 0
+        self._latencies: deque[float] = deque(maxlen=self._recent)
+        self._ttfts: deque[float] = deque(maxlen=self._recent)
+        self._waits: deque[float] = deque(maxlen=self._recent)
+        self._breakers = _Breakers()
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self.registry.register(self._breakers)
 
     def start(self) -> None:
         """An operation begins."""
@@ -191,35 +183,26 @@ class Metrics:
 
     def finish(self, record: Record) -> None:
         """An operation that was started has ended."""
-        usage = record.usage
-        retries = record.retries
         with self._lock:
             self._flying -= 1
-            requests, latency = self._series(record)
-            if record.operation in GENERATING:
-                self._counts[record.outcome] = self._counts.get(record.outcome, 0) + 1
-                self._latencies.append(record.latency_s)
+            self._retries += record.retries
+            model = record.model if record.model in self._models else self._label(record)
+            key = (record.operation, model, record.outcome)
+            self._requests[key] += 1
+            if record.outcome not in REFUSED:
+                self._observe_latency(key, record.latency_s)
             if record.ttft_s is not None:
                 self._ttfts.append(record.ttft_s)
-            self._totals[0] += retries
-            if usage is not None:
-                self._totals[1] += usage.prompt_tokens
-                self._totals[2] += usage.completion_tokens
-        requests.inc()
-        latency.observe(record.latency_s)
-        if record.ttft_s is not None:
-            self._ttft.observe(record.ttft_s)
-        if retries:
-            self._retries.inc(retries)
-        if usage is not None:
-            self._prompt_tokens.inc(usage.prompt_tokens)
-            self._completion_tokens.inc(usage.completion_tokens)
+                self._ttft.setdefault(model, _Histogram(TTFT_BUCKETS_S)).observe(record.ttft_s)
+            if record.usage is not None:
+                self._tokens["prompt", model] += record.usage.prompt_tokens
+                self._tokens["completion", model] += record.usage.completion_tokens
 
     def waited(self, seconds: float) -> None:
         """An item of a batch has waited for a service."""
         with self._lock:
             self._waits.append(seconds)
-        self._queue.observe(seconds)
+            self._queue.observe(seconds)
 
     def watch_breaker(self, endpoint: str, breaker: CircuitBreaker) -> None:
         """Show this breaker's state whenever the metrics are read, for as long as somebody uses it."""
@@ -228,18 +211,18 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """Return counts since the start and percentiles of the recent samples."""
         with self._lock:
-            latencies, ttfts, waits = list(self._latencies), list(self._ttfts), list(self._waits)
-            retries, prompt_tokens, completion_tokens = self._totals
-            counts, flying = dict(self._counts), self._flying
+            counts: Counter[str] = Counter()
+            for (operation, _, outcome), number in self._requests.items():
+                if operation in GENERATING:
+                    counts[outcome] += number
+            tokens: Counter[str] = Counter()
+            for (kind, _), number in self._tokens.items():
+                tokens[kind] += number
+            samples = [list(each) for each in (self._latencies, self._ttfts, self._waits)]
+            retries, flying = self._retries, self._flying
+        latency, ttft, queue_wait = map(_summary, samples)
         return Snapshot(
-            counts,
-            retries,
-            flying,
-            prompt_tokens,
-            completion_tokens,
-            _summary(latencies),
-            _summary(ttfts),
-            _summary(waits),
+            dict(counts), retries, flying, tokens["prompt"], tokens["completion"], latency, ttft, queue_wait
         )
 
     def text(self) -> str:
@@ -257,22 +240,55 @@ class Metrics:
         """
         return MetricsServer(self.registry, port)
 
-    def _series(self, record: Record) -> tuple[Counter, Histogram]:
-        """Return the labelled series, looked up once: `labels()` costs more than counting."""
-        key = (record.operation, record.model, record.outcome)
-        if (series := self._children.get(key)) is None:
-            model = record.model
-            if model not in self._models:
-                if len(self._models) < MAX_MODEL_LABELS:
-                    self._models.add(model)
-                else:
-                    key = (record.operation, model := "other", record.outcome)
-            series = (
-                self._requests.labels(record.operation, model, record.outcome),
-                self._latency.labels(record.operation),
-            )
-            self._children[key] = series
-        return series
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """Return the series, for Prometheus."""
+        by_request = ["operation", "model", "outcome"]
+        requests = CounterMetricFamily("foundry_lab_requests", "Finished operations", labels=by_request)
+        latency = HistogramMetricFamily(
+            "foundry_lab_request_latency_seconds",
+            "From the call to the typed result, retries included",
+            labels=by_request,
+        )
+        ttft = HistogramMetricFamily(
+            "foundry_lab_time_to_first_token_seconds",
+            "From the call to the first streamed token",
+            labels=["model"],
+        )
+        queue = HistogramMetricFamily(
+            "foundry_lab_queue_wait_seconds",
+            "From a batch taking up an item to a service being free for it",
+            labels=[],
+        )
+        tokens = CounterMetricFamily(
+            "foundry_lab_tokens", "Tokens the service counted", labels=["kind", "model"]
+        )
+        with self._lock:
+            for key, number in self._requests.items():
+                requests.add_metric(key, number)
+            for key, histogram in self._latency.items():
+                histogram.add_to(latency, key)
+            for model, histogram in self._ttft.items():
+                histogram.add_to(ttft, [model])
+            self._queue.add_to(queue, [])
+            for kind_and_model, number in self._tokens.items():
+                tokens.add_metric(kind_and_model, number)
+            retries = CounterMetricFamily("foundry_lab_retries", "Attempts after the first", self._retries)
+            flying = GaugeMetricFamily("foundry_lab_in_flight", "Operations under way", self._flying)
+        yield from (requests, latency, ttft, queue, tokens, retries, flying)
+
+    def _label(self, record: Record) -> str:
+        """Return the label of a model not counted so far; a name that was refused may be none."""
+        if record.outcome == "refused" or len(self._models) >= MAX_MODEL_LABELS:
+            return "other"
+        self._models.add(record.model)
+        return record.model
+
+    def _observe_latency(self, key: tuple[str, str, str], seconds: float) -> None:
+        if key[0] in GENERATING:
+            self._latencies.append(seconds)
+        if (histogram := self._latency.get(key)) is None:
+            histogram = self._latency[key] = _Histogram(LATENCY_BUCKETS_S)
+        histogram.observe(seconds)
 
 
 class _Breakers(Collector):

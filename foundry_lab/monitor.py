@@ -5,7 +5,7 @@
         ...
         print(monitor.latest.health.status)
 
-With a `SyncFoundryAPIClient` it samples from a thread and is used in a plain `with` block.
+With a `SyncFoundryAPIClient` it looks from a thread and is used in a plain `with` block.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab._ground.checks import check_count, check_kind
+from foundry_lab._ground.checks import check_count, check_kind, check_timeout
+from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import health
 from foundry_lab.calls.core import ClientCore
+from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.client import FoundryAPIClient
-from foundry_lab.config import check_timeout
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.policies.breaker import State
@@ -36,7 +37,7 @@ from foundry_lab.types import Health
 HISTORY = 3600
 CHECK_TIMEOUT_S = 5.0
 
-_log = logging.getLogger("foundry_lab.monitor")
+_log = logging.getLogger(__name__)
 # Weak on both sides, as a monitor holds its client: one that runs is held by its own task or thread.
 _monitored: weakref.WeakKeyDictionary[ClientCore, weakref.ref[HealthMonitor]] = weakref.WeakKeyDictionary()
 
@@ -50,7 +51,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class HealthTransition(msgspec.Struct, frozen=True):
-    """A sample whose status differs from the one before."""
+    """A look whose status differs from the one before."""
 
     old: str
     new: str
@@ -66,11 +67,11 @@ class HealthMonitor:
         interval_s: seconds from the beginning of one look to the next; a look that takes longer delays it.
         timeout_s: seconds after which a look counts as unavailable.
         probe: have one token generated at each look.
-        history: how many samples are kept.
+        history: how many looks are kept.
         supervisor: start the lab's embedded service again when its process is found dead. Off by default.
 
     Attributes:
-        history: the latest samples, oldest first.
+        history: the latest looks, oldest first.
         restarts: what the supervisor did.
 
     Raises:
@@ -103,27 +104,36 @@ class HealthMonitor:
         self.history: deque[Look] = deque(maxlen=history)
         self.restarts: deque[Restart] = deque(maxlen=history)
         self._restarter = Restarter(supervisor, client.settings, self.restarts) if supervisor else None
-        self._sample_listeners: list[Callable[[Look], None]] = []
+        self._look_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
+        self._portal = Portal("health-monitor")  # a sync client's
+        self._work: Work[None] | None = None
+        self._thread: threading.Thread | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The monitor runs in the parent; in the child it doesn't, and may be started."""
+        self._stop = threading.Event()
+        keep_unused((self._task, self._work))
+        self._task = self._work = None
 
     @property
     def latest(self) -> Look | None:
-        """The last sample, or None before the first."""
+        """The last look, or None before the first."""
         return self.history[-1] if self.history else None
 
     @property
     def running(self) -> bool:
-        """Whether samples are being taken."""
+        """Whether it looks."""
         if self._task is not None:
             return not self._task.done()
-        return self._thread is not None and self._thread.is_alive()
+        return self._work is not None and not self._work.done
 
     def on_sample(self, listener: Callable[[Look], None]) -> None:
-        """Call `listener` after every sample. One that raises is logged and does no harm."""
-        self._sample_listeners.append(listener)
+        """Call `listener` after every look. One that raises is logged and does no harm."""
+        self._look_listeners.append(listener)
 
     def on_transition(self, listener: Callable[[HealthTransition], None]) -> None:
         """Call `listener` when the status changes. One that raises is logged and does no harm."""
@@ -155,24 +165,23 @@ class HealthMonitor:
                     "A monitor of an async client must be started in a running event loop: in a coroutine "
                     "or a notebook cell. In a script without one take SyncFoundryAPIClient."
                 ) from None
-            self._task = loop.create_task(self._watch_async(self._client), name="health-monitor")
+            self._task = loop.create_task(self._watch(), name="health-monitor")
         else:
-            self._thread = threading.Thread(
-                target=self._watch_sync, args=(self._client,), name="health-monitor", daemon=True
-            )
-            self._thread.start()
+            self._work = self._portal.start(self._watch_apart())
         _monitored[self._client] = weakref.ref(self)
         return self
 
     def close(self) -> None:
-        """Stop sampling. Waits for a thread until its look, or a restart, has ended; a task is cancelled."""
+        """Stop looking. Ends a look that is under way; waits for a restart, except for an async client's."""
         self._stop.set()
         if self._task is not None:
             self._task.cancel()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-        self._thread = None
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+            if threading.current_thread() is not self._thread:  # it is, where a listener ends its monitor
+                work.wait()
+            self._portal.close()
 
     async def aclose(self) -> None:
         """Stop sampling and wait for the end of it."""
@@ -202,13 +211,13 @@ class HealthMonitor:
     ) -> None:
         await self.aclose()
 
-    # --- the loops: look, note, restart, wait ------------------------------------------------------------
+    # --- the loop: look, note, restart, wait -----------------------------------------------------------
 
-    async def _watch_async(self, client: FoundryAPIClient) -> None:
+    async def _watch(self) -> None:
         while True:
             began = time.monotonic()
             try:
-                found = await client.health_check(probe=self._probe, timeout=self._timeout_s)
+                found = await self._client.caller.health(probe=self._probe, timeout_s=self._timeout_s)
             except Exception as error:
                 found = self._broken(error)
             self._note(found)
@@ -223,17 +232,13 @@ class HealthMonitor:
                     raise
             await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
 
-    def _watch_sync(self, client: SyncFoundryAPIClient) -> None:
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                found = client.health_check(probe=self._probe, timeout=self._timeout_s)
-            except Exception as error:
-                found = self._broken(error)
-            self._note(found)
-            if self._restarter is not None and found.status == "unavailable":
-                self._restarter.restart_if_dead(self._stop)
-            self._stop.wait(max(0.0, began + self._interval_s - time.monotonic()))
+    async def _watch_apart(self) -> None:
+        """Watch in a loop of its own: a slow listener doesn't keep others waiting for their answers."""
+        self._thread = threading.current_thread()
+        try:
+            await self._watch()
+        finally:
+            await self._client.caller.close()  # this loop's connections
 
     def _broken(self, error: Exception) -> Health:
         """A look that failed in a way that it shouldn't: worth a line, not the end of the watch."""
@@ -242,12 +247,12 @@ class HealthMonitor:
 
     def _note(self, found: Health) -> None:
         breaker = self._client.breaker
-        sample = Look(time.monotonic(), found, breaker.state if breaker is not None else None)
+        look = Look(time.monotonic(), found, breaker.state if breaker is not None else None)
         before = self.latest
-        self.history.append(sample)
-        _call(self._sample_listeners, sample)
+        self.history.append(look)
+        _call(self._look_listeners, look)
         if before is not None and before.health.status != found.status:
-            change = HealthTransition(before.health.status, found.status, sample.at_s, found)
+            change = HealthTransition(before.health.status, found.status, look.at_s, found)
             _log.info(
                 "service %s -> %s: %s", change.old, change.new, " ".join(found.reasons) or "no complaints"
             )

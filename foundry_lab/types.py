@@ -33,6 +33,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         attempts: how many times the request was sent.
         parsed: the validated object when `response_model` or `parser` was given, else None.
         tool_calls: the tool calls the model asked for, as the service sent them.
+        reasoning: what the model thought before it answered, where the service tells it apart.
         cached: whether it came out of the response cache.
     """
 
@@ -46,6 +47,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 1
     parsed: Any = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    reasoning: str = ""
     cached: bool = False
 
     @property
@@ -60,16 +62,19 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of a streamed answer.
 
     Attributes:
-        content: new text, often one token; empty for the piece that only says why the answer ended.
+        content: new text, often one token; empty for a piece that only says why the answer ended, or that
+            is reasoning.
         finish_reason: set on the last piece.
         elapsed_s: seconds from the call to this piece's arrival.
         tool_calls: tool-call deltas, as the service sent them.
+        reasoning: new text of the model's thoughts, which are no part of the answer.
     """
 
     content: str
     elapsed_s: float
     finish_reason: str | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    reasoning: str = ""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

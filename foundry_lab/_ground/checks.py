@@ -10,6 +10,9 @@ from typing import TypeGuard
 
 from foundry_lab.errors import ConfigurationError
 
+MAX_TIMEOUT_S = 1e6
+"""Eleven days; sockets can't count as far as a float."""
+
 
 def as_number(value: object) -> float:
     """Return a value as a number; NaN, which every comparison fails for, where it is none."""
@@ -44,6 +47,37 @@ def check_count(value: object, name: str) -> int:
     if not is_whole(value) or (count := int(value)) < 1:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from 1.")
     return count
+
+
+def check_timeout(value: float | str, name: str = "timeout") -> float:
+    """Return a time limit in seconds; one beyond `MAX_TIMEOUT_S` is that.
+
+    Raises:
+        ConfigurationError: not a positive, finite number.
+    """
+    seconds = as_number(value)
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a time limit. Give a positive number of seconds, such as 30."
+        )
+    return min(seconds, MAX_TIMEOUT_S)
+
+
+def check_retries(value: int | str, name: str = "retries") -> int:
+    """Return the number of retries after the first attempt.
+
+    Raises:
+        ConfigurationError: not a whole number from 0 to 100.
+    """
+    try:
+        number = int(value) if isinstance(value, str) or is_whole(value) else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 100:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a number of retries. Give a whole number from 0 (try once) to 100."
+        )
+    return number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,17 +1,32 @@
-"""What operating systems do differently with files: renaming what is open, and forcing data to the disk."""
+"""Files that are written: past planted links, whole or not at all, under any system's rules.
+
+Another user of the machine can put a link at a name that he guesses, in any folder that both may write to.
+Who writes there by that name writes into a file of his own that the link leads to.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, TypeVar
+
+from foundry_lab.errors import ConfigurationError
 
 WINDOWS = sys.platform == "win32"
+LONGEST_NAME = 255
+"""Bytes of one part of a path, on every file system that people have."""
 PATIENCE_S = 2.0
 PAUSE_S = 0.05
+
+_RESERVED = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(10)))
+)
+"""Devices on Windows, with whatever ending."""
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -45,3 +60,99 @@ def force_to_disk(descriptor: int) -> None:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
     os.fsync(descriptor)
+
+
+def as_path(value: str | os.PathLike[str], name: str) -> Path:
+    """Return what a caller gave as a path, with `~` as the user's home.
+
+    Raises:
+        ConfigurationError: `name` is no path, or one that no file of this system can have.
+    """
+    try:
+        path = Path(value).expanduser()
+        problem = _problem(path)
+    except TypeError:
+        problem = f"it is a {type(value).__name__}"
+    except (RuntimeError, UnicodeError):
+        problem = "nobody's home is called so" if str(value).startswith("~") else "it is no text in UTF-8"
+    if problem:
+        raise ConfigurationError(f"{name}={value!r:.200} can't be a file: {problem}. Give another name.")
+    return path
+
+
+def _problem(path: Path) -> str | None:
+    os.fsencode(path)
+    if "\0" in str(path):
+        return "it holds a NUL character"
+    for part in path.parts[path.anchor != "" :]:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            return f"{part[:20]}… is longer than {LONGEST_NAME} bytes"
+        if WINDOWS and (set(part) & set('<>:"|?*') or part.partition(".")[0].strip().lower() in _RESERVED):
+            return f"Windows has no file {part!r}"
+    return None
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open as `os.open` does, but no link; for the `opener` of Python's `open`.
+
+    Raises:
+        OSError: as `os.open`; ELOOP for a link.
+    """
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):  # the second on BSDs
+            raise OSError(errno.ELOOP, f"{Path(path).name} is a link, and isn't followed", path) from None
+        raise
+
+
+def check_links(path: Path) -> None:
+    """Make sure that a path leads through no link which another user made, unless it is the system's.
+
+    Raises:
+        OSError: EPERM for such a link; ELOOP for links that lead in a circle.
+    """
+    if WINDOWS:  # where making links takes a right of its own
+        return
+    for _ in range(40):
+        try:
+            owner = path.lstat().st_uid
+            target = path.readlink()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENOTDIR):  # nothing there, or no link
+                return
+            raise
+        if owner not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, "another user put a link there", os.fspath(path))
+        path = path.parent / target
+    raise OSError(errno.ELOOP, "links lead in a circle there", os.fspath(path))
+
+
+def create(path: Path, *, private: bool = False) -> BinaryIO:
+    """Open a new file for writing. What stood there is removed: of a link itself, not what it leads to.
+
+    Args:
+        private: nobody else may read it.
+
+    Raises:
+        OSError: it can't be removed or made.
+    """
+    patiently(path.unlink, missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # EXCL follows no link
+    return os.fdopen(os.open(path, flags, 0o600 if private else 0o666), "wb")
+
+
+def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Put a file in place in one step: nobody reads half of it, and a full disk leaves the old one there.
+
+    A link at its name is replaced, and what it leads to stays as it is. Arguments and errors as for `create`.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with create(part, private=private) as file:
+            file.write(data)
+        patiently(part.replace, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise

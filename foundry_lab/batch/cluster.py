@@ -3,9 +3,10 @@
     from distributed import Client
     report = await client.complete_batch(items, output="results.jsonl", cluster=Client("scheduler:8786"))
 
-A worker's service is the one its own environment names (FOUNDRY_ENDPOINT), else the lab's on its machine.
-Work goes out in chunks; the chunk of a worker that is lost runs again on another. Results are written here
-alone and only for chunks that came back whole, so none is written twice. Needs the extra `foundry-lab[dask]`.
+A worker's service is the one its own environment names (FOUNDRY_ENDPOINT, FOUNDRY_API_KEY), else the lab's on
+its machine; the client's key stays here. Work goes out in chunks; that of a lost worker runs again on
+another. Results are written here alone and only for chunks that came back whole, so none is written twice.
+Needs the extra `foundry-lab[dask]`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from foundry_lab.calls.core import ClientCore
 from foundry_lab.config import Settings
 from foundry_lab.errors import ConfigurationError, FoundryError, ServiceUnavailableError
 from foundry_lab.policies.retry import RetryPolicy
+from foundry_lab.protocol.headers import without_credentials
 
 _one_chunk_at_a_time = threading.Lock()
 """Dask runs a task in each thread of a worker; its one service takes one chunk."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """What a worker needs besides the items. The headers may hold a key, so the cluster must be trusted."""
+    """What a worker needs besides the items. No key: its own environment names its service and its key."""
 
     model: str | None
     headers: dict[str, str]
@@ -75,7 +77,8 @@ class DaskAsker(Asker):
         self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
         model = core.settings.model if core.settings.model_is_explicit else None
-        self._settings = WorkerSettings(model, core._headers, core.retry, choices.policy, choices.patience_s)
+        headers = without_credentials(core._headers)
+        self._settings = WorkerSettings(model, headers, core.retry, choices.policy, choices.patience_s)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items of a chunk ended.

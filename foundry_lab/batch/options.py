@@ -8,9 +8,11 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from foundry_lab._ground.checks import check_timeout
+from foundry_lab._ground.files import as_path
 from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
-from foundry_lab.config import check_endpoint, check_timeout
+from foundry_lab.config import check_endpoint
 from foundry_lab.errors import ConfigurationError
 
 Items = Iterable[Any] | AsyncIterable[Any] | Path
@@ -100,7 +102,9 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     except TypeError:
         found = []
     if not found:
-        raise ConfigurationError(f"endpoints={endpoints!r} is no list of addresses; give one or nothing.")
+        raise ConfigurationError(
+            "endpoints must be an address, or a list of one or more; leave it out for this client's own."
+        )
     return found
 
 
@@ -110,7 +114,4 @@ def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
     Raises:
         ConfigurationError: it is no path.
     """
-    try:
-        return None if output is None else Path(output)
-    except TypeError:
-        raise ConfigurationError(f"output={output!r} is no path; give the name of a file.") from None
+    return None if output is None else as_path(output, "output")

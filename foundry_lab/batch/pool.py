@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import msgspec
-
-from foundry_lab import protocol
 from foundry_lab.calls.async_caller import AsyncCaller, Start
-from foundry_lab.calls.chat import ChatRequest
+from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
-from foundry_lab.calls.operation import Operation
 from foundry_lab.errors import (
     FoundryError,
     ModelNotLoadedError,
@@ -38,7 +34,7 @@ T = TypeVar("T")
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
-_log = logging.getLogger("foundry_lab.batch")
+_log = logging.getLogger(__name__)
 
 
 class Endpoint:
@@ -115,7 +111,7 @@ class Endpoint:
                 return False
             ready = await self.check(models)
             if probe:
-                await self._manage("health_check", lambda _: _one_token(ready[0]))
+                await self._manage("health_check", lambda _: one_token(ready[0]))
         except FoundryError as error:
             self.reason = str(error)
             return False
@@ -254,9 +250,3 @@ async def open_pool(
         await pool.close()
         raise
     return pool
-
-
-def _one_token(model: str) -> Operation[Completion]:
-    """Have one token generated, in one attempt."""
-    call = protocol.build_chat(model, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
-    return protocol.parse_completion((yield msgspec.structs.replace(call, once=True)), 0.0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import msgspec
 
-from foundry_lab._ground.files import WINDOWS, force_to_disk, patiently
+from foundry_lab._ground.files import WINDOWS, check_links, create, force_to_disk, no_link, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.result import ID_PREFIX, ErrorPart
@@ -42,6 +44,10 @@ class ResultsFile(BatchOutput):
 
     def __init__(self, path: Path, index: Index, *, ordered: bool = False) -> None:
         self.path = path
+        try:
+            check_links(path)
+        except OSError as error:
+            raise _unusable(path, error) from None
         self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
         if self._real.exists() and not self._real.is_file():
             what = "a folder" if self._real.is_dir() else "a device or a pipe"
@@ -71,8 +77,10 @@ class ResultsFile(BatchOutput):
         part = self._real.with_name(self._real.name + ".part")
         try:
             if old:
-                self._copy_to(self.backup, "ab", self._index.old_places())
-            self._copy_to(part, "wb", self._index.places(by_input=self._ordered))
+                with open(self.backup, "ab", opener=no_link) as kept:
+                    self._copy_to(kept, self._index.old_places())
+            with create(part) as new:
+                self._copy_to(new, self._index.places(by_input=self._ordered))
             self._file.close()
             patiently(part.replace, self._real)
             _sync_folder(self._real)
@@ -81,6 +89,7 @@ class ResultsFile(BatchOutput):
                 part.unlink()
             in_use = WINDOWS and isinstance(error, PermissionError)
             do = "Close the program that has it open" if in_use else "Make room there"
+            do = "Remove the link" if error.errno == errno.ELOOP else do
             raise BatchOutputError(
                 f"Every result is in {self.path}, but it couldn't be put in order ({error.strerror}). {do}, "
                 "then run the same batch again: nothing is asked twice."
@@ -96,13 +105,12 @@ class ResultsFile(BatchOutput):
         self._file.close()
         self._unlock()
 
-    def _copy_to(self, path: Path, mode: str, places: Iterable[tuple[int, int]]) -> None:
-        with path.open(mode) as new:
-            if new.tell():
-                new.write(b"\n")  # what is there may have been cut off
-            self._copy(places, new)
-            new.flush()
-            force_to_disk(new.fileno())
+    def _copy_to(self, new: BinaryIO, places: Iterable[tuple[int, int]]) -> None:
+        if new.tell():
+            new.write(b"\n")  # what is there may have been cut off
+        self._copy(places, new)
+        new.flush()
+        force_to_disk(new.fileno())
 
     def _check_in_place(self) -> None:
         """Raise BatchOutputError if the name no longer leads to our file."""
@@ -167,7 +175,7 @@ def _lock(path: Path, real: Path) -> filelock.BaseFileLock:
 def _open(path: Path) -> FileIO:
     try:
         is_new = not path.exists()
-        file = path.open("x+b" if is_new else "r+b", buffering=0)
+        file = FileIO(path, "x+b" if is_new else "r+b", opener=no_link)
         if is_new:
             _sync_folder(path)
         return file

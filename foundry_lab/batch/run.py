@@ -21,7 +21,7 @@ from foundry_lab.errors import ServiceUnavailableError
 if TYPE_CHECKING:
     from foundry_lab.calls.core import ClientCore
 
-_log = logging.getLogger("foundry_lab.batch")
+_log = logging.getLogger(__name__)
 
 
 async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) -> BatchReport:

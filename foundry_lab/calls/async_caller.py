@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from foundry_lab._ground.checks import check_timeout
 from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import chat, health
 from foundry_lab.calls.async_transport import Transport
@@ -23,11 +24,11 @@ from foundry_lab.calls.models import Directory
 from foundry_lab.calls.notes import Notes
 from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.calls.target import Target, locate, relocate
-from foundry_lab.config import Settings, check_timeout
+from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ServiceUnavailableError
 from foundry_lab.logs import LOGGER
 from foundry_lab.metrics import Metrics, Record
-from foundry_lab.policies.breaker import CircuitBreaker
+from foundry_lab.policies.breaker import CircuitBreaker, Ticket
 from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import Deadline, RetryPolicy, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
@@ -84,7 +85,7 @@ class AsyncCaller:
     async def perform(self, request: ChatRequest, send: Send | None = None) -> Completion:
         """Return one whole answer."""
         return await self._noted(
-            "complete", lambda models: chat.complete(models, request), request.timeout_s, send, request
+            "complete", partial(chat.complete, request=request), request.timeout_s, send, request
         )
 
     async def manage(self, name: str, start: Start[T], timeout_s: float) -> T:
@@ -120,8 +121,9 @@ class AsyncCaller:
         record = self.notes.begin(name, request.messages if request is not None else ())
         failed: BaseException | None = None
         try:
-            deadline = await self.deadline(limit_s)
-            result = await self.run(start, deadline, record, send)
+            if self.target is None:
+                await self.connected()  # finding or starting it isn't part of the request's time
+            result = await self.run(start, Deadline(limit_s), record, send)
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
             return result
@@ -139,12 +141,6 @@ class AsyncCaller:
             self.notes.end(record, max(started, self.found_at), failed)  # the search isn't its doing
 
     # --- one request travels: operation -> policies -> transport ----------------------------------------
-
-    async def deadline(self, limit_s: float) -> Deadline:
-        """Begin a request's time when the service is known: finding or starting it doesn't count."""
-        if self.target is None:
-            await self.connected()
-        return Deadline(limit_s)
 
     async def run(self, start: Start[T], deadline: Deadline, record: Record, send: Send | None = None) -> T:
         """Drive an operation to its result: do what it yields, and give it what came of that."""
@@ -176,12 +172,13 @@ class AsyncCaller:
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         before = record.retries
         reply, ticket = await self.attempt(
-            lambda target: self.transport.exchange(target, call, deadline, record.request_id),
+            partial(self.transport.exchange, call, deadline, record.request_id),
             deadline,
             record,
             once=call.once,
         )
-        self.settle(ticket, None)
+        if ticket is not None:
+            ticket.settle(None)
         retried = record.retries - before
         return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
 
@@ -192,11 +189,11 @@ class AsyncCaller:
         record: Record,
         *,
         once: bool = False,
-    ) -> tuple[T, int | None]:
+    ) -> tuple[T, Ticket | None]:
         """Try, and try again as the policy says: the one way in which requests are attempted.
 
-        The breaker is asked before each attempt, and told of each that failed. Of the one that worked it is
-        told by `settle`, with the ticket that is returned, when its answer is whole.
+        The breaker is asked before each attempt, and told of each that failed. The ticket of the one that
+        worked is returned, for the caller to settle when its answer is whole.
 
         Args:
             once: one attempt, past retries and breaker.
@@ -208,7 +205,8 @@ class AsyncCaller:
             try:
                 return await exchange(self.target or await self.connected()), ticket
             except BaseException as error:
-                self.settle(ticket, error)
+                if ticket is not None:
+                    ticket.settle(error)
                 if isinstance(error, ServiceUnavailableError) or is_connect_timeout(error):
                     await self._look_elsewhere()
                 retry += 1
@@ -217,11 +215,6 @@ class AsyncCaller:
                     raise
             await asyncio.sleep(wait)
             record.retries += 1
-
-    def settle(self, ticket: int | None, error: BaseException | None) -> None:
-        """Tell the breaker how the attempt with this ticket ended."""
-        if self.breaker is not None and ticket is not None:
-            self.breaker.settle(ticket, error)
 
     # --- where to -------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class StreamReader(StreamState):
         """Send the request and wait for the first text. Up to there, and no further, it may be sent again."""
         caller, request = self._caller, self._request
         record = self._begin()
-        deadline = await caller.deadline(request.timeout_s)
+        await caller.connected()
+        deadline = Deadline(request.timeout_s)
         self._started = max(self._started, caller.found_at)
         try:
             await caller.run(

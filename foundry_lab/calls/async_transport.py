@@ -30,6 +30,7 @@ from foundry_lab.calls.tls import refused, tls_context
 from foundry_lab.errors import FoundryError, RequestTimeoutError
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply, raise_for_status
+from foundry_lab.protocol.headers import without_credentials
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 
 CONNECT_SHARE = 0.95
@@ -38,10 +39,6 @@ SHORTEST_CONNECT_S = 0.1
 """A limit below that is over before anybody can say which phase it was."""
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
-CREDENTIALS = frozenset(
-    ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "ocp-apim-subscription-key")
-)
-"""Headers for the endpoint that somebody named: a service that was found is asked for none, and gets none."""
 
 _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
 
@@ -50,7 +47,7 @@ class Transport:
     """Sends one call once.
 
     Args:
-        headers: of every request.
+        headers: of every request; credentials among them go to an endpoint that was named, and to no other.
         ca_file: whom to trust over https, as in `tls_context`.
 
     Attributes:
@@ -58,9 +55,9 @@ class Transport:
     """
 
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
-        secret = {name: value for name, value in headers.items() if name.lower() in CREDENTIALS}
-        self.sessions = Sessions({name: value for name, value in headers.items() if name not in secret})
-        self._secret = secret
+        public = without_credentials(headers)
+        self.sessions = Sessions(public)
+        self._credentials = {name: value for name, value in headers.items() if name not in public}
         self._known: Target | None = None
         self._ca_file = ca_file
 
@@ -75,7 +72,7 @@ class Transport:
                     self.sessions.listeners[port] = target.listener
         self._known = target
 
-    async def exchange(self, target: Target, call: Call, deadline: Deadline, request_id: str) -> Reply:
+    async def exchange(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send a call and read its whole reply.
 
         Raises:
@@ -103,7 +100,7 @@ class Transport:
             assert target.control_url is not None, "only the lab's own service has a control route"
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         elif not target.found:
-            headers.update(self._secret)
+            headers.update(self._credentials)
         if target is not self._known:
             self._get_to_know(target)
         limits = time_limits(limit_s)

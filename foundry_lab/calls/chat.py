@@ -9,10 +9,9 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._ground.checks import did_you_mean
+from foundry_lab._ground.checks import check_timeout, did_you_mean
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
-from foundry_lab.config import check_timeout
 from foundry_lab.errors import (
     ConfigurationError,
     ModelNotFoundError,
@@ -175,13 +174,11 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     sent = reply.attempts
     for asked in range(1, request.parse_attempts + 1):
         try:
-            parsed = request.shape.read(completion.content)
+            parsed = request.shape.parse(completion)
         except (ValueError, msgspec.MsgspecError) as error:
             problem = str(error)
         else:
             return msgspec.structs.replace(completion, parsed=parsed, attempts=sent)
-        if completion.finish_reason == "length":
-            problem += " (the answer was cut at max_tokens)"
         if asked < request.parse_attempts:
             told = [*request.messages, *_complaint(completion.content, problem)]
             reply = yield from answer(directory, msgspec.structs.replace(request, messages=told))
@@ -194,6 +191,13 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
         text=completion.content,
         attempts=request.parse_attempts,
     )
+
+
+def one_token(model_id: str) -> Operation[Completion]:
+    """Have one token generated, in one attempt, past breaker and retries: does the model really work?"""
+    fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    call = msgspec.structs.replace(protocol.build_chat(model_id, fields), once=True)
+    return protocol.parse_completion((yield call), 0.0)
 
 
 def answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:

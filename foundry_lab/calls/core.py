@@ -126,5 +126,11 @@ class ClientCore:
         }
         return (kind or type(self))(endpoint, **{**same, **changes})
 
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "A client can't be copied or pickled: it has connections, and maybe a key. "
+            "Make one where it is used; its .settings can be pickled, without the key."
+        )
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint or 'not connected yet'}>"

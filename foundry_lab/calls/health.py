@@ -10,6 +10,7 @@ import msgspec
 import psutil
 
 from foundry_lab import protocol
+from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
 from foundry_lab.errors import FoundryError
@@ -82,10 +83,8 @@ def check(
     probe_latency_s = None
     if probe and loaded:
         probe_started = time.perf_counter()
-        fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        call = msgspec.structs.replace(protocol.build_chat(loaded[0], fields), once=True)
         try:
-            protocol.parse_completion((yield call), 0.0)
+            yield from one_token(loaded[0])
             probe_latency_s = time.perf_counter() - probe_started
             if probe_latency_s > PROBE_SLOW_S:
                 reasons.append(

@@ -14,10 +14,10 @@ import time
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._ground.checks import did_you_mean
+from foundry_lab._ground.checks import check_timeout, did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
 from foundry_lab.calls.operation import Operation, Pause
-from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name, check_timeout
+from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name
 from foundry_lab.errors import (
     BadRequestError,
     ConfigurationError,
@@ -26,14 +26,15 @@ from foundry_lab.errors import (
     ModelNotLoadedError,
     ResponseFormatError,
 )
+from foundry_lab.logs import LOGGER
 from foundry_lab.protocol import Call
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
-from foundry_lab.protocol.reply import UNKNOWN_ROUTE
+from foundry_lab.protocol.failure import UNKNOWN_ROUTE
 from foundry_lab.types import Model
 
 BUSY_POLL_S = 0.25
 
-_log = logging.getLogger("foundry_lab")
+_log = logging.getLogger(LOGGER)
 
 
 class _ModelList(msgspec.Struct):

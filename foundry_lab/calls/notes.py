@@ -9,11 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foundry_lab import logs
 from foundry_lab._ground.forks import renew_after_fork
-from foundry_lab.logs import LOGGER, prompt_excerpt
 from foundry_lab.metrics import Metrics, Record, outcome_of
 
-_log = logging.getLogger(LOGGER)
+_log = logging.getLogger(logs.LOGGER)
 _log.addHandler(logging.NullHandler())  # quiet in a notebook until logs.configure_logging()
 
 
@@ -39,7 +39,8 @@ class Notes:
         if self._metrics is not None:
             self._metrics.start()
         request_id = f"{self._prefix}-{next(self._numbers):06d}"
-        return Record(operation, request_id, prompt=prompt_excerpt(messages) if messages else "")
+        asked = logs.prompt_excerpt(messages) if logs.prompt_length else ""
+        return Record(operation, request_id, prompt=asked)
 
     def end(self, record: Record, started: float, error: BaseException | None) -> None:
         """End: `started` by perf_counter, the error if one ended it."""

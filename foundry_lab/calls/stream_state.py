@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest
-from foundry_lab.errors import RequestTimeoutError
+from foundry_lab.errors import FoundryError, RequestTimeoutError
 from foundry_lab.metrics import Record
-from foundry_lab.policies.breaker import FAILURES
+from foundry_lab.policies.breaker import Ticket
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol.chat_stream import ChatStream
 from foundry_lab.types import Chunk, Completion, Usage
@@ -37,13 +37,19 @@ class StreamState:
         self._ready: deque[Chunk] = deque()
         self._arrivals: list[float] = []
         self._record: Record | None = None
-        self._ticket: int | None = None
+        self._ticket: Ticket | None = None
+        self._heard = False  # a chunk has come
         self._ended = False
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._parser.parts)
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought so far, where the service tells it apart from the text."""
+        return "".join(self._parser.thoughts)
 
     @property
     def finish_reason(self) -> str | None:
@@ -94,7 +100,9 @@ class StreamState:
         for chunk in chunks:
             if chunk.content:
                 self._arrivals.append(elapsed_s)
-        self._ready.extend(chunks)
+        if chunks:
+            self._heard = True
+            self._ready.extend(chunks)
 
     def _begin(self) -> Record:
         """Start the clock and the bookkeeping: the iteration has begun."""
@@ -105,8 +113,9 @@ class StreamState:
     def _settle(self, error: BaseException | None) -> None:
         """Tell the breaker, once, how the attempt ended. A stream left after its first text worked."""
         ticket, self._ticket = self._ticket, None
-        left = self._arrivals and not isinstance(error, FAILURES)
-        self._caller.settle(ticket, None if left else error)
+        if ticket is not None:
+            left = self._heard and not isinstance(error, FoundryError)
+            ticket.settle(None if left else error)
 
     def _finish(self, error: BaseException | None) -> None:
         """Finish the bookkeeping, once; a stream left after its last text counts as whole."""
@@ -123,12 +132,14 @@ class StreamState:
         parser, elapsed_s = self._parser, time.perf_counter() - self._started
         parser.parts, parser.model, parser.id = [completion.content], completion.model, completion.id
         parser.finish_reason, parser.usage, parser.done = completion.finish_reason, completion.usage, True
-        self._arrivals = [elapsed_s]
+        parser.thoughts = [completion.reasoning]
+        self._arrivals, self._heard = [elapsed_s], True
         self._ready.append(
             Chunk(
                 content=completion.content,
                 elapsed_s=elapsed_s,
                 finish_reason=completion.finish_reason,
+                reasoning=completion.reasoning,
                 tool_calls=completion.tool_calls,
             )
         )
@@ -137,7 +148,7 @@ class StreamState:
         """Return the error for a stream that kept silent too long."""
         if deadline.remaining() <= CLOCK_TICK_S:
             return deadline.error()
-        if not self._arrivals:
+        if not self._heard:
             return RequestTimeoutError(
                 f"No token came within {self._request.first_token_s:g} s. The service may be busy with other "
                 "requests, still reading a long prompt, or its streaming hangs: allow more "

@@ -29,12 +29,19 @@ from foundry_lab.errors import (
 State = Literal["closed", "open", "half-open"]
 
 FAILURES = (ServiceUnavailableError, RequestTimeoutError, ServerError, StreamInterruptedError)
-"""What counts against the service. A 4xx is the caller's fault, a cancelled call nobody's."""
 
 PROBE_LOST_S = 60.0
 """A probe that says nothing for so long makes way for another: it may be a stream that nobody reads on."""
 
-_log = logging.getLogger("foundry_lab.breaker")
+_log = logging.getLogger(__name__)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether an error speaks against the service.
+
+    A 4xx is the caller's fault, a cancelled call nobody's, and an error that lasts is the request's own.
+    """
+    return isinstance(error, FAILURES) and not getattr(error, "lasting", False)
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -46,6 +53,23 @@ class Transition(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Ticket(msgspec.Struct, frozen=True):
+    """Leave to make one call, given at `at_s` of the breaker's clock; to be handed back with the outcome."""
+
+    breaker: CircuitBreaker
+    period: int
+    at_s: float
+
+    def settle(self, error: BaseException | None) -> None:
+        """The call ended so: by the exception, or well."""
+        if error is None:
+            self.breaker.success(self)
+        elif self.breaker.counts(error):
+            self.breaker.failure(self, error)
+        else:
+            self.breaker.release(self)
+
+
 class CircuitBreaker:
     """Counts outcomes; refuses calls while the service is taken to be down.
 
@@ -54,10 +78,16 @@ class CircuitBreaker:
         failure_rate: also opens when this share of the calls within `window_s` failed, from 0 to 1;
             None looks at failures in a row only.
         window_s: length of the sliding window in seconds.
-        minimum_calls: the rate isn't looked at before the window holds so many calls.
+        minimum_calls: the rates aren't looked at before the window holds so many calls.
         open_s: seconds to stay open before probing.
         half_open_probes: so many calls are let through to probe; all must succeed to close. If they say
             nothing for a minute, others take their place.
+        slow_call_s: a call that takes longer, in seconds, is slow: choose more than your longest good answer
+            takes, as a stream counts to its end. None looks at no times.
+        slow_call_rate: also opens when this share of the calls within `window_s` was slow. A slow probe
+            doesn't close.
+        record: says of the exception that ended a call whether it counts as a failure; `is_failure` by
+            default. One that raises is logged, and the default decides.
         clock: monotonic seconds.
 
     Raises:
@@ -73,26 +103,34 @@ class CircuitBreaker:
         minimum_calls: int = 20,
         open_s: float = 5.0,
         half_open_probes: int = 1,
+        slow_call_s: float | None = None,
+        slow_call_rate: float = 0.5,
+        record: Callable[[BaseException], bool] = is_failure,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threshold = check_count(failure_threshold, "failure_threshold")
-        self._rate = as_number(failure_rate) if failure_rate is not None else None
-        if self._rate is not None and not 0 < self._rate <= 1:
-            raise ConfigurationError(f"failure_rate={failure_rate!r} must be above 0 and at most 1.")
+        self._rate = None if failure_rate is None else _share(failure_rate, "failure_rate")
         self._window_s = check_seconds(window_s, "window_s", positive=True)
         self._minimum_calls = check_count(minimum_calls, "minimum_calls")
         self._open_s = check_seconds(open_s, "open_s")
         self._probes = check_count(half_open_probes, "half_open_probes")
+        self._slow_s = None if slow_call_s is None else check_seconds(slow_call_s, "slow_call_s")
+        self._slow_rate = _share(slow_call_rate, "slow_call_rate")
+        if not callable(record):
+            raise ConfigurationError(f"record={record!r} must be a function of an exception: does it count?")
+        self._is_failure = record
         self._clock = clock
         self._lock = threading.Lock()
         self._last_failure: BaseException | None = None
         self._listeners: list[Callable[[Transition], None]] = []
         self._state: State = "closed"
+        self._held = False  # open until somebody says otherwise
+        self._reason = ""  # of the last change
         self._period = 0  # grows with every change of state: outcomes of earlier periods are old news
         self._since = clock()
         self._in_a_row = 0
-        self._window: deque[tuple[float, bool]] = deque()
-        self._window_failures = 0
+        self._window: deque[tuple[float, bool, bool]] = deque()  # when a call ended; it failed; it was slow
+        self._failed = self._slow = 0  # of those in the window
         self._probes_out = 0
         self._probes_ok = 0
         renew_after_fork(self)
@@ -105,16 +143,45 @@ class CircuitBreaker:
     @property
     def state(self) -> State:
         """The state now: "half-open" from `open_s` on, when the next call will be let through to probe."""
-        if self._state == "open" and self._clock() - self._since >= self._open_s:
-            return "half-open"
-        return self._state
+        return "half-open" if self._is_due(self._clock()) else self._state
 
     def add_listener(self, listener: Callable[[Transition], None]) -> None:
         """Call `listener` after every change of state. One that raises is logged and does no harm."""
         self._listeners.append(listener)
 
-    def acquire(self) -> int:
-        """Ask for leave to call; return the ticket to hand back with the outcome.
+    # --- by hand ----------------------------------------------------------------------------------------
+
+    def hold_open(self, reason: str = "by hand") -> None:
+        """Refuse every call until `close` or `reset`: for maintenance, or while a model is swapped.
+
+        Args:
+            reason: for those who are refused.
+        """
+        with self._lock:
+            self._held = True
+            transition = self._change("open", f"held open: {reason}")
+        self._tell(transition)
+
+    def close(self) -> None:
+        """Let calls through again, whether the breaker was held open or opened by itself."""
+        transition = None
+        with self._lock:
+            self._held = False
+            if self._state != "closed":
+                transition = self._change("closed", "closed by hand")
+        self._tell(transition)
+
+    def reset(self) -> None:
+        """Be closed, and remember no call."""
+        self.close()
+        with self._lock:
+            self._begin(self._clock())
+            self._last_failure = None
+
+    # --- by calls ---------------------------------------------------------------------------------------
+
+    def acquire(self) -> Ticket:
+        """Ask for leave to call; return the ticket to settle with the outcome.
 
         Raises:
             CircuitOpenError: not now; `.retry_after` says when a probe will be let through.
@@ -122,7 +189,7 @@ class CircuitBreaker:
         transition = None
         with self._lock:
             now = self._clock()
-            if self._state == "open" and now - self._since >= self._open_s:
+            if self._is_due(now):
                 transition = self._change("half-open", f"{self._open_s:g} s later")
             if self._state == "open":
                 raise self._refusal(self._open_s - (now - self._since))
@@ -132,102 +199,122 @@ class CircuitBreaker:
                         raise self._refusal(self._open_s)
                     self._begin(now)
                 self._probes_out += 1
-            ticket = self._period
+            ticket = Ticket(self, self._period, now)
         self._tell(transition)
         return ticket
 
-    def success(self, ticket: int) -> None:
+    def success(self, ticket: Ticket) -> None:
         """The call with this ticket worked."""
-        transition = None
-        with self._lock:
-            if ticket == self._period:
-                if self._state == "half-open":
-                    self._probes_out -= 1
-                    self._probes_ok += 1
-                    if self._probes_ok >= self._probes:
-                        all_of_them = "the probe" if self._probes == 1 else f"{self._probes} probes"
-                        transition = self._change("closed", f"{all_of_them} succeeded")
-                else:
-                    self._in_a_row = 0
-                    self._record(failed=False)
-        self._tell(transition)
+        self._end(ticket, None, failed=False)
 
-    def failure(self, ticket: int) -> None:
+    def failure(self, ticket: Ticket, error: BaseException | None = None) -> None:
         """The call with this ticket failed in a way that speaks against the service."""
+        self._end(ticket, error, failed=True)
+
+    def release(self, ticket: Ticket) -> None:
+        """The call with this ticket says nothing about the service: cancelled, or the caller's mistake."""
+        with self._lock:
+            if ticket.period == self._period and self._state == "half-open":
+                self._probes_out -= 1
+
+    def counts(self, error: BaseException) -> bool:
+        """Return whether an error counts as a failure, as `record` says."""
+        try:
+            return bool(self._is_failure(error))
+        except Exception:
+            _log.exception("record= of a circuit breaker failed")
+            return is_failure(error)
+
+    def _end(self, ticket: Ticket, error: BaseException | None, *, failed: bool) -> None:
+        """Count a call that worked or failed, and change the state if that was one too many."""
         transition = None
         with self._lock:
-            if ticket == self._period:
+            if error is not None:
+                self._last_failure = error
+            if ticket.period == self._period:
+                now = self._clock()
+                slow = self._slow_s is not None and now - ticket.at_s > self._slow_s
                 if self._state == "half-open":
-                    transition = self._change("open", "a probe failed")
+                    transition = self._judge_probe(failed, slow)
                 else:
-                    self._in_a_row += 1
-                    self._record(failed=True)
-                    if reason := self._why_open():
+                    self._in_a_row = self._in_a_row + 1 if failed else 0
+                    self._note(now, failed, slow)
+                    if (failed or slow) and (reason := self._why_open()):
                         transition = self._change("open", reason)
         self._tell(transition)
 
-    def release(self, ticket: int) -> None:
-        """The call with this ticket says nothing about the service: cancelled, or the caller's mistake."""
-        with self._lock:
-            if ticket == self._period and self._state == "half-open":
-                self._probes_out -= 1
+    def _judge_probe(self, failed: bool, slow: bool) -> Transition | None:
+        if failed or slow:
+            return self._change("open", "a probe failed" if failed else "a probe was slow")
+        self._probes_out -= 1
+        self._probes_ok += 1
+        if self._probes_ok < self._probes:
+            return None
+        all_of_them = "the probe" if self._probes == 1 else f"{self._probes} probes"
+        return self._change("closed", f"{all_of_them} succeeded")
 
-    def settle(self, ticket: int, error: BaseException | None) -> None:
-        """The call with this ticket ended so: by the exception, or well."""
-        if error is None:
-            self.success(ticket)
-        elif isinstance(error, FAILURES) and not getattr(error, "lasting", False):
-            self._last_failure = error
-            self.failure(ticket)
-        else:
-            self.release(ticket)
-
-    def _record(self, *, failed: bool) -> None:
-        if self._rate is None:
+    def _note(self, now: float, failed: bool, slow: bool) -> None:
+        """Put a call into the window, and take out those that are too old."""
+        if self._rate is None and self._slow_s is None:
             return
-        now = self._clock()
-        self._window.append((now, failed))
-        self._window_failures += failed
+        self._window.append((now, failed, slow))
+        self._failed += failed
+        self._slow += slow
         while self._window[0][0] <= now - self._window_s:
-            self._window_failures -= self._window.popleft()[1]
+            _, failed, slow = self._window.popleft()
+            self._failed -= failed
+            self._slow -= slow
 
     def _why_open(self) -> str | None:
         if self._in_a_row >= self._threshold:
             return f"{self._in_a_row} failures in a row" if self._in_a_row > 1 else "a failure"
         calls = len(self._window)
-        if self._rate is not None and calls >= self._minimum_calls:
-            rate = self._window_failures / calls
-            if rate >= self._rate:
-                return f"{rate:.0%} of {calls} calls failed within {self._window_s:g} s"
+        if calls < self._minimum_calls:
+            return None
+        if self._rate is not None and self._failed >= self._rate * calls:
+            return f"{self._failed / calls:.0%} of {calls} calls failed within {self._window_s:g} s"
+        if self._slow_s is not None and self._slow >= self._slow_rate * calls:
+            return (
+                f"{self._slow / calls:.0%} of {calls} calls within {self._window_s:g} s took more than "
+                f"{self._slow_s:g} s"
+            )
         return None
+
+    def _is_due(self, now: float) -> bool:
+        """Return whether it has been open for long enough to probe."""
+        return self._state == "open" and not self._held and now - self._since >= self._open_s
 
     def _change(self, new: State, reason: str) -> Transition:
         transition = Transition(self._state, new, self._clock(), reason)
-        self._state = new
+        self._state, self._reason = new, reason
+        if new == "closed":
+            self._last_failure = None
         self._begin(transition.at_s)
         return transition
 
     def _begin(self, now: float) -> None:
         self._period += 1
         self._since = now
-        self._in_a_row = self._probes_out = self._probes_ok = self._window_failures = 0
+        self._in_a_row = self._probes_out = self._probes_ok = self._failed = self._slow = 0
         self._window.clear()
 
     def _refusal(self, wait_s: float) -> CircuitOpenError:
-        wait_s = max(0.0, wait_s)
         last = self._last_failure
         told = f" The last failure: {last}" if last is not None else ""
+        if self._held:
+            when = "Whoever holds it lets calls through again with breaker.close()."
+        else:
+            when = f"Come back in {max(0.0, wait_s):.1f} s; health_check() says what is wrong."
         refusal = CircuitOpenError(
-            f"The circuit breaker is {self._state}: the service failed repeatedly, so nothing was sent. "
-            f"Come back in {wait_s:.1f} s; health_check() says what is wrong.{told}",
-            retry_after=wait_s,
+            f"The circuit breaker is {self._state} ({self._reason}), so nothing was sent. {when}{told}",
+            retry_after=None if self._held else max(0.0, wait_s),
         )
         refusal.__cause__ = last
         return refusal
 
     def _tell(self, transition: Transition | None) -> None:
         """Called without the lock, so that a listener may use the breaker."""
-        if transition is None:
+        if transition is None or transition.old == transition.new:
             return
         _log.info("circuit breaker %s -> %s: %s", transition.old, transition.new, transition.reason)
         for listener in self._listeners:
@@ -235,3 +322,10 @@ class CircuitBreaker:
                 listener(transition)
             except Exception:
                 _log.exception("a circuit breaker listener failed")
+
+
+def _share(value: float, name: str) -> float:
+    share = as_number(value)
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"{name}={value!r} must be above 0 and at most 1.")
+    return share

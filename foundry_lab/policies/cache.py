@@ -25,6 +25,7 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab._ground.checks import check_count, check_seconds
+from foundry_lab._ground.files import as_path, check_links
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.protocol import Call, Reply
@@ -42,7 +43,7 @@ USED_WITHIN_S = 60.0
 """How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
 OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
 
-_log = logging.getLogger("foundry_lab.cache")
+_log = logging.getLogger(__name__)
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
@@ -89,7 +90,7 @@ class ResponseCache:
         keep_length: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path).expanduser() if path is not None else None
+        self.path = as_path(path, "cache") if path is not None else None
         self._max_entries = check_count(max_entries, "max_entries")
         self._max_bytes = check_count(max_bytes, "max_bytes")
         self._max_age_s = (
@@ -275,6 +276,10 @@ def _open(path: Path | None) -> sqlite3.Connection:
     while True:
         try:
             return _connect(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The response cache {str(path)!r} can't be used: {error.strerror}. Name another file."
+            ) from None
         except sqlite3.Error as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > deadline:
@@ -286,6 +291,8 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        _make(path)
     db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=BUSY_S)
     try:
         # In this order: a process that is making the cache just now puts its name before its tables.
@@ -305,3 +312,10 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _make(path: Path) -> None:
+    """Make the file where there is none, for this user alone: SQLite follows links, and lets all read."""
+    check_links(path)
+    with suppress(FileExistsError, FileNotFoundError):  # where there's no folder, SQLite says so
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))

@@ -8,8 +8,8 @@ import time
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._ground.checks import check_seconds
-from foundry_lab.config import DEFAULT_RETRIES, check_retries
+from foundry_lab._ground.checks import check_retries, check_seconds
+from foundry_lab.config import DEFAULT_RETRIES
 from foundry_lab.errors import (
     APIStatusError,
     ModelBusyError,
@@ -81,7 +81,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         more, and the next request would have to share the device with it.
         """
         if isinstance(error, APIStatusError):
-            return error.status in RETRY_STATUSES and not isinstance(error, ModelBusyError)
+            lasts = error.lasting or isinstance(error, ModelBusyError)
+            return error.status in RETRY_STATUSES and not lasts
         if isinstance(error, RequestTimeoutError):
             return is_connect_timeout(error) or (self.retry_timeouts and error.phase != "total")
         return isinstance(error, (ServiceUnavailableError, StreamInterruptedError))
@@ -91,7 +92,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if not self.is_retryable(error):
             return None
         asked = error.retry_after if isinstance(error, APIStatusError) else None
-        if asked is not None:
+        if asked is not None and asked > 0:  # "0" would have all clients come back at once
             return asked if asked <= self.retry_after_max_s else None
         ceiling = min(self.backoff_max_s, self.backoff_initial_s * 2 ** min(retry - 1, 60))
         return random.uniform(0.0, ceiling)

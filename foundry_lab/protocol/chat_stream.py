@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from foundry_lab.errors import FoundryError, ResponseFormatError, StreamInterruptedError
-from foundry_lab.protocol.reply import UNREADABLE, Chat, Message, chat_decoder, error_in_body, excerpt
+from foundry_lab.protocol.failure import ErrorBody, error_in_body
+from foundry_lab.protocol.reply import UNREADABLE, Chat, Choice, Message, chat_decoder, excerpt, usage_of
+from foundry_lab.protocol.request import MAX_BODY_BYTES
 from foundry_lab.protocol.sse import DEFAULT_MAX_EVENT_BYTES, Event, SSEDecoder
 from foundry_lab.types import Chunk, Usage
 
 _SILENT = Message()
+PIECE_BYTES = 64
+"""What a piece takes in memory besides its text."""
 
 
 class ChatStream:
     """Turns the bytes of a streamed answer into chunks, and knows whether it is complete.
 
     Attributes:
-        parts: the texts so far. finish_reason, usage, model, id: as soon as the service has said them.
+        parts: the texts so far. thoughts: the reasoning texts, which are no part of the answer.
+        finish_reason, usage, model, id: as soon as the service has said them.
     """
 
     def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
         self._decoder = SSEDecoder(max_event_bytes)
         self._request_id = request_id
+        self._index: object = None  # of the choice that is read, where the service sends several
+        self._kept_bytes = 0
         self.parts: list[str] = []
+        self.thoughts: list[str] = []
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.model = ""
@@ -60,9 +68,13 @@ class ChatStream:
             return chunks
         try:
             for event in self._decoder.feed(data):
-                if event.data == b"[DONE]":
-                    self._done = True
-                    return chunks
+                if event.data[:1] != b"{":
+                    word = event.data.strip()
+                    if word == b"[DONE]":
+                        self._done = True
+                        return chunks
+                    if word in (b"", b"null"):
+                        continue
                 if (chunk := self._chunk(event, elapsed_s)) is not None:
                     chunks.append(chunk)
             if self._decoder.failure is not None:
@@ -78,31 +90,59 @@ class ChatStream:
         try:
             chat: Chat = chat_decoder.decode(event.data)
         except UNREADABLE as error:
-            raise ResponseFormatError(
-                f"The stream sent an event that is no chat-completion chunk ({error}): "
-                f"{excerpt(event.data)}. Check that the endpoint is Foundry Local, or try again."
-            ) from None
-        if chat.error is not None:
+            raise self._no_chunk(event, error) from None
+        if chat.error:
             raise error_in_body(chat.error, self._request_id)
-        if chat.usage is not None:
-            self.usage = chat.usage
+        if chat.usage:
+            self.usage = usage_of(chat.usage) or self.usage
         if not chat.choices:
+            if event.event == "error" or chat.object == "error":
+                raise error_in_body(ErrorBody(excerpt(event.data)), self._request_id)
             return None
         choice = chat.choices[0]
+        if choice.index != self._index:
+            if (ours := self._ours(chat.choices)) is None:
+                return None
+            choice = ours
         delta = choice.delta or _SILENT
+        if delta is _SILENT and (choice.message is not None or choice.text is not None):
+            raise self._no_chunk(event, "its choice holds no delta")
         if not self.model:
-            self.model, self.id = chat.model, chat.id
-        if choice.finish_reason is not None:
-            self.finish_reason = choice.finish_reason
-        if delta.content:
-            self.parts.append(delta.content)
-        elif choice.finish_reason is None and not delta.tool_calls:
+            self.model, self.id = chat.model or "", chat.id or ""
+        finish_reason = choice.finish_reason or None
+        if finish_reason is not None:
+            self.finish_reason = finish_reason
+        content, thought = delta.content or "", delta.thought
+        if content:
+            self.parts.append(content)
+        if thought:
+            self.thoughts.append(thought)
+        elif not content and finish_reason is None and not delta.tool_calls:
             return None  # the first event only names the role
+        self._kept_bytes += len(content) + len(thought) + PIECE_BYTES
+        if self._kept_bytes > MAX_BODY_BYTES:
+            raise ResponseFormatError(
+                f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given "
+                "up. Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
+            )
         return Chunk(
-            content=delta.content or "",
+            content=content,
             elapsed_s=elapsed_s,
-            finish_reason=choice.finish_reason,
+            finish_reason=finish_reason,
+            reasoning=thought,
             tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
+        )
+
+    def _ours(self, choices: list[Choice]) -> Choice | None:
+        """Return the one of several choices that is read: the one that came first."""
+        if self._index is None:
+            self._index = choices[0].index or 0
+        return next((each for each in choices if (each.index or 0) == self._index), None)
+
+    def _no_chunk(self, event: Event, why: object) -> ResponseFormatError:
+        return ResponseFormatError(
+            f"The stream sent an event that is no chat-completion chunk ({why}): {excerpt(event.data)}. "
+            "Check that the endpoint is Foundry Local, or try again."
         )
 
     def end(self) -> None:

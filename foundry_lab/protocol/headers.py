@@ -10,14 +10,17 @@ from foundry_lab.errors import ConfigurationError
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a name is made of."""
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_CREDENTIALS = frozenset(
+    ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "ocp-apim-subscription-key")
+)
 
 
 def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return the headers of every request. The caller's replace ours, in whatever case they are written.
 
     Raises:
-        ConfigurationError: a name or value that can't stand in a header. The value isn't repeated: it may be
-            a secret.
+        ConfigurationError: a name or value that can't stand in a header. Neither is repeated: it may be a
+            secret, and those who paste one mix the two up.
     """
     if not isinstance(headers or {}, Mapping):
         raise ConfigurationError(
@@ -26,21 +29,32 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
         )
     ours = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     if api_key is not None:
-        ours["Authorization"] = f"Bearer {api_key}"
-    merged: dict[str, tuple[str, str]] = {}
-    for name, value in [*ours.items(), *(headers or {}).items()]:
-        _check(name, value)
+        _check_value(key := f"Bearer {api_key}", "The api_key")
+        ours["Authorization"] = key
+    merged = {name.lower(): (name, value) for name, value in ours.items()}
+    for number, (name, value) in enumerate((headers or {}).items(), 1):
+        _check_name(name, number)
+        _check_value(value, f"Number {number} of the headers")
         merged[name.lower()] = name, value.strip()
     return dict(merged.values())
 
 
-def _check(name: object, value: object) -> None:
+def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that may go to a service which nobody named."""
+    return {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+
+
+def _check_name(name: object, number: int) -> None:
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ConfigurationError(
-            f"A header can't be named {name!r}. Give a name of letters, digits and hyphens, such as X-Team."
+            f"Number {number} of the headers has a name that can't be sent (it may be a secret, and isn't "
+            'repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
         )
+
+
+def _check_value(value: object, what: str) -> None:
     if not (isinstance(value, str) and _VALUE.fullmatch(value)):
         raise ConfigurationError(
-            f"The header {name!r} can't be sent: its value must be text in one line, of characters that HTTP "
-            "headers can carry (Latin-1). Check api_key and headers."
+            f"{what} can't be sent (it may be a secret, and isn't repeated here). Give text in one line, of "
+            "characters that HTTP headers can carry (Latin-1); was a line's end copied along?"
         )

@@ -1,32 +1,16 @@
-"""What came back: who answered, and which error of the tree it is."""
+"""What came back: who answered, and what, as typed results."""
 
 from __future__ import annotations
 
-import email.utils
-import math
-import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from foundry_lab.errors import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    ContextLengthError,
-    ModelBusyError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    RateLimitError,
-    ResponseFormatError,
-    ServerError,
-)
+from foundry_lab.errors import APIStatusError, ResponseFormatError
+from foundry_lab.protocol.failure import ErrorBody, error_in_body, retry_after, status_error
 from foundry_lab.types import Completion, Usage
 
-UNKNOWN_ROUTE = (404, 405, 501)
-"""How servers say that they have no such route."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that isn't the JSON it should be."""
 
@@ -40,14 +24,6 @@ class Reply(msgspec.Struct, frozen=True):
     request_id: str = ""
     attempts: int = 1
     cached: bool = False
-
-
-class ErrorBody(msgspec.Struct):
-    """An error in the service's words."""
-
-    message: str = ""
-    type: str | None = None
-    code: str | int | None = None
 
 
 class _Failure(msgspec.Struct):
@@ -73,79 +49,9 @@ def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
     except UNREADABLE:
         error = None
     wait = retry_after(reply.headers)
-    if error is None:  # not in the service's words: an unknown route, a proxy, somebody else's server
-        message = f"{excerpt(reply.body)} ({_sender(reply)})"
-        raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id, foreign=True)
-    message = error if isinstance(error, str) else error.message
-    raise status_error(reply.status, message, retry_after=wait, request_id=reply.request_id)
-
-
-def status_error(
-    status: int,
-    message: str,
-    *,
-    retry_after: float | None = None,
-    request_id: str = "",
-    foreign: bool = False,
-) -> APIStatusError:
-    """Return the error that fits a status and a message; `foreign` says it wasn't the service's own."""
-    message = _without_source(message)
-    low = message.lower()
-    kind: type[APIStatusError]
-    if status in (401, 403):
-        kind, hint = (
-            AuthenticationError,
-            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
-        )
-    elif status == 429:
-        kind, hint = RateLimitError, "Wait a little, or send fewer requests at once."
-    elif "still using it" in low:
-        kind, hint = ModelBusyError, "Wait until the requests that use the model have ended."
-    elif foreign and status in UNKNOWN_ROUTE:
-        kind = BadRequestError
-        hint = "Check the endpoint: a Foundry Local service would know this route."
-    elif status >= 500:
-        kind, hint = (
-            ServerError,
-            "Try again; if it stays, restart the service: foundry-lab stop, then start over.",
-        )
-    elif status == 404 and "model" in low:
-        kind, hint = ModelNotFoundError, "list_models() shows the names that would work."
-    elif "not loaded" in low:
-        kind, hint = ModelNotLoadedError, "Load it first: load_model(alias)."
-    elif _names_context_length(low):
-        kind, hint = ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
-    elif status >= 400:
-        kind, hint = BadRequestError, "Change the request: sending the same again won't help."
-    else:
-        kind, hint = APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
-    return kind(message, status=status, hint=hint, retry_after=retry_after, request_id=request_id or None)
-
-
-_SOURCE = re.compile(r"\w+\.(?:cc|cpp|h):\d+ .*?\)>?(?: const)? (?=\S)")
-
-
-def _without_source(message: str) -> str:
-    """Drop the C++ source line and signature that the service puts into its messages."""
-    return _SOURCE.sub("", message)
-
-
-def _names_context_length(low: str) -> bool:
-    return ("context" in low or "exceed" in low) and ("token" in low or "length" in low)
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return the seconds of a `Retry-After` header (seconds or an HTTP date), or None."""
-    value = next((v for name, v in headers.items() if name.lower() == "retry-after"), "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = email.utils.parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = when.timestamp() - (time.time() if now is None else now)
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    foreign = not error  # not in the service's words: an unknown route, a proxy, somebody else's server
+    words = error or f"{excerpt(reply.body)} ({_sender(reply)})"
+    raise status_error(reply.status, words, retry_after=wait, request_id=reply.request_id, foreign=foreign)
 
 
 def unexpected(reply: Reply, what: str, why: object) -> ResponseFormatError:
@@ -169,42 +75,59 @@ def _sender(reply: Reply) -> str:
     )
 
 
-def error_in_body(error: ErrorBody | str, request_id: str) -> APIStatusError:
-    """Return the error for a body without a status of its own: its type and words stand in for one."""
-    message, kind = (error, None) if isinstance(error, str) else (error.message, error.type)
-    low = message.lower()
-    if "model not found" in low:
-        status = 404
-    else:
-        status = 400 if kind == "invalid_request_error" or _names_context_length(low) else 500
-    return status_error(status, message, request_id=request_id)
-
-
 # --- a whole answer ---
 
 
 class Message(msgspec.Struct):
+    """A message or a piece of one. Reasoning goes by two names: vLLM and llama.cpp say `reasoning_content`,
+    Ollama and OpenRouter `reasoning`.
+    """
+
     content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+    @property
+    def thought(self) -> str:
+        """The reasoning text, if there is any."""
+        text = self.reasoning_content or self.reasoning
+        return text if isinstance(text, str) else ""
 
 
-class _Choice(msgspec.Struct):
-    message: Message = msgspec.field(default_factory=Message)
+class Choice(msgspec.Struct):
+    """One of the answers. `text` is what a service of another contract would send."""
+
+    message: Message | None = None
     delta: Message | None = None
     finish_reason: str | None = None
+    index: Any = 0
+    text: Any = None
 
 
 class Chat(msgspec.Struct):
     """A whole answer and a streamed event alike: they differ in `message` against `delta`."""
 
-    choices: list[_Choice] = []
-    id: str = ""
-    model: str = ""
-    usage: Usage | None = None
+    choices: list[Choice] | None = None
+    id: str | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
     error: ErrorBody | str | None = None
+    object: Any = None
 
 
 chat_decoder = msgspec.json.Decoder(Chat)
+
+
+def usage_of(counts: dict[str, Any] | None) -> Usage | None:
+    """Return the token counts; None where the service says nothing, or what can't be a count, such as -1."""
+    said = {name: count for name, count in (counts or {}).items() if count is not None}
+    if not said.keys() & set(Usage.__struct_fields__):
+        return None
+    try:
+        return msgspec.convert(said, Usage, strict=False)  # 5.0 is 5
+    except msgspec.ValidationError:
+        return None
 
 
 def decode(reply: Reply, shape: type[Any], what: str) -> Any:
@@ -230,21 +153,25 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
         chat: Chat = chat_decoder.decode(reply.body)
     except UNREADABLE as error:
         raise unexpected(reply, "a chat completion", error) from None
-    if chat.error is not None:
+    if chat.error:
         raise error_in_body(chat.error, reply.request_id)
     if not chat.choices:
         raise unexpected(reply, "a chat completion", "it holds no choices")
     choice = chat.choices[0]
+    message = choice.message
+    if message is None:
+        raise unexpected(reply, "a chat completion", "its choice holds no message")
     return Completion(
-        content=choice.message.content or "",
-        model=chat.model,
-        finish_reason=choice.finish_reason,
-        usage=chat.usage,
+        content=message.content or "",
+        model=chat.model or "",
+        finish_reason=choice.finish_reason or None,
+        usage=usage_of(chat.usage),
         latency_s=latency_s,
-        id=chat.id,
+        id=chat.id or "",
         request_id=reply.request_id,
         attempts=reply.attempts,
-        tool_calls=tuple(choice.message.tool_calls or ()),
+        reasoning=message.thought,
+        tool_calls=tuple(message.tool_calls or ()),
         cached=reply.cached,
     )
 

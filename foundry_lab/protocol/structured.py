@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_lab.errors import ConfigurationError
+from foundry_lab.types import Completion
 
 if TYPE_CHECKING:
     from referencing.jsonschema import SchemaResource
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 DEFAULT_PARSE_ATTEMPTS = 3
 
 _OPENING = re.compile(r"[{\[]")
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+_MAX_BROKEN = 100
+"""Each broken one costs a look at all of the text."""
 _TOO_DEEP = "the JSON is nested too deeply"
 _BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
 
@@ -44,6 +49,16 @@ class Shape(msgspec.Struct, frozen=True):
     read: Callable[[str], Any]
     name: str
     schema: dict[str, Any] | None = None
+
+    def parse(self, answer: Completion) -> Any:
+        """Return the object that an answer holds. One that was cut isn't looked into: a part may fit as well.
+
+        Raises:
+            ValueError: what is wrong with the text.
+        """
+        if self.schema is not None and answer.finish_reason == "length" and _may_go_on(answer.content):
+            raise ValueError("the answer was cut at max_tokens")
+        return self.read(answer.content)
 
     def response_format(self) -> dict[str, Any] | None:
         """Return the field of the request that asks for this shape."""
@@ -126,7 +141,7 @@ _JSON = json.JSONDecoder(parse_constant=_no_number)
 
 def find_json(text: str) -> Iterator[str]:
     """Yield the JSON in a text: all of it, else the objects and arrays in it, as models like to wrap them in
-    prose or a code fence.
+    prose or a code fence. What stands inside of one that is cut or broken is a part of it, and no answer.
 
     Raises:
         ValueError: there is none, or it is broken.
@@ -139,22 +154,45 @@ def find_json(text: str) -> Iterator[str]:
     else:
         yield text
         return
-    problem, end = "there is no JSON in the answer", 0
-    for opening in _OPENING.finditer(text):
+    problems: list[str] = []
+    end, found = 0, False
+    while (opening := _OPENING.search(text, end)) and len(problems) < _MAX_BROKEN:
         start = opening.start()
-        if start < end:
-            continue  # a part of the one before
         try:
             _, end = _JSON.raw_decode(text, start)
         except RecursionError:
             raise ValueError(_TOO_DEEP) from None
         except ValueError as error:
-            if problem.startswith("there"):
-                problem = f"the JSON is broken: {error}"
+            problems.append(f"the JSON is broken: {error}")
+            end = _end_of(text, start)
         else:
+            found = True
             yield text[start:end]
-    if not end:
-        raise ValueError(problem)
+    if not found:
+        raise ValueError((problems or ["there is no JSON in the answer"])[0])
+
+
+def _end_of(text: str, start: int) -> int:
+    """Return where what opens here is closed; the text's end where it never is."""
+    awaited: list[str] = []
+    for mark in _MARKS.finditer(text, start):
+        kind = mark[0]
+        if kind in _CLOSING:
+            awaited.append(_CLOSING[kind])
+        elif len(kind) == 1:
+            if kind != awaited.pop():
+                break  # an unclosed text, or the wrong bracket
+            if not awaited:
+                return mark.end()
+    return len(text)
+
+
+def _may_go_on(text: str) -> bool:
+    """Return whether more could follow: after anything but one whole object or array."""
+    try:
+        return not isinstance(_JSON.decode(text.strip()), (dict, list))
+    except (ValueError, RecursionError):
+        return True
 
 
 def _closed(schema: Any) -> Any:

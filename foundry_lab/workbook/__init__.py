@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from foundry_lab._ground.checks import did_you_mean
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import write_whole
 from foundry_lab.errors import FoundryError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -127,12 +127,7 @@ def copy_to(target: Path) -> CopyReport:
                 (report.unchanged if same else report.kept).append(name.as_posix())
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(copy.name + ".part")  # a full disk leaves no half notebook behind
-            try:
-                part.write_bytes(source.read_bytes())
-                patiently(part.replace, copy)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(copy, source.read_bytes())
             report.copied.append(name.as_posix())
     except OSError as error:
         raise WorkbookError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from foundry_lab import workbook
+from foundry_lab._ground.files import write_whole
 from foundry_lab.errors import FoundryError
 from foundry_lab.workbook import kernel
 from foundry_lab.workbook.static_output import freeze
@@ -130,8 +130,8 @@ def run_notebook(
         finally:
             freeze(book)
             _hide_machine(book, work_dir)
-            nbformat.write(book, target)
-            page.write_text(_html(book, target.stem), encoding="utf-8")
+            write_whole(target, f"{nbformat.writes(book)}\n".encode())
+            write_whole(page, _html(book, target.stem).encode())
     except OSError as problem:
         raise RunError(
             f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "
@@ -165,7 +165,7 @@ def _working_directory(notebook: Path, output: Path) -> Path:
     for file in workbook.data_files():
         copy = output / file.relative_to(workbook.folder())
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+        write_whole(copy, file.read_bytes())
     return output_path(notebook, output).parent.resolve()
 
 

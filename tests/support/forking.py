@@ -6,24 +6,28 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 SCRIPT = """
-import asyncio, json, os, sys, warnings
+import asyncio, json, os, sys, warnings, zlib
 warnings.simplefilter("ignore")  # Python 3.12 and later warn of every fork of a process with threads
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, complete
-endpoint, how, children, questions = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-options = json.loads(sys.argv[5])
-client = (FoundryAPIClient if how == "async" else SyncFoundryAPIClient)(endpoint, **json.loads(sys.argv[6]))
+endpoint, how = sys.argv[1:3]
+children, questions, distinct = map(int, sys.argv[3:6])
+options = json.loads(sys.argv[6])
+client = (FoundryAPIClient if how == "async" else SyncFoundryAPIClient)(endpoint, **json.loads(sys.argv[7]))
 
 def ask_all(who):
-    asked = [f"process {who}, question {number}" for number in range(questions)]
+    asked = [f"process {who}, question {number % distinct}" for number in range(questions)]
     def check(prompt, answer):
         return [prompt, answer.content, answer.request_id]
+    def chosen(prompt):
+        return options | ({"seed": zlib.crc32(prompt.encode()) >> 1} if options.get("temperature") else {})
     if how == "async":
         async def everything():
             try:
-                return [check(prompt, await client.complete(prompt, **options)) for prompt in asked]
+                return [check(prompt, await client.complete(prompt, **chosen(prompt))) for prompt in asked]
             finally:
                 await client.close()
         return asyncio.run(everything())
@@ -31,11 +35,11 @@ def ask_all(who):
     if how == "stream":
         found = []
         for prompt in asked:
-            stream = client.stream_complete(prompt, **options)
+            stream = client.stream_complete(prompt, **chosen(prompt))
             text = "".join(chunk.content for chunk in stream)
             found.append([prompt, text, ""])
         return found
-    return [check(prompt, ask(prompt, **options)) for prompt in asked]
+    return [check(prompt, ask(prompt, **chosen(prompt))) for prompt in asked]
 
 ask_all("before")
 pipes = []
@@ -56,23 +60,33 @@ print(json.dumps(answers))
 """
 
 
+def seed_of(prompt: str) -> int:
+    """Return a question's seed: below 2**31, as foundry-local-sdk 2.2.1 ignores seeds above."""
+    return zlib.crc32(prompt.encode()) >> 1
+
+
 def answers_of_forks(
     endpoint: str,
     how: str,
     *,
     children: int = 4,
     questions: int = 50,
+    distinct: int | None = None,
     arguments: dict[str, Any] | None = None,
     **options: Any,
 ) -> list[tuple[str, str, str]]:
     """Return prompt, answer and request id of all that the forks and their parent asked, at the same time.
 
     Args:
-        how: "sync", "async", "stream" or "one-liner". arguments: of the client. options: of each call.
+        how: "sync", "async", "stream" or "one-liner".
+        questions: of each process; `distinct` of them differ, all if not given, and the rest repeats them.
+        arguments: of the client.
+        options: of each call. With a temperature each question has a seed of its own, as `seed_of` says.
     """
     done = subprocess.run(
         [
-            *(sys.executable, "-c", SCRIPT, endpoint, how, str(children), str(questions)),
+            *(sys.executable, "-c", SCRIPT, endpoint, how),
+            *(str(children), str(questions), str(distinct or questions)),
             *(json.dumps(options), json.dumps(arguments or {})),
         ],
         env={**os.environ, "FOUNDRY_ENDPOINT": endpoint},

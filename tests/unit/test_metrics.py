@@ -1,22 +1,28 @@
-"""The metrics endpoint: what Prometheus would fetch, on loopback only, and clear about a taken port."""
+"""Metrics: what is counted, and under which labels; the endpoint on loopback, clear about a taken port."""
 
 from __future__ import annotations
 
 import gc
 import socket
+import threading
 import urllib.error
 import urllib.request
 import weakref
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from clients import Client
+from clients import Client, both_clients
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
-from stub_server import MODEL, StubService
+from stub_server import CHAT, MODEL, StubService, error
 
 from foundry_lab import CircuitBreaker
-from foundry_lab.errors import ConfigurationError
-from foundry_lab.metrics import MAX_ENDPOINT_LABELS, Metrics
+from foundry_lab.errors import BadRequestError, CircuitOpenError, ConfigurationError, ModelNotFoundError
+from foundry_lab.metrics import LATENCY_BUCKETS_S, MAX_ENDPOINT_LABELS, MAX_MODEL_LABELS, Metrics, Record
+from foundry_lab.types import Usage
 
 
 def fetch(url: str) -> str:
@@ -43,6 +49,8 @@ def test_serves_what_the_client_counted() -> None:
     assert samples["foundry_lab_requests_total", "complete", "ok"] == 1
     assert samples["foundry_lab_requests_total", "stream", "ok"] == 1
     assert samples["foundry_lab_time_to_first_token_seconds_count", None, None] == 1
+    assert samples["foundry_lab_retries_total", None, None] == 0
+    assert samples["foundry_lab_in_flight", None, None] == 0
 
 
 def test_listens_on_loopback_and_ends_with_its_block() -> None:
@@ -67,6 +75,127 @@ def test_a_port_that_is_none_says_so(port: object) -> None:
         Metrics().serve(port)
 
 
+def samples_of(metrics: Metrics, name: str) -> list[tuple[dict[str, str], float]]:
+    """Labels and value of each sample of this name, as Prometheus would read them."""
+    return [
+        (dict(sample.labels), sample.value)
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+        if sample.name == name
+    ]
+
+
+def finish(metrics: Metrics, **facts: Any) -> None:
+    metrics.start()
+    metrics.finish(Record(**{"operation": "complete", "request_id": "x", "outcome": "ok", **facts}))
+
+
+def test_tokens_and_times_carry_the_model_and_latency_the_outcome() -> None:
+    """An alarm needs to know which model is slow, and that fast failures don't make it look fast."""
+    metrics = Metrics()
+    usage = Usage(prompt_tokens=5, completion_tokens=3, total_tokens=8)
+    finish(metrics, operation="stream", model="a", latency_s=0.3, ttft_s=0.2, usage=usage)
+    finish(metrics, operation="stream", model="b", latency_s=0.3, outcome="http_500")
+    tokens = samples_of(metrics, "foundry_lab_tokens_total")
+    assert tokens == [({"kind": "prompt", "model": "a"}, 5), ({"kind": "completion", "model": "a"}, 3)]
+    assert samples_of(metrics, "foundry_lab_time_to_first_token_seconds_sum") == [({"model": "a"}, 0.2)]
+    latency = samples_of(metrics, "foundry_lab_request_latency_seconds_count")
+    assert {(labels["model"], labels["outcome"]): value for labels, value in latency} == {
+        ("a", "ok"): 1,
+        ("b", "http_500"): 1,
+    }
+
+
+@given(st.lists(st.floats(0, 200), max_size=30))
+def test_buckets_are_as_prometheus_counts_them(values: list[float]) -> None:
+    """The library's own histogram is the judge."""
+    metrics, registry = Metrics(), CollectorRegistry()
+    judge = Histogram("judge", "", buckets=LATENCY_BUCKETS_S, registry=registry)
+    for value in values:
+        finish(metrics, latency_s=value)
+        judge.observe(value)
+    expected = {
+        float(each.labels["le"]): each.value
+        for family in registry.collect()
+        for each in family.samples
+        if each.name == "judge_bucket"
+    }
+    found = samples_of(metrics, "foundry_lab_request_latency_seconds_bucket")
+    assert {float(labels["le"]): value for labels, value in found} == (expected if values else {})
+
+
+@both_clients
+def test_what_was_refused_without_asking_a_model_is_no_sample_of_latency(kind: str) -> None:
+    """It takes microseconds, and a thousand of it would make a service that is down look fast."""
+    metrics, breaker = Metrics(), CircuitBreaker()
+    with StubService() as stub, Client(kind, stub.url, metrics=metrics, breaker=breaker) as client:
+        client.complete("hi")
+        breaker.hold_open()
+        for _ in range(3):
+            with pytest.raises(CircuitOpenError):
+                client.complete("hi")
+        breaker.close()
+        with pytest.raises(ModelNotFoundError):
+            client.complete("hi", model="nobody's")
+    snapshot = metrics.snapshot()
+    assert snapshot.requests == {"ok": 1, "circuit_open": 3, "refused": 1}
+    assert snapshot.latency.count == 1
+    latency = samples_of(metrics, "foundry_lab_request_latency_seconds_count")
+    assert [labels["outcome"] for labels, _ in latency] == ["ok"]
+
+
+@both_clients
+def test_the_services_own_404_is_told_as_one(kind: str) -> None:
+    metrics = Metrics()
+    with StubService() as stub, Client(kind, stub.url, retries=0, metrics=metrics) as client:
+        stub.on("POST", CHAT, error(404, "gone"))
+        with pytest.raises(BadRequestError):
+            client.complete("hi", model=MODEL)
+    assert metrics.snapshot().requests == {"http_404": 1}
+
+
+def test_models_are_bounded_in_every_series() -> None:
+    metrics = Metrics()
+    usage = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
+    for number in range(2 * MAX_MODEL_LABELS):
+        finish(metrics, model=f"m{number}", ttft_s=0.1, usage=usage)
+    for name in ("requests_total", "tokens_total", "request_latency_seconds_sum"):
+        models = {labels["model"] for labels, _ in samples_of(metrics, f"foundry_lab_{name}")}
+        assert len(models) == MAX_MODEL_LABELS + 1 and "other" in models, name
+    models = {
+        labels["model"] for labels, _ in samples_of(metrics, "foundry_lab_time_to_first_token_seconds_sum")
+    }
+    assert len(models) == MAX_MODEL_LABELS + 1
+
+
+def test_names_that_are_no_model_do_not_use_up_the_labels() -> None:
+    metrics = Metrics()
+    for number in range(2 * MAX_MODEL_LABELS):
+        finish(metrics, model=f"typing error {number}", outcome="refused")
+    finish(metrics, model="real")
+    counted = samples_of(metrics, "foundry_lab_requests_total")
+    assert {labels["model"] for labels, _ in counted} == {"other", "real"}
+
+
+def test_nothing_is_lost_between_threads() -> None:
+    metrics = Metrics()
+    usage = Usage(prompt_tokens=2, completion_tokens=1, total_tokens=3)
+
+    def work() -> None:
+        for _ in range(500):
+            finish(metrics, model="m", retries=1, usage=usage)
+            metrics.text()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    snapshot = metrics.snapshot()
+    assert (snapshot.requests, snapshot.retries, snapshot.in_flight) == ({"ok": 2000}, 2000, 0)
+    assert (snapshot.prompt_tokens, snapshot.completion_tokens) == (4000, 2000)
+
+
 def breaker_levels(metrics: Metrics) -> dict[str, float]:
     """The state shown of each endpoint."""
     return {
@@ -83,6 +212,19 @@ def test_of_two_breakers_of_an_endpoint_the_worse_is_shown() -> None:
     for breaker in (broken, well):
         metrics.watch_breaker("http://one", breaker)
     assert breaker_levels(metrics) == {"http://one": 2}
+
+
+def test_the_gauge_tells_half_open_when_the_time_has_come_without_a_call() -> None:
+    metrics, now = Metrics(), [1000.0]
+    breaker = CircuitBreaker(failure_threshold=1, open_s=5, clock=lambda: now[0])
+    metrics.watch_breaker("http://one", breaker)
+    breaker.failure(breaker.acquire())
+    assert breaker_levels(metrics) == {"http://one": 2}
+    now[0] += 5
+    assert breaker_levels(metrics) == {"http://one": 1}
+    breaker.hold_open()
+    now[0] += 5
+    assert breaker_levels(metrics) == {"http://one": 2}, "what is held stays so"
 
 
 def test_breakers_are_watched_and_not_kept() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import threading
 import time
 import weakref
@@ -41,7 +43,7 @@ def wait_for(condition: object, limit_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-def test_samples_from_a_thread_until_the_block_ends(stub: StubService) -> None:
+def test_looks_from_a_thread_until_the_block_ends(stub: StubService) -> None:
     with sync_client(stub) as client, HealthMonitor(client, 0.02) as monitor:
         wait_for(lambda: len(monitor.history) >= 3)
         assert monitor.latest is not None
@@ -53,7 +55,7 @@ def test_samples_from_a_thread_until_the_block_ends(stub: StubService) -> None:
     assert not any(thread.name == "health-monitor" for thread in threading.enumerate())
 
 
-async def test_samples_from_a_task_until_the_block_ends(stub: StubService) -> None:
+async def test_looks_from_a_task_until_the_block_ends(stub: StubService) -> None:
     async with FoundryAPIClient(stub.url, metrics=False) as client, HealthMonitor(client, 0.02) as monitor:
         async with asyncio.timeout(5):
             while len(monitor.history) < 3:  # noqa: ASYNC110
@@ -73,7 +75,7 @@ def test_a_look_without_an_answer_ends_at_its_limit(stub: StubService) -> None:
     stub.on(*STATUS, hang)
     with sync_client(stub) as client, HealthMonitor(client, 0.05, timeout_s=0.1) as monitor:
         wait_for(lambda: len(monitor.history) >= 2)
-    assert {sample.health.status for sample in monitor.history} == {"unavailable"}
+    assert {look.health.status for look in monitor.history} == {"unavailable"}
 
 
 async def test_leaving_in_the_middle_of_a_look_does_not_wait_for_it(stub: StubService) -> None:
@@ -85,13 +87,13 @@ async def test_leaving_in_the_middle_of_a_look_does_not_wait_for_it(stub: StubSe
 
 
 def test_history_is_bounded(stub: StubService) -> None:
-    samples: list[Look] = []
+    looks: list[Look] = []
     with sync_client(stub) as client:
         monitor = HealthMonitor(client, 0.001, history=3)
-        monitor.on_sample(samples.append)
+        monitor.on_sample(looks.append)
         with monitor:
-            wait_for(lambda: len(samples) >= 6)
-    assert list(monitor.history) == samples[-3:]
+            wait_for(lambda: len(looks) >= 6)
+    assert list(monitor.history) == looks[-3:]
 
 
 def test_transitions_are_told_and_a_listener_that_raises_does_no_harm(stub: StubService) -> None:
@@ -114,14 +116,50 @@ def test_transitions_are_told_and_a_listener_that_raises_does_no_harm(stub: Stub
     assert "No model is loaded" in changes[0].health.reasons[0]
 
 
-def test_a_look_that_breaks_is_a_sample_not_the_end(
-    stub: StubService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_that_breaks_is_a_look_not_the_end(stub: StubService, monkeypatch: pytest.MonkeyPatch) -> None:
     with sync_client(stub) as client:
-        monkeypatch.setattr(client, "health_check", lambda **_: 1 / 0)
+        monkeypatch.setattr(client.caller, "health", lambda **_: 1 / 0)
         with HealthMonitor(client, 0.01) as monitor:
             wait_for(lambda: len(monitor.history) >= 2)
     assert "ZeroDivisionError" in monitor.history[0].health.reasons[0]
+
+
+def test_a_listener_may_end_its_monitor(stub: StubService) -> None:
+    """It is called in the monitor's own thread, which can't wait for itself."""
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01)
+        monitor.on_sample(lambda _: monitor.close())
+        monitor.start()
+        wait_for(lambda: not monitor.running)
+        assert monitor.start().latest is not None
+        wait_for(lambda: len(monitor.history) == 2)
+
+
+def test_closing_ends_a_look_that_gets_no_answer(stub: StubService) -> None:
+    stub.on(*STATUS, hang)
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01, timeout_s=60).start()
+        wait_for(lambda: stub.count(*STATUS))
+        monitor.close()
+        assert not monitor.running
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_child_may_start_a_monitor_of_its_own(stub: StubService) -> None:
+    with sync_client(stub) as client, HealthMonitor(client, 0.01) as monitor:
+        wait_for(lambda: monitor.latest)
+        if (child := os.fork()) == 0:
+            found = 1
+            with contextlib.suppress(BaseException):
+                seen = len(monitor.history)
+                assert not monitor.running
+                with monitor:
+                    wait_for(lambda: len(monitor.history) > seen)
+                found = 0
+            os._exit(found)
+        assert os.waitpid(child, 0)[1] == 0
+        seen = len(monitor.history)
+        wait_for(lambda: len(monitor.history) > seen)
 
 
 def test_starts_again_after_it_was_closed(stub: StubService) -> None:

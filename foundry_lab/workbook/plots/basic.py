@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from matplotlib.figure import Figure
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, RED, figure
+from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, LabFigure, figure
 
 
 class LatencyFit(msgspec.Struct, frozen=True):
@@ -42,7 +41,7 @@ def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyF
     return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
 
 
-def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> Figure:
+def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> LabFigure:
     """Plot latency in seconds against completion tokens, with the fitted line and what it says."""
     fit = fit_latency(tokens, latencies_s)
     fig, ax = figure("What an answer costs: latency against its length", "completion tokens", "latency (s)")
@@ -67,9 +66,14 @@ def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> Fi
         xytext=(-12, 12),
         ha="right",
         fontsize=10,
-        color=RED,
     )
     ax.set_xlim(0, longest * 1.08)
     ax.set_ylim(0, max(latencies_s) * 1.15)
     ax.legend(loc="upper left", frameon=False)
+    points = sorted(zip(tokens, latencies_s, strict=True))
+    fig.alt = (
+        f"Latency against length, {len(tokens)} requests: {points[0][1]:.2f} s at {points[0][0]} tokens, "
+        f"{points[-1][1]:.2f} s at {longest}. The fitted line: {fit.fixed_s * 1000:.0f} ms fixed, and "
+        f"{fit.per_token_s * 1000:.1f} ms a token, which is {fit.tokens_per_s:.0f} tokens/s."
+    )
     return fig

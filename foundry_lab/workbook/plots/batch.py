@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, figure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
 if TYPE_CHECKING:
     from foundry_lab.batch.report import BatchReport
@@ -42,7 +41,7 @@ class SweepPoint(msgspec.Struct, frozen=True):
         return cls(concurrency, report.items_per_s, report.tokens_per_s, mean, p50, p95)
 
 
-def batch_figure(report: BatchReport) -> Figure:
+def batch_figure(report: BatchReport) -> LabFigure:
     """Draw one run: finished items over time, and the latency of each."""
     fig, (left, right) = panels(
         2, f"Batch: {report.items_per_s:.1f} items/s, {report.tokens_per_s:.0f} tokens/s"
@@ -59,18 +58,23 @@ def batch_figure(report: BatchReport) -> Figure:
     )
     if bad:
         right.plot([s.at_s for s in bad], [s.latency_s for s in bad], "x", color=RED, label="failed")
-    for q, colour in ((50, GREEN), (95, ORANGE)):
-        if (value := report.latency_s(q)) is not None:
-            right.axhline(value, color=colour, linewidth=2, label=f"p{q} = {value:.2f} s")
+    levels = [(q, value) for q in (50, 95) if (value := report.latency_s(q)) is not None]
+    for (q, value), colour, style in zip(levels, (GREEN, ORANGE), ("-", "--"), strict=False):
+        right.axhline(value, color=colour, linestyle=style, linewidth=2, label=f"p{q} = {value:.2f} s")
     label(right, "time (s)", "latency (s)", "Latency of each item")
     right.set_xlim(*left.get_xlim())
     if report.samples:
         right.set_ylim(0, 1.2 * max(sample.latency_s for sample in report.samples) or None)
         right.legend(loc="best", framealpha=0.9)
+    fig.alt = (
+        f"Two panels of one batch. Left, finished items over time: {report.done} answered and "
+        f"{report.failed} failed after {max(at):.1f} s, {report.items_per_s:.1f} items/s. Right, the latency "
+        f"of each item: {', '.join(f'p{q} {value:.2f} s' for q, value in levels) or 'none was answered'}."
+    )
     return fig
 
 
-def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
+def sweep_figure(points: Sequence[SweepPoint]) -> LabFigure:
     """Draw throughput and latency against concurrency, with what Little's law says the latency must be.
 
     Little's law (J. Little, "A Proof for the Queuing Formula L = λW", 1961): requests under way = throughput
@@ -94,10 +98,15 @@ def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
     for axes in (left, right):
         axes.set_xlim(left=0)
         axes.set_xticks(x, [str(each) for each in x])
+    fig.alt = "Throughput and latency against requests at once. " + " ".join(
+        f"At {point.concurrency}: {point.tokens_per_s:.0f} tokens/s, latency p50 {point.p50_s:.2f} s, p95 "
+        f"{point.p95_s:.2f} s, by Little's law {at_law:.2f} s."
+        for point, at_law in zip(points, law, strict=True)
+    )
     return fig
 
 
-def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> Figure:
+def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> LabFigure:
     """Draw a confusion table: a row for each true label, a column for each answer."""
     table = np.asarray(counts)
     if table.shape != (len(labels), len(labels)):
@@ -110,4 +119,9 @@ def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], tit
     for (row, column), count in np.ndenumerate(table):
         weight = "bold" if row == column else "normal"
         axes.text(column, row, str(count), ha="center", va="center", fontsize=13, fontweight=weight)
+    rows = (
+        f"True {name}: {', '.join(f'{count} {said}' for said, count in zip(labels, row, strict=True))}."
+        for name, row in zip(labels, counts, strict=True)
+    )
+    fig.alt = f"Table of answers, {title}. {' '.join(rows)}"
     return fig

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.workbook.plots.basic import fit_latency
-from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, figure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
 Times = Sequence[float] | npt.NDArray[np.float64]
 
 
-def token_timeline(streams: Mapping[str, Times], title: str = "When each token came") -> Figure:
+def token_timeline(streams: Mapping[str, Times], title: str = "When each token came") -> LabFigure:
     """Plot the arrivals of one or more streams as ticks on a common clock.
 
     Args:
@@ -34,23 +33,38 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
                 textcoords="offset points",
                 xytext=(7, 3),
                 fontsize=9,
-                color=RED,
             )
     ax.set_yticks(rows, list(streams))
     ax.set_ylim(0.4 - len(streams), 0.9)
     ax.set_xlim(left=0)
+    fig.alt = f"{title}. A row a stream, a tick a token. {_streams_in_words(streams)}"
     return fig
 
 
-def latency_distributions(ttft_s: Times, inter_token_s: Times) -> Figure:
+def _streams_in_words(streams: Mapping[str, Times]) -> str:
+    return " ".join(
+        f"{name}: {len(times)} tokens, the first after {times[0]:.2f} s, the last after {times[-1]:.2f} s."
+        if len(times)
+        else f"{name}: no token."
+        for name, times in streams.items()
+    )
+
+
+def latency_distributions(ttft_s: Times, inter_token_s: Times) -> LabFigure:
     """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in."""
     fig, (left, right) = panels(2, "Two latencies a person feels")
     _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
     _histogram(right, inter_token_s, "inter-token latency (ms)", "tokens", ORANGE)
+    (first_50, first_95), (next_50, next_95) = (_p50_p95_ms(times) for times in (ttft_s, inter_token_s))
+    fig.alt = (
+        f"Two histograms. Time to first token of {len(ttft_s)} requests: p50 {first_50:.0f} ms, p95 "
+        f"{first_95:.0f} ms. Time between tokens, {len(inter_token_s)} times: p50 {next_50:.1f} ms, p95 "
+        f"{next_95:.1f} ms."
+    )
     return fig
 
 
-def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Times) -> Figure:
+def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Times) -> LabFigure:
     """Plot time to first token against prompt length, beside the time a token takes in decode.
 
     Args:
@@ -72,7 +86,18 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     right.legend(frameon=False, fontsize=10)
     right.set_ylim(0, float(decode_ms.max()) * 1.4)
     label(right, "prompt tokens", "time per token (ms)", f"decode: {np.median(decode_ms):.1f} ms a token")
+    fig.alt = (
+        f"Two panels, prompts of {min(prompt_tokens)} to {max(prompt_tokens)} tokens. Time to first token: "
+        f"from {ttft_ms.min():.0f} to {ttft_ms.max():.0f} ms, {fit.per_token_s:.2f} ms more a token. Time "
+        f"per token in decode: from {decode_ms.min():.1f} to {decode_ms.max():.1f} ms, median "
+        f"{np.median(decode_ms):.1f} ms."
+    )
     return fig
+
+
+def _p50_p95_ms(seconds: Times) -> tuple[float, float]:
+    p50, p95 = np.percentile(1000 * np.asarray(seconds, float), (50, 95))
+    return float(p50), float(p95)
 
 
 def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> None:
@@ -81,8 +106,7 @@ def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -
     ax.hist(
         np.clip(ms, 0, top), bins=30, range=(min(0.9 * float(ms.min()), top), top), color=color, alpha=0.75
     )
-    for q, style in ((50, "-"), (95, "--")):
-        value = float(np.percentile(ms, q))
+    for q, style, value in zip((50, 95), ("-", "--"), _p50_p95_ms(seconds), strict=True):
         ax.axvline(value, color=GREY, linestyle=style, linewidth=1.8, label=f"p{q} = {value:.1f} ms")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=10)

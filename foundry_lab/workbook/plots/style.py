@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from foundry_lab.workbook.plots.picture import show
 
@@ -12,6 +16,17 @@ from foundry_lab.workbook.plots.picture import show
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 DPI = 100
+
+
+class Fill(NamedTuple):
+    """How an area looks: its hatching tells as much as its colour, which not everybody sees."""
+
+    color: str
+    hatch: str = ""
+
+    def patch(self, text: str) -> Patch:
+        """Return its entry for a legend."""
+        return Patch(facecolor=self.color, hatch=self.hatch, edgecolor="white", lw=0, label=text)
 
 
 class LabFigure(Figure):
@@ -45,7 +60,6 @@ def panels(
     fig = LabFigure(figsize=size, dpi=DPI, layout="constrained")
     grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
     axes = list(grid.flat)
-    fig.alt = title
     fig.suptitle(title, fontsize=13, fontweight="bold")
     for each in axes:
         each.set_prop_cycle(color=CYCLE)
@@ -53,6 +67,19 @@ def panels(
         each.spines[["top", "right"]].set_visible(False)
         each.tick_params(labelsize=10)
     return fig, axes
+
+
+def legend_beside(axes: Axes, handles: list[Artist]) -> None:
+    """Put a legend to the right of the axes, with patches large enough to show their hatching."""
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=9,
+        handlelength=2.5,
+        handleheight=1.4,
+    )
 
 
 def label(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:

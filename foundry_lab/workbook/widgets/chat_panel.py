@@ -12,19 +12,24 @@ import ipywidgets
 
 from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.async_stream import CompletionStream
+from foundry_lab.calls.portal import Portal
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.errors import ContextLengthError
 
 REDRAW_S = 0.05
 """Time between two redraws: as fast as eyes follow, and far slower than tokens come."""
+WHO = {"user": "You", "assistant": "Model"}
+"""Colour and place of a turn don't tell everybody whose it is."""
 
 _CSS = """<style>
 .fl-chat {font-family: sans-serif; font-size: 14px; line-height: 1.45; max-width: 720px}
-.fl-chat div {margin: 6px 0; padding: 7px 11px; border-radius: 10px; white-space: pre-wrap; color: #111}
+.fl-chat p {margin: 6px 0; padding: 7px 11px; border-radius: 10px; white-space: pre-wrap; color: #111}
 .fl-chat .user {background: #d7e8f7; margin-left: 20%}
 .fl-chat .assistant {background: #eeeeee; margin-right: 20%}
-.fl-chat .note {background: none; color: #a33; font-size: 12px; padding: 0 11px}
+.fl-chat .note {background: #fdeaea; color: #8c1c1c; font-size: 12px}
+.fl-live {max-height: 360px; overflow-y: auto; display: flex; flex-direction: column-reverse}
 </style>"""
+# A box whose direction is reversed keeps its end in sight while it grows. Its one child is in reading order.
 
 
 class ChatPanel(ipywidgets.VBox):
@@ -35,8 +40,8 @@ class ChatPanel(ipywidgets.VBox):
     Args:
         client: whom to ask, used by the panel alone; by default one that finds the service by itself.
         system: a system prompt for the whole conversation.
-        temperature: where its slider starts, 0 to 2.
-        max_tokens: where its slider starts, tokens of one answer.
+        temperature: where its box starts, 0 to 2.
+        max_tokens: where its box starts, tokens of one answer.
 
     Raises:
         ConfigurationError: the client is another thing than an async one.
@@ -55,7 +60,7 @@ class ChatPanel(ipywidgets.VBox):
         max_tokens: int = 120,
     ) -> None:
         # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._portal = Portal("chat-panel")
         self._task: asyncio.Task[None] | None = None
         self._idle = threading.Event()
         self._idle.set()
@@ -65,27 +70,29 @@ class ChatPanel(ipywidgets.VBox):
         self.tokens_per_s: float | None = None
         self._note = ""
 
-        self.transcript_view = ipywidgets.HTML(layout={"max_height": "360px", "overflow": "auto"})
-        self.text = ipywidgets.Text(placeholder="Ask something and press Enter", layout={"flex": "1 1 auto"})
+        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
+        self.transcript_view = ipywidgets.HTML()
+        self.text = ipywidgets.Text(
+            description="Question",
+            placeholder="Ask something and press Enter",
+            layout={"flex": "1 1 auto"},
+            **whole,
+        )
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
         self.clear_button = ipywidgets.Button(description="Clear", tooltip="Start a new conversation")
         buttons = [self.send_button, self.stop_button, self.clear_button]
         for button in buttons:
             button.layout.width = "auto"  # or the text box has no room
-        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
-        self.temperature = ipywidgets.FloatSlider(
-            value=temperature,
-            min=0,
-            max=2,
-            step=0.1,
-            description="temperature",
-            readout_format=".1f",
-            **whole,
+        # Boxes and not sliders: a screen reader finds no label of ipywidgets' sliders.
+        self.temperature = ipywidgets.BoundedFloatText(
+            value=temperature, min=0, max=2, step=0.1, description="temperature", **whole
         )
-        self.max_tokens = ipywidgets.IntSlider(
+        self.max_tokens = ipywidgets.BoundedIntText(
             value=max_tokens, min=1, max=500, description="max_tokens", **whole
         )
+        for box in (self.temperature, self.max_tokens):
+            box.layout.width = "170px"
         self.status = ipywidgets.Label("ready")
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())
@@ -95,7 +102,8 @@ class ChatPanel(ipywidgets.VBox):
             [
                 self.transcript_view,
                 ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"}),
-                ipywidgets.HBox([self.temperature, self.max_tokens, self.status]),
+                ipywidgets.HBox([self.temperature, self.max_tokens]),
+                self.status,
             ],
             layout={"max_width": "760px"},
         )
@@ -113,12 +121,12 @@ class ChatPanel(ipywidgets.VBox):
         self._idle.clear()
         self._show_busy(True)
         self._draw("")
-        self._running_loop().call_soon_threadsafe(self._start, stream)
+        self._portal.call(self._start, stream)
 
     def stop(self) -> None:
         """End the answer that is being written; what has come stays, and the service stops generating."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel)
+        if self.busy:
+            self._portal.call(self._cancel)
 
     def clear(self) -> None:
         """Start a new conversation with the same system prompt; not while an answer is being written."""
@@ -157,10 +165,10 @@ class ChatPanel(ipywidgets.VBox):
         """Stop, close the connection and take the panel off the page."""
         self.stop()
         self.wait(5.0)
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result(5.0)
-            loop.call_soon_threadsafe(loop.stop)
+        if self._task is not None:
+            self._task = None
+            self._portal.wait(self._client.close())
+            self._portal.close()
         super().close()
 
     def _start(self, stream: CompletionStream) -> None:
@@ -220,15 +228,20 @@ class ChatPanel(ipywidgets.VBox):
 
     def _draw(self, growing: str | None = None) -> None:
         """Show the conversation; `growing` is the answer that is being written."""
-        self.transcript_view.value = self._html(growing)
+        self.transcript_view.value = (
+            '<div class="fl-live" role="log" aria-label="conversation" aria-live="polite" tabindex="0">'
+            f"{self._html(growing)}</div>"
+        )
 
     def _html(self, growing: str | None = None) -> str:
         said = self._turns()
         if growing is not None:
             said.append({"role": "assistant", "content": growing or "…"})
-        turns = "".join(f'<div class="{m["role"]}">{html.escape(m["content"])}</div>' for m in said)
-        note = f'<div class="note">{html.escape(self._note)}</div>' if self._note else ""
-        return f'{_CSS}<div class="fl-chat" role="log" aria-live="polite">{turns}{note}</div>'
+        turns = "".join(
+            f'<p class="{m["role"]}"><b>{WHO[m["role"]]}:</b> {html.escape(m["content"])}</p>' for m in said
+        )
+        note = f'<p class="note">{html.escape(self._note)}</p>' if self._note else ""
+        return f'{_CSS}<div class="fl-chat">{turns}{note}</div>'
 
     def _turns(self) -> list[dict[str, str]]:
         return [m for m in self.messages if m["role"] != "system" and m["content"]]
@@ -241,12 +254,6 @@ class ChatPanel(ipywidgets.VBox):
         if not self.busy:
             prompt, self.text.value = self.text.value, ""
             self.send(prompt)
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="chat-panel", daemon=True).start()
-        return self._loop
 
     def __repr__(self) -> str:
         turns = [f"{m['role']}: {m['content']}" for m in self.messages]

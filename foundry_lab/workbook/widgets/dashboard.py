@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import textwrap
 import threading
@@ -10,16 +11,27 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from foundry_lab._ground.checks import check_kind
+from foundry_lab._ground.checks import check_kind, check_timeout
 from foundry_lab.client import FoundryAPIClient
-from foundry_lab.config import check_timeout
 from foundry_lab.errors import FoundryError
 from foundry_lab.faults import KINDS, Fault, FaultProxy
 from foundry_lab.metrics import Metrics
 from foundry_lab.monitor import HealthMonitor, Look
 from foundry_lab.sync_client import SyncFoundryAPIClient
+from foundry_lab.types import Health
 
-LIGHTS = {"healthy": "#2e9e5b", "degraded": "#e6a100", "unavailable": "#c8321e", "not watched": "#8a8a8a"}
+LIGHTS = {
+    "healthy": ("●", "#2e9e5b"),
+    "degraded": ("▲", "#c98500"),
+    "unavailable": ("■", "#d63a25"),
+    "not watched": ("○", "#8a8a8a"),
+}
+"""A shape as well as a colour, which not everybody sees."""
+BREAKER = {
+    "open": "after failed requests it lets none through for some seconds; looks go past it",
+    "half-open": "the next request is a trial: if it is answered, the breaker closes",
+}
+"""Why a service can be healthy while its breaker isn't closed."""
 SHOWN = 60
 """Samples in the lines."""
 ASK_TIMEOUT_S = 10.0
@@ -29,9 +41,9 @@ OFF = "no fault"
 class HealthDashboard:
     """Watches a service and shows what it sees; make it the last value of a cell.
 
-    It samples from a thread with a client of its own, so it stays live while a cell runs. "Ask" sends one
-    small request through the given client's breaker and into its metrics. In a saved or converted notebook
-    the last state stays readable.
+    It looks from a thread with a client of its own, so it stays live while a cell runs. "Ask" sends one small
+    request through the given client's breaker and into its metrics. In a saved or converted notebook stays
+    what it showed when its cell ran.
 
     Args:
         client: whose service, breaker and metrics to show; None makes one for the service that the
@@ -55,16 +67,10 @@ class HealthDashboard:
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         self._metrics = given.metrics
         self._breaker = given.breaker
-        self._client = SyncFoundryAPIClient(
-            settings=given.settings,  # and not its endpoint: a service that was found may move
-            headers=given._headers,
-            retry=given.retry,
-            breaker=given.breaker or False,
-            metrics=given.metrics or False,
-        )
+        self._client = given.twin(kind=SyncFoundryAPIClient, cache=None)  # "Ask" asks the service
         self._proxy = proxy
         self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
-        self._monitor.on_sample(lambda sample: self._draw())
+        self._monitor.on_sample(lambda look: self._draw())
         self._said = ""
         self._view = widgets.HTML()
         self._start = widgets.Button(description="Start", icon="play", tooltip="Begin to look")
@@ -76,7 +82,9 @@ class HealthDashboard:
         rows: list[Any] = [self._view, widgets.HBox([self._start, self._stop, self._ask])]
         if proxy is not None:
             self._fault = widgets.Dropdown(options=[OFF, *KINDS], value=OFF, description="Fault")
-            self._rate = widgets.FloatSlider(value=1.0, min=0.05, max=1.0, step=0.05, description="Rate")
+            self._rate = widgets.BoundedFloatText(
+                value=1.0, min=0.05, max=1.0, step=0.05, description="Rate", tooltip="Share of the requests"
+            )
             self._fault.observe(self._switch, "value")
             self._rate.observe(self._switch, "value")
             rows.append(widgets.HBox([self._fault, self._rate]))
@@ -104,31 +112,33 @@ class HealthDashboard:
 
     def html(self) -> str:
         """Return the present view as HTML that needs no JavaScript."""
-        sample = self._monitor.latest
-        health = sample.health if sample else None
+        return self._html(live=False)
+
+    def _html(self, *, live: bool) -> str:
+        look = self._monitor.latest
+        history = list(self._monitor.history)
+        health = look.health if look else None
         status = health.status if health is not None and self._monitor.running else "not watched"
         reasons = " ".join(health.reasons) if health is not None else "Press Start."
         parts = [
             f'<div data-status="{status}" style="display:flex;align-items:center;gap:10px">'
-            f'<span style="width:18px;height:18px;border-radius:50%;background:{LIGHTS[status]}"></span>'
-            f'<b style="font-size:16px">{status}</b>'
+            f'<span aria-hidden="true" style="font-size:22px;line-height:1;color:{LIGHTS[status][1]}">'
+            f'{LIGHTS[status][0]}</span><b style="font-size:16px">{status}</b>'
             f"<span>{html.escape(self._client.endpoint or '')}</span></div>",
-            f'<div style="min-height:1.4em;color:#555">{_short(reasons)}</div>',
+            f'<div style="min-height:1.4em">{_short(reasons)}</div>',
             '<div style="display:flex;gap:24px;flex-wrap:wrap">',
-            _line("memory", "MiB", [each.health.memory_usage for each in self._history()], "#0072B2"),
-            _line("latency of a look", "ms", [_ms(each) for each in self._history()], "#D55E00"),
+            _line("memory", "MiB", [each.health.memory_usage for each in history], "#0072B2", live),
+            _line("latency of a look", "ms", [_ms(each) for each in history], "#D55E00", live),
             "</div>",
-            f"<div>{' &nbsp;·&nbsp; '.join(self._facts(sample))}</div>",
+            f"<div>{' &nbsp;·&nbsp; '.join(self._facts(health))}</div>",
         ]
         if self._said:
             parts.append(f"<div><i>{_short(self._said)}</i></div>")
         return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
 
-    def _history(self) -> list[Look]:
-        return list(self._monitor.history)
-
-    def _facts(self, sample: Look | None) -> list[str]:
-        facts = [f"breaker <b>{self._breaker.state if self._breaker else 'none'}</b>"]
+    def _facts(self, health: Health | None) -> list[str]:
+        state = self._breaker.state if self._breaker else "none"
+        facts = [f"breaker <b>{state}</b>" + (f": {BREAKER[state]}" if state in BREAKER else "")]
         if self._metrics is not None:
             counts = self._metrics.snapshot()
             answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
@@ -137,14 +147,14 @@ class HealthDashboard:
                 f"requests <b>{answered}</b> answered, <b>{failed}</b> failed, "
                 f"{counts.in_flight} under way, {counts.retries} retries",
             ]
-        if sample is not None and sample.health.uptime_s is not None:
-            facts.append(f"up {sample.health.uptime_s:.0f} s")
+        if health is not None and health.uptime_s is not None:
+            facts.append(f"up {health.uptime_s:.0f} s")
         if self._proxy is not None:
             facts.append(f"fault <b>{', '.join(map(str, self._proxy.faults)) or 'none'}</b>")
         return facts
 
     def _draw(self) -> None:
-        self._view.value = self.html()
+        self._view.value = self._html(live=True)
 
     def _switch(self, _: object) -> None:
         assert self._proxy is not None
@@ -183,16 +193,24 @@ def _short(text: str) -> str:
     return html.escape(textwrap.shorten(text, 260, placeholder=" …"))
 
 
-def _ms(sample: Look) -> float | None:
-    latency_s = sample.health.latency_s
+def _ms(look: Look) -> float | None:
+    latency_s = look.health.latency_s
     return None if latency_s is None else latency_s * 1000
 
 
-def _line(name: str, unit: str, values: Sequence[float | None], color: str) -> str:
-    """Return a small line chart as SVG, with its last value; gaps where nothing was measured."""
+def _line(name: str, unit: str, values: Sequence[float | None], color: str, live: bool) -> str:
+    """Return a small line chart with its last value; gaps where nothing was measured.
+
+    Args:
+        live: the chart is an SVG element, which doesn't flicker when it is drawn anew. Else it's an image: of
+            an SVG element, nothing is left where a notebook isn't trusted.
+    """
     width, height = 260, 56
     known = [value for value in values if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    span = f"{low:.0f} to {high:.0f} {unit}" if known else "nothing measured"
+    now = f"{values[-1]:.1f} {unit}" if values and values[-1] is not None else "?"
+    alt = f"{name} over the last {len(values)} looks: {span}, now {now}"
     pad = max(0.05 * (high - low), 0.01 * high, 1e-9)
     low, high = max(0.0, low - pad), high + pad
     step = width / max(1, SHOWN - 1)
@@ -207,9 +225,11 @@ def _line(name: str, unit: str, values: Sequence[float | None], color: str) -> s
         for run in runs
         if len(run) > 1
     )
-    now = f"{values[-1]:.1f} {unit}" if values and values[-1] is not None else "?"
-    span = f"{low:.0f} to {high:.0f} {unit}" if known else ""
-    return (
-        f'<div>{name}: <b style="color:{color}">{now}</b> <span style="color:#888">{span}</span><br>'
-        f'<svg width="{width}" height="{height}" style="background:#8881">{lines}</svg></div>'
+    chart = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '
+        f'aria-label="{alt}"><rect width="100%" height="100%" fill="#888" fill-opacity=".13"/>{lines}</svg>'
     )
+    if not live:
+        data = base64.b64encode(chart.encode()).decode()
+        chart = f'<img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+    return f"<div>{name}: <b>{now}</b> ({span})<br>{chart}</div>"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -22,17 +24,30 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"breaker": "x"}, "breaker is a str; give a foundry_lab.CircuitBreaker"),
     ({"metrics": "x"}, "metrics is a str; give a foundry_lab.metrics.Metrics"),
     ({"cache": 5}, "cache is a int; give True, a path"),
-    ({"headers": {"X y": "a"}}, "named 'X y'"),
-    ({"headers": {"": "a"}}, "named ''"),
-    ({"headers": {"X:": "a"}}, "named 'X:'"),
+    ({"headers": {"": "a"}}, "Number 1 of the headers has a name"),
+    ({"headers": {"X-Team": "a", "X hunter2": "a"}}, "Number 2 of the headers has a name"),
+    ({"headers": {"Authorization: Bearer hunter2": ""}}, "Number 1 of the headers has a name"),
+    ({"headers": {"hunter2": 5}}, "Number 1 of the headers can't be sent"),
+    ({"headers": {"X": "hunter2\n"}}, "Number 1 of the headers can't be sent"),
+    ({"api_key": "hunter2\u20ac"}, "The api_key can't be sent"),
+    ({"endpoint": "http://127.0.0.1:1/v1?key=hunter2"}, "no query"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD_ARGUMENTS, ids=str)
 def test_a_client_says_which_argument_cannot_be_used(arguments: dict[str, Any], said: str) -> None:
     for kind in (FoundryAPIClient, SyncFoundryAPIClient):
-        with pytest.raises(errors.ConfigurationError, match=said):
-            kind("http://127.0.0.1:1", **arguments)
+        with pytest.raises(errors.ConfigurationError, match=said) as caught:
+            kind(**{"endpoint": "http://127.0.0.1:1", **arguments})
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [FoundryAPIClient, SyncFoundryAPIClient])
+def test_a_client_is_not_pickled_with_its_key(kind: type[FoundryAPIClient]) -> None:
+    client = kind("http://127.0.0.1:1", api_key="hunter2")
+    for taken in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="Make one where it is used"):
+            taken(client)
 
 
 @both_clients

@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from clients import Client, both_clients
-from stub_server import CHAT, DONE, ROLE, STOP, USAGE, StubService, chat, delta, hang, stream, text_events
+from stub_server import (
+    CHAT,
+    DONE,
+    ROLE,
+    STOP,
+    USAGE,
+    StubService,
+    chat,
+    delta,
+    event,
+    hang,
+    stream,
+    text_events,
+)
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
 
@@ -39,6 +52,34 @@ def test_a_stream_knows_its_text_times_and_usage(kind: str) -> None:
         np.testing.assert_allclose(answer.inter_token_s, np.diff(times[:-1]))
         assert answer.tokens_per_s == pytest.approx(3 / (times[3] - times[0]))
         assert client.read(answer) == [], "a stream that has ended stays ended"
+
+
+def thinks(text: str) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"reasoning_content": text}, "finish_reason": None}]})
+
+
+@both_clients
+def test_reasoning_is_a_sign_of_life_and_no_part_of_the_text(kind: str) -> None:
+    """The first text comes after every limit: what is thought meanwhile keeps the stream alive."""
+    parts = [thinks(f"{n} ") for n in range(8)]
+    with StubService() as stub, Client(kind, stub.url, retries=0) as client:
+        stub.on("POST", CHAT, stream(ROLE, *parts, delta("four"), STOP, DONE, pause_s=0.4))
+        answer = client.open(first_token_timeout=2.5, idle_timeout=2.5)
+        chunks = client.read(answer)
+        assert answer.text == "four" and answer.reasoning == "0 1 2 3 4 5 6 7 "
+        assert "".join(chunk.reasoning for chunk in chunks) == answer.reasoning
+        assert len(answer.arrivals_s) == 1 and answer.ttft_s > 2.5
+
+
+@both_clients
+def test_silence_after_reasoning_is_silence_between_pieces(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url, retries=0) as client:
+        stub.on("POST", CHAT, stream(ROLE, thinks("Hm."), then="hang"))
+        answer = client.open(idle_timeout=0.3)
+        assert client.next(answer).reasoning == "Hm."
+        with pytest.raises(errors.RequestTimeoutError) as caught:
+            client.next(answer)
+        assert caught.value.phase == "idle"
 
 
 @both_clients

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from foundry_lab.policies.breaker import PROBE_LOST_S, Transition
+from foundry_lab.policies.breaker import PROBE_LOST_S, Ticket, Transition, is_failure
 
 
 class Clock:
@@ -34,37 +34,65 @@ class Clock:
         return self.now
 
 
+WINDOW_S, OPEN_S, SLOW_S, MINIMUM = 10, 5, 3, 4
+
+
+class Call(NamedTuple):
+    """What the model knows of a call under way."""
+
+    ticket: Ticket
+    period: int
+    began: float
+
+
+class Ended(NamedTuple):
+    """What the model knows of a call that has ended."""
+
+    at: float
+    failed: bool
+    slow: bool
+
+
 class BreakerAgainstModel(RuleBasedStateMachine):
     """The model keeps every outcome of the current period in one plain list and recounts it each time."""
 
     @initialize(
-        threshold=st.integers(1, 4), probes=st.integers(1, 3), rate=st.sampled_from([None, 0.3, 0.5, 1.0])
+        threshold=st.integers(1, 4),
+        probes=st.integers(1, 3),
+        rate=st.sampled_from([None, 0.3, 0.5, 1.0]),
+        slow_rate=st.sampled_from([None, 0.25, 0.5, 1.0]),
     )
-    def start(self, threshold: int, probes: int, rate: float | None) -> None:
+    def start(self, threshold: int, probes: int, rate: float | None, slow_rate: float | None) -> None:
         self.clock = Clock()
-        self.threshold, self.probes, self.rate = threshold, probes, rate
+        self.threshold, self.probes, self.rate, self.slow_rate = threshold, probes, rate, slow_rate
         self.told: list[Transition] = []
         self.breaker = CircuitBreaker(
             failure_threshold=threshold,
             failure_rate=rate,
-            window_s=10,
-            minimum_calls=4,
-            open_s=5,
+            window_s=WINDOW_S,
+            minimum_calls=MINIMUM,
+            open_s=OPEN_S,
             half_open_probes=probes,
+            slow_call_s=None if slow_rate is None else SLOW_S,
+            slow_call_rate=slow_rate or 0.5,
             clock=self.clock,
         )
         self.breaker.add_listener(self.told.append)
         self.state = "closed"
+        self.held = False
         self.period = 0
         self.opened_at = 0.0
-        self.outcomes: list[tuple[float, bool]] = []
+        self.outcomes: list[Ended] = []
         self.out = self.succeeded = 0
-        self.tickets: list[tuple[int, int]] = []  # the breaker's ticket, the model's period
+        self.calls: list[Call] = []
 
     def enter(self, state: str) -> None:
         self.state, self.outcomes, self.out, self.succeeded = state, [], 0, 0
         self.period += 1
         self.opened_at = self.clock.now
+
+    def due(self) -> bool:
+        return self.state == "open" and not self.held and self.clock.now - self.opened_at >= OPEN_S
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 11.0, PROBE_LOST_S]))
     def time_passes(self, seconds: float) -> None:
@@ -72,7 +100,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def a_call_begins(self) -> None:
-        if self.state == "open" and self.clock.now - self.opened_at >= 5:
+        if self.due():
             self.enter("half-open")
         full = self.out + self.succeeded >= self.probes
         if self.state == "half-open" and full and self.clock.now - self.opened_at >= PROBE_LOST_S:
@@ -81,43 +109,71 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.state == "half-open" and self.out + self.succeeded < self.probes
         )
         if allowed:
-            self.tickets.append((self.breaker.acquire(), self.period))
+            self.calls.append(Call(self.breaker.acquire(), self.period, self.clock.now))
             self.out += self.state == "half-open"
         else:
             with pytest.raises(CircuitOpenError) as caught:
                 self.breaker.acquire()
-            assert 0 <= caught.value.retry_after <= 5
+            wait_s = caught.value.retry_after
+            assert wait_s is None if self.held else wait_s is not None and 0 <= wait_s <= OPEN_S
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.calls)
     @rule(data=st.data(), outcome=st.sampled_from(["success", "failure", "release"]))
     def a_call_ends(self, data: Any, outcome: str) -> None:
-        ticket, period = self.tickets.pop(data.draw(st.integers(0, len(self.tickets) - 1)))
-        getattr(self.breaker, outcome)(ticket)
-        if period != self.period:
+        call = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        getattr(self.breaker, outcome)(call.ticket)
+        if call.period != self.period:
             return  # old news
+        failed = outcome == "failure"
+        slow = self.slow_rate is not None and self.clock.now - call.began > SLOW_S
         if self.state == "half-open":
             self.out -= 1
-            if outcome == "failure":
+            if outcome == "release":
+                return
+            if failed or slow:
                 self.enter("open")
-            elif outcome == "success":
+            else:
                 self.succeeded += 1
                 if self.succeeded >= self.probes:
                     self.enter("closed")
         elif outcome != "release":
-            self.outcomes.append((self.clock.now, outcome == "failure"))
-            if outcome == "failure" and self.must_open():
+            self.outcomes.append(Ended(self.clock.now, failed, slow))
+            if (failed or slow) and self.must_open():
                 self.enter("open")
 
+    @rule()
+    def somebody_holds_it_open(self) -> None:
+        self.breaker.hold_open()
+        self.enter("open")
+        self.held = True
+
+    @rule()
+    def somebody_closes_it(self) -> None:
+        self.breaker.close()
+        if self.state != "closed":
+            self.enter("closed")
+        self.held = False
+
+    @rule()
+    def somebody_resets_it(self) -> None:
+        self.breaker.reset()
+        self.enter("closed")
+        self.held = False
+
     def must_open(self) -> bool:
-        last = [failed for _, failed in self.outcomes[-self.threshold :]]
-        recent = [failed for at, failed in self.outcomes if at > self.clock.now - 10]
-        rate = self.rate is not None and len(recent) >= 4 and sum(recent) / len(recent) >= self.rate
-        return rate or (len(last) == self.threshold and all(last))
+        last = [each.failed for each in self.outcomes[-self.threshold :]]
+        recent = [each for each in self.outcomes if each.at > self.clock.now - WINDOW_S]
+        enough = len(recent) >= MINIMUM
+        failed, slow = sum(each.failed for each in recent), sum(each.slow for each in recent)
+        return (
+            (len(last) == self.threshold and all(last))
+            or (enough and self.rate is not None and failed >= self.rate * len(recent))
+            or (enough and self.slow_rate is not None and slow >= self.slow_rate * len(recent))
+        )
 
     @invariant()
     def they_agree(self) -> None:
-        due = self.state == "open" and self.clock.now - self.opened_at >= 5
-        assert self.breaker.state == ("half-open" if due else self.state)
+        assert self.breaker.state == ("half-open" if self.due() else self.state)
         states = ["closed", *(transition.new for transition in self.told)]
         assert [transition.old for transition in self.told] == states[:-1] and states[-1] == self.state
 
@@ -132,9 +188,9 @@ def guarded(breaker: CircuitBreaker) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        breaker.settle(ticket, error)
+        ticket.settle(error)
         raise
-    breaker.settle(ticket, None)
+    ticket.settle(None)
 
 
 def opened(**kwargs: Any) -> tuple[CircuitBreaker, Clock]:
@@ -317,6 +373,10 @@ def test_every_change_has_its_reason_in_words(number: int, expected: list[str]) 
         {"window_s": 0},
         {"open_s": -1},
         {"open_s": float("nan")},
+        {"slow_call_s": -1},
+        {"slow_call_rate": 0},
+        {"slow_call_rate": "often"},
+        {"record": 503},
     ],
     ids=str,
 )
@@ -349,3 +409,154 @@ def test_a_refusal_names_the_last_failure() -> None:
     with pytest.raises(CircuitOpenError, match="out of memory") as caught:
         breaker.acquire()
     assert caught.value.__cause__ is failure
+
+
+# --- by hand ------------------------------------------------------------------------------------------------
+
+
+def test_held_open_it_refuses_until_it_is_closed_and_says_why() -> None:
+    """While a model is swapped nobody shall probe, however long it takes."""
+    clock, told = Clock(), []
+    breaker = CircuitBreaker(open_s=5, clock=clock)
+    breaker.add_listener(lambda transition: told.append((transition.old, transition.new, transition.reason)))
+    breaker.hold_open("a model is swapped")
+    clock.now += 3600
+    with pytest.raises(CircuitOpenError, match=r"a model is swapped.*breaker\.close\(\)") as caught:
+        breaker.acquire()
+    assert caught.value.retry_after is None and breaker.state == "open"
+    breaker.close()
+    breaker.acquire().settle(None)
+    assert told == [
+        ("closed", "open", "held open: a model is swapped"),
+        ("open", "closed", "closed by hand"),
+    ]
+
+
+def test_what_was_under_way_when_it_was_held_changes_nothing() -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+    before = breaker.acquire()
+    breaker.hold_open()
+    before.settle(None)
+    assert breaker.state == "open"
+    breaker.close()
+    before.settle(ServerError("x", status=500))
+    assert breaker.state == "closed"
+
+
+def test_one_that_opened_by_itself_is_closed_by_hand() -> None:
+    """Who has restarted the service need not wait for the probe."""
+    breaker, _ = opened()
+    breaker.close()
+    breaker.acquire().settle(None)
+    assert breaker.state == "closed"
+
+
+def test_closing_a_closed_one_forgets_nothing_and_resetting_it_does() -> None:
+    breaker = CircuitBreaker(failure_threshold=2)
+    for by_hand in (breaker.close, breaker.reset):
+        breaker.acquire().settle(ServerError("x", status=500))
+        by_hand()
+        breaker.acquire().settle(ServerError("x", status=500))
+        assert breaker.state == ("open" if by_hand == breaker.close else "closed")
+        breaker.reset()
+
+
+def test_a_new_opening_does_not_name_a_failure_of_the_last_one() -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+    breaker.acquire().settle(ServerError("out of memory", status=500))
+    breaker.close()
+    breaker.hold_open()
+    with pytest.raises(CircuitOpenError) as caught:
+        breaker.acquire()
+    assert "out of memory" not in str(caught.value) and caught.value.__cause__ is None
+
+
+# --- what counts --------------------------------------------------------------------------------------------
+
+
+def test_what_counts_can_be_told() -> None:
+    def also_rate_limits(error: BaseException) -> bool:
+        return is_failure(error) or isinstance(error, RateLimitError)
+
+    breaker = CircuitBreaker(failure_threshold=1, record=also_rate_limits)
+    breaker.acquire().settle(BadRequestError("x", status=400))
+    assert breaker.state == "closed"
+    breaker.acquire().settle(RateLimitError("slow down", status=429))
+    with pytest.raises(CircuitOpenError, match="slow down"):
+        breaker.acquire()
+
+
+def test_what_does_not_count_can_be_told() -> None:
+    breaker = CircuitBreaker(
+        failure_threshold=1, record=lambda error: not isinstance(error, RequestTimeoutError)
+    )
+    breaker.acquire().settle(RequestTimeoutError("x", phase="total"))
+    assert breaker.state == "closed"
+
+
+def test_a_record_that_raises_does_not_hide_the_error_nor_lose_the_ticket(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(error: BaseException) -> bool:
+        raise RuntimeError("a bad function")
+
+    breaker = CircuitBreaker(failure_threshold=1, record=broken)
+    with pytest.raises(ServerError), guarded(breaker):
+        raise ServerError("x", status=500)
+    assert breaker.state == "open" and "a bad function" in caplog.text
+
+
+# --- slow calls ---------------------------------------------------------------------------------------------
+
+
+def slow_ones(rate: float = 0.5) -> tuple[CircuitBreaker, Clock]:
+    clock = Clock()
+    breaker = CircuitBreaker(
+        slow_call_s=2, slow_call_rate=rate, minimum_calls=4, window_s=60, open_s=5, clock=clock
+    )
+    return breaker, clock
+
+
+def call(breaker: CircuitBreaker, clock: Clock, seconds: float) -> None:
+    with guarded(breaker):
+        clock.now += seconds
+
+
+def test_opens_on_a_rate_of_slow_calls_and_says_so() -> None:
+    """A machine that pages answers everything, and nobody can use it."""
+    breaker, clock = slow_ones()
+    for seconds in (1, 3, 2):  # as long as the limit isn't slow
+        call(breaker, clock, seconds)
+    assert breaker.state == "closed"
+    call(breaker, clock, 2.5)
+    with pytest.raises(CircuitOpenError, match="50% of 4 calls within 60 s took more than 2 s"):
+        breaker.acquire()
+
+
+def test_a_slow_probe_does_not_close() -> None:
+    breaker, clock = slow_ones(rate=1.0)
+    for _ in range(4):
+        call(breaker, clock, 3)
+    clock.now += 5
+    call(breaker, clock, 3)
+    assert breaker.state == "open"
+    clock.now += 5
+    call(breaker, clock, 1)
+    assert breaker.state == "closed"
+
+
+def test_cancelled_calls_are_not_slow() -> None:
+    breaker, clock = slow_ones()
+    for _ in range(8):
+        with pytest.raises(asyncio.CancelledError), guarded(breaker):
+            clock.now += 3
+            raise asyncio.CancelledError
+    assert breaker.state == "closed"
+
+
+def test_without_a_limit_no_call_is_slow() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(minimum_calls=1, failure_rate=None, clock=clock)
+    for _ in range(50):
+        call(breaker, clock, 1000)
+    assert breaker.state == "closed"

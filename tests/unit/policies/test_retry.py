@@ -9,7 +9,21 @@ import pytest
 from clients import Client, both_clients
 from hypothesis import given
 from hypothesis import strategies as st
-from stub_server import CHAT, DONE, ROLE, STOP, StubService, chat, delta, drop, error, hang, reply, stream
+from stub_server import (
+    CHAT,
+    DONE,
+    ROLE,
+    STOP,
+    Answer,
+    StubService,
+    chat,
+    delta,
+    drop,
+    error,
+    hang,
+    reply,
+    stream,
+)
 
 from foundry_lab import CircuitBreaker, RetryPolicy, errors
 from foundry_lab.policies.retry import Deadline
@@ -30,6 +44,7 @@ both_ways = pytest.mark.parametrize("how", ["complete", "stream"])
         *((errors.APIStatusError("x", status=status), True) for status in (408, 429, 500, 502, 503, 504)),
         *((errors.APIStatusError("x", status=status), False) for status in (302, 400, 401, 404, 409, 501)),
         (errors.ModelBusyError("x", status=500), False),
+        (errors.ServerError("x", status=500, lasting=True), False),
         (errors.RequestTimeoutError("x", phase="connect"), True),
         (errors.RequestTimeoutError("x", phase="total"), False),
         (errors.RequestTimeoutError("x", phase="first_token"), False),
@@ -70,6 +85,12 @@ def test_retry_after_is_obeyed_up_to_the_cap() -> None:
     policy = RetryPolicy(retry_after_max_s=10)
     assert policy.wait_s(errors.RateLimitError("x", status=429, retry_after=7), 1) == 7
     assert policy.wait_s(errors.RateLimitError("x", status=429, retry_after=11), 1) is None
+
+
+@pytest.mark.parametrize("asked", [0.0, -3.0])
+def test_a_service_that_asks_for_no_wait_gets_the_policys_own(asked: float) -> None:
+    failure = errors.RateLimitError("x", status=429, retry_after=asked)
+    assert max(RetryPolicy().wait_s(failure, 4) or 0.0 for _ in range(100)) > 0.4
 
 
 @pytest.mark.parametrize("field", ["backoff_initial_s", "backoff_max_s", "retry_after_max_s"])
@@ -142,6 +163,27 @@ def test_a_wrong_request_is_not_sent_again(kind: str, how: str, status: int) -> 
         with pytest.raises(errors.APIStatusError):
             client.ask(how)
         assert stub.count("POST", CHAT) == 1
+
+
+NO_TOOLS = error(500, "structured tool calling requires model-published tool markers", "server_error")
+NO_GRAMMAR = error(500, "Error creating grammar: Unknown format: x", "server_error")
+
+
+@both_clients
+@both_ways
+@pytest.mark.parametrize("answer", [NO_TOOLS, NO_GRAMMAR], ids=["tools", "grammar"])
+def test_what_would_fail_again_is_asked_once_and_shuts_nobody_out(
+    kind: str, how: str, answer: Answer
+) -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+    with StubService() as stub, Client(kind, stub.url, retry=QUICK, breaker=breaker) as client:
+        stub.on("POST", CHAT, *[answer] * 3, chat("hello"))
+        for _ in range(3):
+            with pytest.raises(errors.ServerError) as caught:
+                client.ask(how)
+            assert caught.value.lasting
+        assert client.ask(how) == "hello" and breaker.state == "closed"
+        assert stub.count("POST", CHAT) == 4
 
 
 @both_clients

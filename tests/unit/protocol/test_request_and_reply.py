@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import pickle
 import time
+import unicodedata
 from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +20,7 @@ from stub_server import DONE, MODEL, ROLE, STOP, USAGE, chat_body, delta, error_
 from foundry_lab import errors, protocol
 from foundry_lab.protocol import Reply
 from foundry_lab.protocol.chat_stream import ChatStream
-from foundry_lab.protocol.reply import retry_after
+from foundry_lab.protocol.failure import retry_after
 from foundry_lab.types import Chunk
 
 JSON = {"Content-Type": "application/json", "Server": "oatpp/1.3.0"}
@@ -118,9 +121,10 @@ def test_error_event_as_a_bare_string() -> None:
 
 WRONG_CHUNKS = [
     b"no json",
-    b"",
     b"[]",
-    b"null",
+    b"NULL",
+    b'{"choices": [{"text": "a legacy completion"}]}',
+    b'{"choices": [{"message": {"content": "a whole answer"}}]}',
     b'"text"',
     b'{"choices": {}}',
     b'{"choices": [{"delta": {"content": 5}}]}',
@@ -172,6 +176,180 @@ def test_any_json_is_a_result_or_an_error_of_the_tree(value: Any) -> None:
             assert str(error)
 
 
+# --- what other servers send ------------------------------------------------------------------------------
+
+
+def piece(text: str | None = None, finish_reason: str | None = None, **changes: Any) -> bytes:
+    return event({"choices": [{"delta": {"content": text}, "finish_reason": finish_reason} | changes]})
+
+
+def test_an_empty_finish_reason_is_none_so_a_cut_stream_is_noticed() -> None:
+    chunks, stream = read(piece("so far", ""))
+    assert chunks[0].finish_reason is None and stream.finish_reason is None
+    with pytest.raises(errors.StreamInterruptedError):
+        stream.end()
+    whole = chat_body("hello")
+    whole["choices"][0]["finish_reason"] = ""
+    assert protocol.parse_completion(reply(whole), 0.0).finish_reason is None
+
+
+def test_choices_of_one_stream_do_not_mix() -> None:
+    both = event(
+        {"choices": [{"index": 1, "delta": {"content": "x"}}, {"index": 0, "delta": {"content": "b"}}]}
+    )
+    chunks, stream = read(piece("a", index=0), piece("x", index=1), both, piece("", "length", index=1))
+    assert "".join(chunk.content for chunk in chunks) == "ab" and stream.finish_reason is None
+    later, stream = read(piece("x", index=1), piece("a", index=0), piece("y", "stop", index=1))
+    assert "".join(chunk.content for chunk in later) == "xy" and stream.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("nothing", [b"data: null\n\n", b"data:\n\n", b"data\n\n", b"data:  \n\n"], ids=repr)
+def test_an_event_that_says_nothing_is_passed_over(nothing: bytes) -> None:
+    chunks, stream = read(nothing, piece("a"), nothing, piece(None, "stop"), nothing, DONE)
+    assert [chunk.content for chunk in chunks] == ["a", ""] and stream.done
+
+
+@pytest.mark.parametrize("word", [b" [DONE]", b"[DONE] ", b"\t[DONE]\t"], ids=repr)
+def test_blanks_around_done(word: bytes) -> None:
+    assert read(piece("a"), event(word))[1].done
+
+
+def test_nulls_are_what_is_not_known() -> None:
+    nulls = {"usage": None, "id": None, "model": None}
+    completion = protocol.parse_completion(reply(chat_body("hello", **nulls)), 0.0)
+    assert (completion.usage, completion.id, completion.model) == (None, "", "")
+    chunks, stream = read(
+        event({"choices": [{"delta": {"content": "a"}}], **nulls}), event({"choices": None})
+    )
+    assert chunks[0].content == "a" and (stream.usage, stream.model) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("usage", "prompt_tokens"),
+    [
+        ({"prompt_tokens": 5.0}, 5),
+        ({"prompt_tokens": 5, "completion_tokens": None}, 5),
+        ({"prompt_tokens": -1}, None),
+        ({"prompt_tokens": 5.5}, None),
+        ({"prompt_tokens": 10**400}, None),
+        ({"prompt_tokens": "many"}, None),
+        ({"prompt_tokens": [1]}, None),
+        ({"cost": 1}, None),
+        ({}, None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_count_is_what_it_means_or_unknown_never_zero(usage: Any, prompt_tokens: int | None) -> None:
+    completion = protocol.parse_completion(reply(chat_body("hello", usage=usage)), 0.0)
+    _, stream = read(event({"choices": [], "usage": usage}))
+    for counted in (completion.usage, stream.usage):
+        assert (None if counted is None else counted.prompt_tokens) == prompt_tokens
+
+
+WORDS = "CUDA out of memory"
+IN_OTHER_WORDS = [
+    {"choices": None, "error": {"message": WORDS}},
+    {"choices": [], "error": {"message": {"reason": WORDS}}},
+    {"error": {"message": None, "type": WORDS}},
+    {"error": WORDS},
+]
+
+
+@pytest.mark.parametrize("body", IN_OTHER_WORDS, ids=str)
+def test_the_words_of_an_error_are_kept_whatever_is_around_them(body: Any) -> None:
+    for use in (lambda: read(event(body)), lambda: protocol.parse_completion(reply(body), 0.0)):
+        with pytest.raises(errors.ServerError, match=WORDS):
+            use()
+
+
+@pytest.mark.parametrize(
+    "body", [b'event: error\ndata: {"message": "M"}\n\n', event({"object": "error", "message": "M"})]
+)
+def test_an_error_event_without_an_error_field(body: bytes) -> None:
+    with pytest.raises(errors.ServerError, match=r'"message": ?"M"'):
+        read(body)
+
+
+def test_type_code_and_param_of_an_error_are_kept() -> None:
+    said = {"error": {"message": "no", "type": "t", "code": 422, "param": "p"}}
+    for use in (lambda: read(event(said)), lambda: protocol.raise_for_status(reply(said, 422))):
+        with pytest.raises(errors.BadRequestError) as caught:
+            use()
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert (error.status, error.type, error.code, error.param) == (422, "t", 422, "p")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_is_kept_apart(name: str) -> None:
+    def thinks(text: str) -> bytes:
+        return piece(delta={name: text, "content": None})
+
+    chunks, stream = read(ROLE, thinks("Hm."), thinks(" So"), piece("4"), STOP)
+    assert [(chunk.content, chunk.reasoning) for chunk in chunks] == [
+        ("", "Hm."),
+        ("", " So"),
+        ("4", ""),
+        ("", ""),
+    ]
+    assert stream.parts == ["4"] and stream.thoughts == ["Hm.", " So"]
+    whole = chat_body("4")
+    whole["choices"][0]["message"][name] = "Hm."
+    completion = protocol.parse_completion(reply(whole), 0.0)
+    assert (completion.content, completion.reasoning) == ("4", "Hm.")
+
+
+def test_reasoning_that_is_no_text_is_none() -> None:
+    assert read(piece("4", delta={"content": "4", "reasoning": {"effort": "low"}}))[0][0].reasoning == ""
+
+
+# --- what hostile servers send ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["a.cc:1 ", "a", "_.h:1 (", "x.cc:1 )> const ", "error creating grammar "])
+def test_the_words_of_an_error_take_no_quadratic_time(unit: str) -> None:
+    """By the growth from one length to 64 times it: a starved machine slows both."""
+
+    def took_s(length: int) -> float:
+        body = reply(error_body(unit * (length // len(unit)), "server_error"), 500)
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            with pytest.raises(errors.ServerError) as caught:
+                protocol.raise_for_status(body)
+            times.append(time.process_time() - began)
+            assert len(caught.value.message) <= 1001
+        return min(times)
+
+    assert took_s(640_000) < 64 * max(took_s(10_000), 1e-4)
+
+
+@given(st.text(max_size=80))
+def test_control_characters_of_a_service_reach_no_error_raw(text: str) -> None:
+    hostile = f"\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\n{text}"
+    foreign = Reply(500, {"Content-Type": "text/\x1b[31mhtml", "Server": hostile}, hostile.encode())
+    for use in (
+        lambda: protocol.raise_for_status(reply(error_body(hostile), 500)),
+        lambda: protocol.raise_for_status(reply(error_body(hostile), 400)),
+        lambda: protocol.raise_for_status(foreign),
+        lambda: protocol.parse_completion(msgspec.structs.replace(foreign, status=200), 0.0),
+        lambda: read(event(error_body(hostile))),
+    ):
+        with pytest.raises(errors.FoundryError) as caught:
+            use()
+        shown = str(caught.value) + repr(caught.value)
+        assert not {char for char in shown if unicodedata.category(char) == "Cc"}
+        assert "\u202e" not in shown
+
+
+def test_a_stream_is_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundry_lab.protocol.chat_stream.MAX_BODY_BYTES", 1000)
+    with pytest.raises(errors.ResponseFormatError, match="1,000 bytes"):
+        read(*[piece("x" * 50)] * 20)
+    with pytest.raises(errors.ResponseFormatError, match="1,000 bytes"):
+        read(*[piece(delta={"reasoning": "x"})] * 20)
+    assert len(read(*[piece("x" * 50)] * 8, DONE)[0]) == 8
+
+
 # --- whole answers ----------------------------------------------------------------------------------------
 
 
@@ -191,6 +369,10 @@ def test_a_whole_answer() -> None:
         b'{"choices": []}',
         b'{"choices": "none"}',
         b'{"choices": [{"message": {"content": 7}}]}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"delta": {"content": "a streamed one"}}]}',
+        b'{"choices": [{"text": "a legacy one"}]}',
+        b'{"choices": null}',
         b"\x1f\x8b\x08\x00gzip",
         b"\0\0\0",
         b'{"x":' + b"[" * 100_000,
@@ -247,6 +429,33 @@ def test_status_and_words_make_the_error(
     assert str(status) in str(caught.value) and advice in str(caught.value)
 
 
+GRAMMAR = "failed to create generator: Error creating grammar: "
+SIGNATURE = (
+    "onnx_chat_generator.cc:431 static std::unique_ptr<fl::OnnxChatGenerator> fl::Make(const fl::A&, bool) "
+)
+LASTING = [
+    ("structured tool calling requires model-published opening and closing tool markers", "has no tools"),
+    (GRAMMAR + "Unsatisfiable schema: required property 'a' is unsatisfiable", "no answer can fit"),
+    (GRAMMAR + 'Unimplemented keys: ["uniqueItems"]', "Simplify the schema"),
+    (GRAMMAR + "Unknown format: nonsense", "Simplify the schema"),
+    (GRAMMAR + "regex parse error:\n    ^a(\n      ^\nerror: unclosed group", "Simplify the schema"),
+    (GRAMMAR + "panic: assertion failed: grammar.symbols.len()", "Simplify the schema"),
+]
+
+
+@pytest.mark.parametrize(("words", "advice"), LASTING, ids=lambda value: value[-24:])
+def test_what_would_fail_again_is_told_from_what_passes(words: str, advice: str) -> None:
+    said = error_body(f"Inference failed: {SIGNATURE}{words}", "server_error")
+    for use in (lambda: read(event(said)), lambda: protocol.raise_for_status(reply(said, 500))):
+        with pytest.raises(errors.ServerError, match=advice) as caught:
+            use()
+        assert caught.value.lasting and caught.value.message == "Inference failed: " + " ".join(words.split())
+        assert "restart" not in str(caught.value)
+    with pytest.raises(errors.ServerError) as passing:
+        protocol.raise_for_status(reply(error_body("boom", "server_error"), 500))
+    assert not passing.value.lasting
+
+
 def test_source_lines_of_the_service_are_left_out() -> None:
     with pytest.raises(errors.ContextLengthError) as caught:
         protocol.raise_for_status(reply(error_body(TOO_LONG), 400))
@@ -283,7 +492,9 @@ def test_an_empty_success_is_no_answer(status: int, body: bytes) -> None:
     [
         ("2", 2.0),
         ("0.5", 0.5),
-        ("-3", 0.0),
+        ("0", None),
+        ("-0", None),
+        ("-3", None),
         ("nan", None),
         ("inf", None),
         ("soon", None),
@@ -298,13 +509,13 @@ def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
 def test_retry_after_as_a_date() -> None:
     now = time.time()
     assert retry_after({"Retry-After": formatdate(now + 7, usegmt=True)}, now) == pytest.approx(7, abs=1)
-    assert retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}, now) == 0.0
+    assert retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}, now) is None
 
 
 @given(st.text(max_size=40))
 def test_any_retry_after_is_seconds_or_none(value: str) -> None:
     wait = retry_after({"Retry-After": value})
-    assert wait is None or 0 <= wait < float("inf")
+    assert wait is None or 0 < wait < float("inf")
 
 
 # --- requests ---------------------------------------------------------------------------------------------

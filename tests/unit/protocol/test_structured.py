@@ -17,6 +17,7 @@ from stub_server import CHAT, StubService, chat, chat_body, reply
 
 from foundry_lab import errors
 from foundry_lab.protocol.structured import find_json, shape_of
+from foundry_lab.types import Completion
 
 
 class PydanticCity(BaseModel):
@@ -107,6 +108,86 @@ def test_the_attempts_are_bounded(kind: str) -> None:
         assert stub.count("POST", CHAT) == 2
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+JSON_OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
+
+
+class Person(BaseModel):
+    name: str
+    friends: list[Person] = []
+
+
+class Defaults(msgspec.Struct):
+    size: int = 0
+    inner: dict[str, Any] = {}
+
+
+CUT = [
+    pytest.param(Person, '{"name": "A", "friends": [{"name": "B"}, {"name": "C', id="nested"),
+    pytest.param(Defaults, '{"size": 5, "inner": {"size": 3}, "more', id="defaults only"),
+    pytest.param({"type": "array"}, "[[1, 2], [3, 4], [5", id="list of lists"),
+    pytest.param({"type": "object"}, '[{"a": 1}, {"b": 2}', id="objects of a list"),
+]
+
+
+@pytest.mark.parametrize(("shape", "text"), CUT)
+@pytest.mark.parametrize("around", ["{}", "Here it is:\n```json\n{}", 'He said "so": {}'])
+def test_a_part_of_a_cut_answer_is_no_answer(shape: Any, text: str, around: str) -> None:
+    with pytest.raises(ValueError, match="JSON is broken"):
+        shape_of(shape).read(around.replace("{}", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "A", "friends": [{"name": "B"}] "x": 1}',
+        "{'name': 'A', 'friends': [{\"name\": \"B\"}]}",
+        '{name: "A", friends: [{"name": "B"}]}',
+        '{"name": 1], "friend": {"name": "B"}}',
+        '{"name": "A} , "friend": {"name": "B"}}',
+    ],
+)
+def test_a_part_of_a_broken_answer_is_no_answer(text: str) -> None:
+    with pytest.raises(ValueError, match="JSON is broken"):
+        shape_of(Person).read(text)
+
+
+def test_what_stands_behind_a_broken_part_is_read() -> None:
+    text = 'As in [1, "see ]"], {like this: [2]}: {"name": "A"}'
+    assert shape_of(Person).read(text) == Person(name="A")
+
+
+@given(JSON_OBJECTS, st.data())
+def test_no_beginning_of_an_object_holds_json(value: dict[str, Any], data: Any) -> None:
+    text = json.dumps(value)
+    start = text[: data.draw(st.integers(1, len(text) - 1))]
+    with pytest.raises(ValueError, match="JSON"):
+        list(find_json(start))
+
+
+@both_clients
+@pytest.mark.parametrize("shape", [Person, Defaults, {"type": "integer"}, {"type": "object"}], ids=str)
+def test_max_tokens_is_looked_at_before_the_text(kind: str, shape: Any) -> None:
+    """`12` may be the beginning of 123, and `{"size": 1}` an example before the answer proper."""
+    texts = {Person: '{"name": "A"} and', Defaults: '{} or {"size": 1}'}
+    said = texts.get(shape, "12") if isinstance(shape, type) else "12"
+    with StubService() as stub, Client(kind, stub.url) as client:
+        cut = chat_body(said)
+        cut["choices"][0]["finish_reason"] = "length"
+        stub.on("POST", CHAT, reply(200, cut))
+        with pytest.raises(errors.StructuredOutputError, match="cut at max_tokens"):
+            client.complete("x", response_model=shape, parse_attempts=1)
+
+
+def test_a_whole_object_that_ends_at_max_tokens_is_whole() -> None:
+    completion = Completion(content='{"name": "A"}\n', model="m", finish_reason="length")
+    assert shape_of(Person).parse(completion) == Person(name="A")
+
+
 @both_clients
 def test_the_callers_own_parser(kind: str) -> None:
     with StubService() as stub, Client(kind, stub.url) as client:
@@ -142,13 +223,6 @@ def test_shapes_that_are_none_are_refused_before_anything_is_sent(options: dict[
         with pytest.raises(errors.ConfigurationError):
             client.complete("hi", **options)
         assert not stub.seen
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
 
 
 @given(st.one_of(st.lists(JSON, max_size=3), st.dictionaries(st.text(), JSON, max_size=3)))

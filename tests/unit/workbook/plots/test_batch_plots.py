@@ -21,12 +21,14 @@ def stub() -> Iterator[StubService]:
 def test_a_run_is_drawn_with_its_failures(stub: StubService) -> None:
     stub.on("POST", CHAT, error(400, "no"), chat())
     report = SyncFoundryAPIClient(stub.url).complete_batch([str(n) for n in range(20)])
-    progress, latency = batch_figure(report).axes
+    figure = batch_figure(report)
+    progress, latency = figure.axes
     assert progress.lines[0].get_ydata()[-1] == 20  # type: ignore[index]
     marks = {line.get_label(): len(line.get_xdata()) for line in latency.lines}
     assert marks["answered"] == 19
     assert marks["failed"] == 1
     assert any(str(label).startswith("p95 = ") for label in marks)
+    assert "19 answered and 1 failed" in figure.alt
 
 
 def test_an_empty_run_can_be_drawn(stub: StubService) -> None:

@@ -11,7 +11,8 @@ from foundry_lab.faults.proxy import ProxiedRequest
 from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
 from foundry_lab.types import Health
-from foundry_lab.workbook.plots import production as plots
+from foundry_lab.workbook import plots
+from foundry_lab.workbook.plots import production
 
 
 def words(ax: Axes) -> str:
@@ -22,7 +23,7 @@ def request(at_s: float, call: str, fault: str = "", duration_s: float | None = 
     return ProxiedRequest(at_s, "POST", "/v1/chat/completions", call, fault, 200, duration_s)
 
 
-def sample(at_s: float, status: str) -> Look:
+def look(at_s: float, status: str) -> Look:
     return Look(at_s, Health(status=status, endpoint="http://127.0.0.1:1"))
 
 
@@ -37,7 +38,7 @@ def test_attempts_has_a_row_a_call_and_a_bar_an_attempt() -> None:
 
 
 def test_an_attempt_under_way_is_drawn_up_to_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots.time, "monotonic", lambda: 11.5)
+    monkeypatch.setattr(production.time, "monotonic", lambda: 11.5)
     log = [request(10.0, "a", "reset"), request(11.0, "a", duration_s=None)]
     bars = plots.attempts(log).axes[0].patches
     assert [patch.get_width() for patch in bars] == pytest.approx([0.1, 0.5])
@@ -58,8 +59,8 @@ def test_breaker_timeline_counts_each_outcome() -> None:
 
 def test_recovery_says_how_long_it_took() -> None:
     outcomes = [(7.0, 7.2, "ok"), (9.9, 10.1, "failed"), (11.0, 11.1, "open"), (12.0, 12.5, "ok")]
-    samples = [sample(9.0, "healthy"), sample(10.4, "unavailable"), sample(12.2, "healthy")]
-    fig = plots.recovery(outcomes, samples, [Restart(10.5, 1.2)], killed_at_s=10.0)
+    looks = [look(9.0, "healthy"), look(10.4, "unavailable"), look(12.2, "healthy")]
+    fig = plots.recovery(outcomes, looks, [Restart(10.5, 1.2)], killed_at_s=10.0)
     assert "first answer 2.5 s after the kill" in words(fig.axes[1])
     for expected in ("2 answered", "1 sent, and failed", "1 refused by the breaker"):  # every call is counted
         assert expected in words(fig.axes[1])
@@ -67,6 +68,38 @@ def test_recovery_says_how_long_it_took() -> None:
     ticks = {tick.get_text(): at for tick, at in places}
     assert ticks["0"] == pytest.approx(3.0)
     assert min(map(int, ticks)) == -3
+
+
+def test_bands_and_bars_differ_by_more_than_colour() -> None:
+    """One man in twelve can't tell green from red."""
+    faults = ["", "reset", "cut", "stall", "status 503", "garbage"]
+    log = [request(10.0 + n, str(n), fault) for n, fault in enumerate(faults)]
+    legends = [
+        plots.attempts(log).axes[0].get_legend(),
+        plots.breaker_timeline(
+            [(0.0, 9.0, "ok")],
+            [Transition("closed", "open", 1.0, ""), Transition("open", "half-open", 2.0, "")],
+        )
+        .axes[0]
+        .get_legend(),
+        plots.recovery(
+            [(0.0, 9.0, "ok")],
+            [look(1.0, "healthy"), look(2.0, "degraded"), look(3.0, "unavailable")],
+            [],
+            0.5,
+        )
+        .axes[0]
+        .get_legend(),
+    ]
+    for legend, expected in zip(legends, (6, 3, 3), strict=True):
+        assert len({patch.get_hatch() for patch in legend.get_patches()}) == expected
+
+
+def test_every_run_of_arrivals_is_drawn() -> None:
+    """There were three colours, and a fourth run had an empty panel."""
+    fig = plots.arrivals({name: [1.0, 2.0] for name in "abcd"})
+    assert [words(ax)[3] for ax in fig.axes] == list("abcd")
+    assert all(ax.patches for ax in fig.axes)
 
 
 def test_an_answer_that_was_under_way_is_no_recovery() -> None:

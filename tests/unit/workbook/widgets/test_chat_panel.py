@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 
 import pytest
 from stub_server import CHAT, StubService, chat, delta, error_body, event, stream
 
-from foundry_lab import FoundryAPIClient, errors
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
 from foundry_lab.workbook.widgets.chat_panel import ChatPanel
 
 TOO_LONG = stream(event(error_body("request requires 9043 total tokens, which exceeds the context length")))
@@ -100,6 +101,21 @@ def test_a_conversation_that_cannot_be_sent_leaves_the_panel_usable(stub: StubSe
         panel.messages.pop()
         ask(panel, "Hi")
         assert panel.messages[-1]["role"] == "assistant"
+
+
+def test_every_input_has_a_label_and_every_turn_a_speaker(stub: StubService) -> None:
+    with open_panel(stub) as panel:
+        labels = [box.description for box in (panel.text, panel.temperature, panel.max_tokens)]
+        assert labels == ["Question", "temperature", "max_tokens"]
+        ask(panel, "Hi")
+        assert "<b>You:</b> Hi" in panel._html() and "<b>Model:</b> hello" in panel._html()
+
+
+def test_a_panel_of_the_wrong_client_is_refused_and_forgotten() -> None:
+    """ipywidgets closes what is forgotten, half made or not."""
+    with pytest.raises(errors.ConfigurationError, match="the async one"):
+        ChatPanel(SyncFoundryAPIClient("http://127.0.0.1:1"))  # type: ignore[arg-type]
+    gc.collect()
 
 
 def test_without_a_kernel_the_conversation_can_be_read(stub: StubService) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from collections.abc import Iterator
 
@@ -75,6 +77,44 @@ def test_asking_moves_requests_and_breaker(stub: StubService, dashboard: HealthD
         dashboard._ask.click()
         wait_for(dashboard, f"<b>{failed}</b> failed")
     wait_for(dashboard, "breaker <b>open</b>")
+
+
+def test_healthy_beside_an_open_breaker_is_explained(
+    stub: StubService, dashboard: HealthDashboard, proxy: FaultProxy
+) -> None:
+    """A look goes past the breaker, so the two may differ for some seconds: which puzzled learners."""
+    stub.on("POST", CHAT, reply(500, b"{}"))
+    for _ in range(2):
+        dashboard._ask_once()
+    dashboard.start()
+    seen = wait_for(dashboard, 'data-status="healthy"')
+    assert "breaker <b>open</b>: after failed requests it lets none through" in seen
+    dashboard._breaker._open_s = 0.0
+    assert "breaker <b>half-open</b>: the next request is a trial" in dashboard.html()
+
+
+def test_the_lines_survive_where_svg_does_not(dashboard: HealthDashboard) -> None:
+    """JupyterLab takes SVG elements out of the outputs of a notebook that isn't trusted, but not images."""
+    dashboard.start()
+    wait_for(dashboard, "<polyline")
+    page = dashboard._repr_mimebundle_()["text/html"]
+    assert "<svg" not in page
+    charts = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert [alt.split(" over the last")[0] for alt, _ in charts] == ["memory", "latency of a look"]
+    memory, latency = (base64.b64decode(data) for _, data in charts)
+    assert "nothing measured, now ?" in charts[0][0] and b"<polyline" not in memory  # the stub has no process
+    assert " ms, now " in charts[1][0] and b"<polyline" in latency
+
+
+def test_it_sets_no_colour_of_text_but_the_lights(dashboard: HealthDashboard) -> None:
+    """A colour of ours can't be read in both the light and the dark theme."""
+    dashboard.start()
+    wait_for(dashboard, 'data-status="healthy"')
+    assert re.findall(r"[^-]color:(#\w+)", dashboard.html()) == ["#2e9e5b"]
+
+
+def test_every_input_has_a_label(dashboard: HealthDashboard) -> None:
+    assert [dashboard._fault.description, dashboard._rate.description] == ["Fault", "Rate"]
 
 
 def test_a_cancelled_request_is_no_failure(dashboard: HealthDashboard) -> None:

@@ -1,0 +1,157 @@
+"""What a service says when it fails, as an error of the tree, with what to do about it."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from foundry_lab.errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ContextLengthError,
+    ModelBusyError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    RateLimitError,
+    ServerError,
+)
+
+UNKNOWN_ROUTE = (404, 405, 501)
+"""How servers say that they have no such route."""
+MAX_WORDS = 1000
+"""Characters of a service's words that an error repeats; the longest seen, without its signature, has 200."""
+
+_NO_TOOLS = (
+    "This model has no tools: leave out tools and tool_choice, or ask a model that has them. An answer in a "
+    "shape needs none: response_model=…"
+)
+_SIMPLIFY = (
+    "Simplify the schema: the service can hold an answer to types, properties, items, enum, anyOf, lengths, "
+    "bounds and common formats, not to what it names here. Your own check of it fits into parser=…"
+)
+LASTING = {
+    "structured tool calling requires": _NO_TOOLS,
+    "error creating grammar": _SIMPLIFY,  # what follows says why; these are its usual reasons:
+    "unsatisfiable schema": "Simplify the schema: no answer can fit it, as its rules exclude each other.",
+    "unimplemented keys": _SIMPLIFY,
+    "unknown format": _SIMPLIFY,
+}
+"""Words of a 500 that comes again whenever the request does, and what to do. Read off foundry-local-sdk 2.2.1
+with 34 requests: tools for a model without tool markers, and schemas that its grammar refuses."""
+
+
+class ErrorBody(msgspec.Struct):
+    """An error in the service's words. Other servers put other types into it."""
+
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    param: Any = None
+
+    @property
+    def words(self) -> str:
+        if isinstance(self.message, str) and self.message:
+            return self.message
+        return msgspec.json.encode(self).decode()
+
+
+def status_error(
+    status: int,
+    error: ErrorBody | str,
+    *,
+    retry_after: float | None = None,
+    request_id: str = "",
+    foreign: bool = False,
+) -> APIStatusError:
+    """Return the error that fits a status and a service's words; `foreign` says they are another server's."""
+    message = _readable(error if isinstance(error, str) else error.words)
+    low = message.lower()
+    lasting = next((advice for words, advice in reversed(LASTING.items()) if words in low), None)
+    kind: type[APIStatusError]
+    if status in (401, 403):
+        kind, hint = (
+            AuthenticationError,
+            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
+        )
+    elif status == 429:
+        kind, hint = RateLimitError, "Wait a little, or send fewer requests at once."
+    elif "still using it" in low:
+        kind, hint = ModelBusyError, "Wait until the requests that use the model have ended."
+    elif foreign and status in UNKNOWN_ROUTE:
+        kind = BadRequestError
+        hint = "Check the endpoint: a Foundry Local service would know this route."
+    elif status >= 500:
+        kind, hint = (
+            ServerError,
+            lasting or "Try again; if it stays, restart the service: foundry-lab stop, then start over.",
+        )
+    elif status == 404 and "model" in low:
+        kind, hint = ModelNotFoundError, "list_models() shows the names that would work."
+    elif "not loaded" in low:
+        kind, hint = ModelNotLoadedError, "Load it first: load_model(alias)."
+    elif _names_context_length(low):
+        kind, hint = ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
+    elif status >= 400:
+        kind, hint = BadRequestError, lasting or "Change the request: sending the same again won't help."
+    else:
+        kind, hint = APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
+    failure = kind(
+        message,
+        status=status,
+        hint=hint,
+        retry_after=retry_after,
+        request_id=request_id or None,
+        lasting=lasting is not None and status >= 500,
+    )
+    if isinstance(error, ErrorBody):
+        failure.type, failure.code, failure.param = error.type, error.code, error.param
+    return failure
+
+
+def error_in_body(error: ErrorBody | str, request_id: str) -> APIStatusError:
+    """Return the error for a body without a status of its own: code, type and words stand in for one."""
+    body = ErrorBody(error) if isinstance(error, str) else error
+    low = body.words[:MAX_WORDS].lower()
+    if "model not found" in low:
+        status = 404
+    elif isinstance(body.code, int) and 400 <= body.code < 600:
+        status = body.code
+    else:
+        status = 400 if body.type == "invalid_request_error" or _names_context_length(low) else 500
+    return status_error(status, body, request_id=request_id)
+
+
+# The C++ source line and signature that the service puts into its messages; bounded, as a hostile text could
+# make an unbounded one look for hours.
+_SOURCE = re.compile(r"\b\w{1,80}\.(?:cc|cpp|h):\d{1,6} .{0,600}?\)>?(?: const)? (?=\S)")
+
+
+def _readable(words: str) -> str:
+    """Return a service's words in one line, without source lines, and not more than can be read."""
+    text = _SOURCE.sub("", " ".join(words[: 4 * MAX_WORDS].split()))
+    return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + "…"
+
+
+def _names_context_length(low: str) -> bool:
+    return ("context" in low or "exceed" in low) and ("token" in low or "length" in low)
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return the seconds of a `Retry-After` header (seconds or an HTTP date); None if it asks for no wait."""
+    value = next((v for name, v in headers.items() if name.lower() == "retry-after"), "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            when = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = when.timestamp() - (time.time() if now is None else now)
+    return seconds if 0 < seconds < math.inf else None
