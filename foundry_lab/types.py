@@ -27,7 +27,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         finish_reason: "stop" (the model ended, or a stop string came), "length" (max_tokens reached),
             "tool_calls", or None where the service didn't say.
         usage: token counts, or None where the service didn't count.
-        latency_s: seconds from the call to the typed result, all attempts and waiting included.
+        latency_s: seconds from the call to the typed result, all attempts and waiting included; None where
+            nobody knows: a batch's file has no place for it.
         id: the service's id of the answer.
         request_id: the id we sent as `X-Request-Id`; the same one stands in the log.
         attempts: how many times the request was sent.
@@ -41,7 +42,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     finish_reason: str | None = None
     usage: Usage | None = None
-    latency_s: float = 0.0
+    latency_s: float | None = 0.0
     id: str = ""
     request_id: str = ""
     attempts: int = 1
@@ -52,8 +53,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Completion tokens per second of latency, or None where tokens weren't counted."""
-        if self.usage is None or self.latency_s <= 0:
+        """Completion tokens per second of latency, or None where one of both isn't known."""
+        if self.usage is None or not self.latency_s:
             return None
         return self.usage.completion_tokens / self.latency_s
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def test_prompts_in_and_result_lines_out(stub: StubService, tmp_path: Path, kind
     assert report.output == output
     assert [result.content for result in report.results()] == ["hello"] * 3
     assert list(tmp_path.iterdir()) == [output]  # no lock, no part is left
+
+
+async def test_same_prompts_have_ids_of_their_own(client: FoundryAPIClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(["same"] * 3, output=output)
+    assert len({row["id"] for row in rows(output)}) == 3
+    assert (await client.complete_batch(["same"] * 3, output=output)).skipped == 3
+
+
+async def test_an_output_of_the_first_kind_of_ids_is_gone_on_with(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(["a", "b"], output=output)
+    output.write_text(re.sub(r'(batch_req_[0-9a-f]{24})_\w+"', r'\1"', output.read_text()))
+    assert (await client.complete_batch(["a", "b"], output=output)).skipped == 2
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
