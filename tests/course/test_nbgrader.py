@@ -11,7 +11,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbgrader.apps import NbGraderAPI
 from stub_server import StubService
+from traitlets.config import Config
 
 from foundry_lab.exercises import exercises
 from foundry_lab.workbook.copies import copy_to
@@ -77,6 +79,21 @@ def points(course: Path) -> dict[str, float]:
     )
     with sqlite3.connect(course / "gradebook.db") as book:
         return dict(book.execute(query).fetchall())
+
+
+def test_what_nbgrader_hands_out_is_what_learners_have(tmp_path: Path) -> None:
+    """Who worked alone first, and in a class later, finds the same cells."""
+    copy_to(tmp_path, teacher=True)
+    course = tmp_path / "grading"
+    config = Config()
+    exec((course / "nbgrader_config.py").read_text(encoding="utf-8"), {"get_config": lambda: config})
+    config.CourseDirectory.root = str(course)
+    api = NbGraderAPI(config=config)
+    for assignment in sorted(path.name for path in (course / "source").iterdir()):
+        assert api.generate_assignment(assignment)["success"], assignment
+        released = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4)
+        lesson = nbformat.read(tmp_path / f"{assignment}.ipynb", as_version=4)
+        assert [cell.source for cell in released.cells] == [cell.source for cell in lesson.cells]
 
 
 @pytest.mark.usefixtures("_no_proxy")
