@@ -335,6 +335,12 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
                 f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
                 "number up to 65535, or 0 for a free one."
             ) from None
+        # Here, as few serve their metrics, and it brings aiohttp's server.
+        from foundry_lab._ground.loopback import refuse_foreign_wsgi
+
+        app = server.get_app()
+        assert app is not None
+        server.set_app(refuse_foreign_wsgi(app))
         self._server, self._thread = server, thread
         renew_after_fork(self)
         self.url = f"http://{HOST}:{server.server_port}/metrics"

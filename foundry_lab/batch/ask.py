@@ -118,10 +118,10 @@ class PoolAsker(Asker):
         if error is None and not outcome.cached:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
-            self._policy.observe(outcome.latency_s, outcome.usage.completion_tokens, ok=True)
-        elif isinstance(error, SUSPICIOUS):
+            self._policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
+        elif isinstance(error, SUSPICIOUS) and not getattr(error, "lasting", False):
             endpoint.failed_in_a_row += 1
-            self._policy.observe(outcome.latency_s, 0, ok=False)
+            self._policy.observe(outcome.latency_s or 0.0, 0, ok=False)
             if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:
                 self.pool.lose(endpoint, str(error), probe=True)
 
@@ -141,7 +141,11 @@ async def _ask_once(
         return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
     line, code = write_line(item.custom_id, item.fingerprint, replies[0], None)
     outcome = Outcome(
-        *(item.custom_id, item.fingerprint, line, code, completion.latency_s),
+        item.custom_id,
+        item.fingerprint,
+        line,
+        code,
+        completion.latency_s,
         usage=Usage() if completion.cached or completion.usage is None else completion.usage,
         cached=completion.cached,
         retries=max(0, completion.attempts - 1),
@@ -151,5 +155,5 @@ async def _ask_once(
 
 def failed(item: BatchItem) -> Outcome:
     """Return the outcome of an item that wasn't sent, as it has no request."""
-    line, _ = write_line(item.custom_id, item.fingerprint, None, ConfigurationError(item.problem))
-    return Outcome(item.custom_id, item.fingerprint, line, "invalid_item", 0.0)
+    line, code = write_line(item.custom_id, item.fingerprint, None, ConfigurationError(item.problem))
+    return Outcome(item.custom_id, item.fingerprint, line, code, None)

@@ -31,13 +31,11 @@ class Index:
         ):
             self._db.execute(statement)
 
-    def add_item(self, custom_id: str, number: int) -> bool:
-        """Take note of an input item; return False if there is one of that name already."""
+    def add_item(self, custom_id: str, number: int) -> int:
+        """Take note of an input item; return the number of the first that had its name."""
         added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
-        return added.rowcount == 1
-
-    def number_of(self, custom_id: str) -> int:
-        """Return the number of the input item of that name."""
+        if added.rowcount == 1:
+            return number
         return int(self._row("SELECT number FROM item WHERE custom_id = ?", custom_id)[0])
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
@@ -51,6 +49,10 @@ class Index:
             (custom_id, fingerprint, failed, start, length),
         )
 
+    def put_damaged(self, start: int, length: int) -> None:
+        """Take note of a result line that can't be read any more: it answers nothing."""
+        self._db.execute("INSERT INTO old VALUES (?, ?)", (start, length))
+
     def line_of(self, custom_id: str) -> tuple[str, bool] | None:
         """Return fingerprint and failed of the result of that name, None without one."""
         row = self._db.execute(
@@ -63,17 +65,17 @@ class Index:
         return int(self._row("SELECT count(*) FROM line")[0])
 
     def count_old(self) -> int:
-        """Return how many lines were replaced by the answer to another request."""
+        """Return how many lines were replaced by the answer to another request, or are damaged."""
         return int(self._row("SELECT count(*) FROM old")[0])
 
     def old_places(self) -> Iterator[tuple[int, int]]:
-        """Yield start and length of those lines, in the order of the file."""
-        yield from self._db.execute("SELECT start, length FROM old ORDER BY start")
+        """Return start and length of those lines, in the order of the file."""
+        return self._db.execute("SELECT start, length FROM old ORDER BY start")
 
     def places(self, *, by_input: bool) -> Iterator[tuple[int, int]]:
-        """Yield start and length of every line that counts, in the order of the input or of the file."""
+        """Return start and length of every line that counts, in the order of the input or of the file."""
         order = "number IS NULL, number, start" if by_input else "start"
-        yield from self._db.execute(
+        return self._db.execute(
             f"SELECT start, length FROM line LEFT JOIN item USING (custom_id) ORDER BY {order}"
         )
 

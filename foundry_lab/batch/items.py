@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,10 @@ from foundry_lab.protocol import CHAT_PATH
 
 MAX_ID_LENGTH = 512
 _BATCH_KEYS = {"custom_id", "method", "url", "body"}
+_CHAT_URL = re.compile(r"(?:[^?#]*/)?chat/completions/?(?:[?#].*)?")
+"""OpenAI's path, Azure's, or a full address of either: a batch goes to the service that it is given."""
+_DROPPED = {"n": 1, "logprobs": False, "top_logprobs": 0}
+"""What the service leaves out without a word, and the value for which that makes no difference."""
 
 
 class BatchInputError(ConfigurationError):
@@ -53,12 +58,15 @@ class ItemReader:
     Args:
         options: `ChatOptions` for all items.
         settings: for the default model and time limit.
+        override_model: the items' own models don't count.
 
     Raises:
         ConfigurationError: an option that can't be used.
     """
 
-    def __init__(self, options: Mapping[str, Any], settings: Settings) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], settings: Settings, *, override_model: bool = False
+    ) -> None:
         self._options = {name: value for name, value in options.items() if value is not None}
         if "messages" in self._options:
             raise ConfigurationError(
@@ -67,9 +75,10 @@ class ItemReader:
             )
         self._timeout_s = settings.timeout
         self._model: str = settings.model or "" if settings.model_is_explicit else ""
+        self._override_model = override_model
         self._plain = ChatRequest.build("", self._options, self._timeout_s)
-        self.shape = self._plain.shape
-        self.model = self._plain.model
+        _check_answerable(self._plain)
+        self.shape, self.model = self._plain.shape, self._plain.model
 
     def read(self, number: int, raw: object) -> BatchItem:
         """Return the item; one that can't be used has a `problem` instead of a request. Never raises."""
@@ -105,7 +114,12 @@ class ItemReader:
         if not _is_finite(raw):
             raise ConfigurationError("It holds NaN or infinity, which JSON can't carry; give finite numbers.")
         options = self._batch_line(raw) if "body" in raw or "url" in raw else self._arguments(raw)
-        return ChatRequest.build(options.pop("prompt", None), {**self._options, **options}, self._timeout_s)
+        if self._override_model:
+            options.pop("model", None)
+        prompt = options.pop("prompt", None)
+        request = ChatRequest.build(prompt, {**self._options, **options}, self._timeout_s)
+        _check_answerable(request)
+        return request
 
     def _arguments(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         options = {name: value for name, value in raw.items() if name != "custom_id"}
@@ -121,9 +135,9 @@ class ItemReader:
         if unknown := raw.keys() - _BATCH_KEYS:
             raise ConfigurationError(f"A line of the Batch format has no field {min(unknown, key=repr)!r}.")
         method, url, body = raw.get("method", "POST"), raw.get("url", CHAT_PATH), raw.get("body")
-        if method != "POST":
+        if str(method).upper() != "POST":
             raise ConfigurationError(f"method is {method!r}; only POST can be batched.")
-        if url != CHAT_PATH:
+        if not (isinstance(url, str) and _CHAT_URL.fullmatch(url)):
             raise ConfigurationError(f"url is {url!r}; only {CHAT_PATH} can be batched.")
         if not isinstance(body, Mapping):
             raise ConfigurationError("body isn't a JSON object with the request's fields.")
@@ -152,6 +166,23 @@ class ItemReader:
 def automatic_id(number: int) -> str:
     """Return the custom_id of an item that names none."""
     return f"item-{number:06d}"
+
+
+def _check_answerable(request: ChatRequest) -> None:
+    """Refuse what the service drops silently: its answer would be to another request."""
+    for name, harmless in _DROPPED.items():
+        if (value := request.fields.get(name)) is not None and value != harmless:
+            raise ConfigurationError(
+                f"{name} is {value!r}, which the service leaves out without a word; take it out."
+            )
+    for message in request.messages:
+        parts = message.get("content")
+        for part in parts if isinstance(parts, list | tuple) else ():
+            if part["type"] != "text":
+                raise ConfigurationError(
+                    f"A message has a part of type {part['type']!r}, which the service leaves out without a "
+                    "word; give text alone."
+                )
 
 
 def _body(request: ChatRequest, default_model: str) -> bytes:

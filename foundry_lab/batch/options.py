@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab._ground.checks import check_timeout
+from foundry_lab._ground.checks import check_timeout, did_you_mean
 from foundry_lab._ground.files import as_path
 from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
@@ -22,6 +21,8 @@ class BatchOptions(ChatOptions, total=False):
     """What `complete_batch` takes besides the items; all of it is optional.
 
     `ChatOptions` hold for every item that doesn't say otherwise.
+    `override_model`: ask `model`, or the client's own, whatever model an item names.
+    `skip_bad`: run the good items of a list or file although some can't be used; those get an error line.
     `output`: the JSONL file for the results; without one they go into a temporary file, kept with the report.
     `concurrency`: requests under way at each endpoint (2), "adaptive", or an `AdaptiveConcurrency`.
     `resume`: skip what the output holds already (True); False refuses an output that isn't empty.
@@ -39,6 +40,8 @@ class BatchOptions(ChatOptions, total=False):
     resume: bool
     retry_failed: bool
     ordered: bool
+    override_model: bool
+    skip_bad: bool
     endpoints: Sequence[str] | str | None
     cluster: Any
     chunk_size: int
@@ -61,12 +64,14 @@ class Choices:
         _check_names(options)
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
         self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-        self.output = _as_path(own.get("output"))
+        self.output = as_path(own["output"], "output") if "output" in own else None
         self.concurrency = own.get("concurrency", DEFAULT_CONCURRENCY)
         self.policy = as_policy(self.concurrency)
         self.resume = bool(own.get("resume", True))
         self.retry_failed = bool(own.get("retry_failed", False))
         self.ordered = bool(own.get("ordered", False))
+        self.override_model = bool(own.get("override_model", False))
+        self.skip_bad = bool(own.get("skip_bad", False))
         self.endpoints = _as_endpoints(own.get("endpoints"))
         self.cluster = own.get("cluster")
         self.chunk_size = own.get("chunk_size", 16)
@@ -84,9 +89,8 @@ def _check_names(options: Mapping[str, Any]) -> None:
     known = [*BatchOptions.__annotations__]
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
-            raise ConfigurationError(f"There is no option {name!r}. {hint}")
+            hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
+            raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
 
 
 def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
@@ -106,12 +110,3 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
             "endpoints must be an address, or a list of one or more; leave it out for this client's own."
         )
     return found
-
-
-def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
-    """Return the output's path, None where none is named.
-
-    Raises:
-        ConfigurationError: it is no path.
-    """
-    return None if output is None else as_path(output, "output")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab.batch.index import Index
-from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
+from foundry_lab.batch.items import MAX_ID_LENGTH, BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.options import Choices, Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
-from foundry_lab.batch.report import MAX_PROBLEMS, BatchReport
+from foundry_lab.batch.report import BatchReport
 from foundry_lab.batch.results_file import ResultsFile
 from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings
+
+MAX_PROBLEMS = 100
 
 
 class Plan:
@@ -30,7 +32,7 @@ class Plan:
 
     def __init__(self, settings: Settings, items: Items, options: Mapping[str, Any]) -> None:
         self.choices = Choices(options)
-        self.reader = ItemReader(self.choices.chat, settings)
+        self.reader = ItemReader(self.choices.chat, settings, override_model=self.choices.override_model)
         self.models: set[str | None] = set()
         self._source = Source(items, self.reader, self.choices.template)
         output, source = self.choices.output, self._source.path
@@ -56,23 +58,25 @@ class Plan:
         """Go through the whole input; return how many items it has, None if it can be read only once.
 
         Raises:
-            BatchInputError: some can't be used.
+            BatchInputError: some can't be used, and `skip_bad` doesn't allow that; or all of them.
         """
         if not self._source.rereadable:
             return None
         problems: list[str] = []
         bad = total = 0
-        async for place, item in self._source:
+        async for place, item in self._items():
             total += 1
-            if problem := item.problem or self._take_note(item):
+            if item.problem:
                 bad += 1
                 if len(problems) < MAX_PROBLEMS:
-                    problems.append(f"{place}: {problem}")
-        if bad:
+                    problems.append(f"{place}: {item.problem}")
+        if bad and not (self.choices.skip_bad and bad < total):
             shown = " ".join(problems[:3])
             more = f" And {bad - 3} more." if bad > 3 else ""
+            skip = "" if bad == total else " To run the others all the same: skip_bad=True."
             raise BatchInputError(
-                f"{bad} of {total} items can't be used, so nothing was sent. {shown}{more}", tuple(problems)
+                f"{bad} of {total} items can't be used, so nothing was sent. {shown}{more}{skip}",
+                tuple(problems),
             )
         if total == 0 and self._source.path is not None:
             raise BatchInputError(f"{self._source.path} holds no items; give at least one.")
@@ -94,7 +98,7 @@ class Plan:
         if not self._source.rereadable:
             return
         shared = same = named = 0
-        async for _, item in self._source:
+        async for _, item in self._items():
             line = self._index.line_of(item.custom_id)
             if line is not None:
                 shared += 1
@@ -102,7 +106,8 @@ class Plan:
                 named += item.custom_id != automatic_id(item.number)
                 if self._is_done(item, line):
                     report.skip(failed=line[1])
-        if report.total and (shared == 0 or (same == 0 and named == 0)):
+        readable = self._index.count_lines() > 0
+        if report.total and readable and (shared == 0 or (same == 0 and named == 0)):
             raise _of_another_batch(output, "none answers a request of this one")
 
     async def to_do(self, output: BatchOutput, report: BatchReport) -> AsyncIterator[BatchItem]:
@@ -112,12 +117,8 @@ class Plan:
             BatchOutputError: the output belongs to another batch.
         """
         belongs = self._source.rereadable  # then `compare` has seen to it
-        async for place, item in self._source:
-            if not self._source.rereadable:
-                report.total += 1
-                if problem := self._take_note(item):
-                    report.add_problem(f"{place}: {problem}")
-                    continue
+        async for _, item in self._items():
+            report.total += not self._source.rereadable
             line = self._index.line_of(item.custom_id) if output.found else None
             if line is not None and not belongs:
                 belongs = line[0] == item.fingerprint
@@ -131,14 +132,19 @@ class Plan:
             elif not self._source.rereadable:
                 report.skip(failed=line[1])
 
-    def _take_note(self, item: BatchItem) -> str:
-        """Remember the item's id and model; return what is wrong with the id."""
-        if item.request is not None and len(self.models) < MAX_PROBLEMS:
-            self.models.add(item.request.model)
-        if not self._index.add_item(item.custom_id, item.number):
-            first = self._index.number_of(item.custom_id)
-            return f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
-        return ""
+    async def _items(self) -> AsyncIterator[tuple[str, BatchItem]]:
+        """Go through the items and their places. One whose custom_id is taken has a problem, and another."""
+        async for place, item in self._source:
+            first = self._index.add_item(item.custom_id, item.number)
+            if first != item.number:
+                problem = f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
+                name = f"{item.custom_id[: MAX_ID_LENGTH - 20]}#{item.number}"
+                while self._index.add_item(name, item.number) != item.number:
+                    name += "#"
+                item = BatchItem(item.number, name, item.fingerprint, None, problem)
+            if item.request is not None and len(self.models) < MAX_PROBLEMS:
+                self.models.add(item.request.model)
+            yield place, item
 
     def _is_done(self, item: BatchItem, line: tuple[str, bool]) -> bool:
         """Say whether the output has this item's result, for the same request."""

@@ -19,7 +19,6 @@ from foundry_lab.protocol.structured import Shape
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_PROBLEMS = 100
 MAX_SAMPLES = 8192
 RECENT = 256
 
@@ -37,10 +36,13 @@ class BatchStoppedError(FoundryError):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One finished item: seconds since the start, its latency in seconds, whether it has an answer."""
+    """One finished item: seconds since the start, its latency in seconds, whether it has an answer.
+
+    The latency is None for an item that couldn't be sent.
+    """
 
     at_s: float
-    latency_s: float
+    latency_s: float | None
     ok: bool
 
 
@@ -55,10 +57,10 @@ class BatchReport:
         total: items of the input; `total_is_known` before the end, unless it can be read only once.
         skipped: those that were done before this run.
         failed_before: those of the skipped that have no answer; `retry_failed=True` asks them again.
-        replaced: results of other requests under the same custom_ids; they are in the file OUTPUT.bak now.
+        replaced: results of other requests under the same custom_ids, and damaged ones; they are in the file
+            OUTPUT.bak now.
         done: items with an answer, of this run. failed: items without.
         failures: how many failed for which reason.
-        problems: items that could be given no result line, such as a custom_id used twice; the first hundred.
         wall_s: seconds of this run.
         prompt_tokens, completion_tokens: as the service counted; answers from the cache aren't in it.
         cached: answers from the response cache. retries: attempts after the first.
@@ -75,7 +77,6 @@ class BatchReport:
         self.failed_before = self.replaced = 0
         self.total_is_known = False
         self.failures: Counter[str] = Counter()
-        self.problems: list[str] = []
         self.wall_s = 0.0
         self.samples: list[Sample] = []
         self.recent: deque[float] = deque(maxlen=RECENT)
@@ -96,7 +97,8 @@ class BatchReport:
         self.cached += outcome.cached
         self.prompt_tokens += outcome.usage.prompt_tokens
         self.completion_tokens += outcome.usage.completion_tokens
-        self.recent.append(outcome.latency_s)
+        if outcome.latency_s is not None:
+            self.recent.append(outcome.latency_s)
         self.wall_s = time.perf_counter() - self._started
         if (self.done + self.failed - 1) % self._stride == 0:
             if len(self.samples) == MAX_SAMPLES:  # keep every second one, and from now on as seldom
@@ -108,11 +110,6 @@ class BatchReport:
         """Count one item that was done before."""
         self.skipped += 1
         self.failed_before += failed
-
-    def add_problem(self, problem: str) -> None:
-        """Keep what is wrong with an item that can have no line."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
 
     def start(self) -> None:
         """The first item is about to be asked."""
@@ -134,7 +131,11 @@ class BatchReport:
 
     def latency_s(self, q: float) -> float | None:
         """Return the q-th percentile (0-100) of the answered items' latency in seconds, None without any."""
-        return percentile([sample.latency_s for sample in self.samples if sample.ok], q)
+        return percentile(self.answered_s(), q)
+
+    def answered_s(self) -> list[float]:
+        """Return the sampled latencies of the answered items, in seconds."""
+        return [each.latency_s for each in self.samples if each.ok and each.latency_s is not None]
 
     def results(self) -> Iterator[BatchResult]:
         """Read the results from the output, one by one, as they stand there.
@@ -166,10 +167,11 @@ class BatchReport:
             kinds = [f"{count} {code}" for code, count in self.failures.most_common()]
             kinds += [f"{self.failed_before} before this run"] if self.failed_before else []
             lines.append(f"failures    {', '.join(kinds)}; retry_failed=True runs these again")
-        lines += [f"problem     {problem}" for problem in self.problems[:5]]
         if self.output is not None:
             if self.replaced:
-                lines.append(f"replaced    {self.replaced} of other requests, kept in {self._store.backup}")
+                lines.append(
+                    f"replaced    {self.replaced} of other requests or damaged, kept in {self._store.backup}"
+                )
             lines.append(f"results     {os.fspath(self.output)}")
         return "\n".join(lines)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+from typing import Any
 
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab.errors import APIStatusError, FoundryError, StructuredOutputError
+from foundry_lab.errors import APIStatusError, ConfigurationError, FoundryError, StructuredOutputError
 from foundry_lab.metrics import outcome_of
 from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import Shape
@@ -32,7 +33,7 @@ class ResponsePart(msgspec.Struct, frozen=True):
 
 
 class ResultLine(msgspec.Struct, frozen=True):
-    """One line of the output. `id` ends with the fingerprint of the request."""
+    """One line of the output. `id` holds the fingerprint of the request; see `line_id`."""
 
     id: str
     custom_id: str
@@ -44,7 +45,7 @@ class BatchResult(msgspec.Struct, frozen=True):
     """One result as Python sees it.
 
     Attributes:
-        completion: the answer; None where there is none. Its `latency_s` is NaN: the format has no place
+        completion: the answer; None where there is none. Its `latency_s` is None: the format has no place
             for it. The report has the run's latencies.
         error: why the item failed; None where it didn't.
         status: HTTP status of the service's answer; None where it didn't answer.
@@ -60,18 +61,39 @@ class BatchResult(msgspec.Struct, frozen=True):
         """The answer's text."""
         return self.completion.content if self.completion else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a flat row: `pandas.DataFrame(result.to_dict() for result in report.results())`.
+
+        What isn't there is None.
+        """
+        answer = self.completion
+        usage = answer.usage if answer is not None else None
+        return {
+            "custom_id": self.custom_id,
+            "content": self.content,
+            "parsed": answer.parsed if answer is not None else None,
+            "model": answer.model if answer is not None else None,
+            "finish_reason": answer.finish_reason if answer is not None else None,
+            "prompt_tokens": usage.prompt_tokens if usage is not None else None,
+            "completion_tokens": usage.completion_tokens if usage is not None else None,
+            "status": self.status,
+            "error_code": self.error.code if self.error is not None else None,
+            "error": self.error.message if self.error is not None else None,
+        }
+
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How one item ended: its line for the output, and what the report counts. Times in seconds.
+    """How one item ended: its line for the output, and what the report counts.
 
-    `usage` is what the service worked for it: nothing, where the answer came from the cache.
+    `latency_s` is None for an item that couldn't be sent. `usage` is what the service worked for it: nothing,
+    where the answer came from the cache.
     """
 
     custom_id: str
     fingerprint: str
     line: bytes
     code: str
-    latency_s: float
+    latency_s: float | None
     usage: Usage = Usage()
     cached: bool = False
     retries: int = 0
@@ -92,14 +114,35 @@ def write_line(
     """Return the line for an item that ended so, and its code ("ok" without an error)."""
     response = None
     if reply is not None:
-        body = reply.body if b"\n" not in reply.body else _encode(msgspec.json.decode(reply.body))
-        response = ResponsePart(reply.status, reply.request_id, msgspec.Raw(body))
+        response = ResponsePart(reply.status, reply.request_id, _one_line(reply.body))
     elif isinstance(error, APIStatusError):
-        said = {"error": {"message": error.message, "type": "api_error"}}
-        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(_encode(said)))
+        said = {
+            "message": error.message,
+            "type": error.type or "api_error",
+            "param": error.param,
+            "code": error.code,
+        }
+        body = msgspec.Raw(_encode({"error": said}))
+        response = ResponsePart(error.status, error.request_id or "", body)
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
-    return _encode(ResultLine(ID_PREFIX + fingerprint, custom_id, response, failure)) + b"\n", code
+    return _encode(ResultLine(line_id(custom_id, fingerprint), custom_id, response, failure)) + b"\n", code
+
+
+def _one_line(body: bytes) -> msgspec.Raw:
+    """Return a JSON body as a part of a line: what a parser skipped may be no UTF-8, and hold line ends."""
+    body = body.decode("utf-8", "replace").encode()
+    return msgspec.Raw(body if b"\n" not in body else _encode(msgspec.json.decode(body)))
+
+
+def line_id(custom_id: str, fingerprint: str) -> str:
+    """Return the `id` of a result: the request's fingerprint, and what tells it from others like it."""
+    return f"{ID_PREFIX}{fingerprint}_{hashlib.blake2b(custom_id.encode(), digest_size=8).hexdigest()}"
+
+
+def fingerprint_in(line_id: str) -> str:
+    """Return the request's fingerprint that a result's `id` holds."""
+    return line_id.removeprefix(ID_PREFIX).partition("_")[0]
 
 
 def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
@@ -114,7 +157,7 @@ def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
     completion, failure = None, parsed.error
     if parsed.response is not None and parsed.response.status_code < 300:
         reply = Reply(200, {}, bytes(parsed.response.body), parsed.response.request_id)
-        completion = protocol.parse_completion(reply, math.nan)
+        completion = msgspec.structs.replace(protocol.parse_completion(reply, 0.0), latency_s=None)
         if shape is not None and failure is None:
             try:
                 completion = msgspec.structs.replace(completion, parsed=shape.read(completion.content))
@@ -132,6 +175,8 @@ def code_of(error: Exception | None) -> str:
     """Return the word that reports and result lines use for an error."""
     if isinstance(error, StructuredOutputError):
         return "structured_output"
+    if isinstance(error, ConfigurationError):
+        return "invalid_item"
     return outcome_of(error)
 
 

@@ -16,7 +16,7 @@ import msgspec
 from foundry_lab._ground.files import WINDOWS, check_links, create, force_to_disk, no_link, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
-from foundry_lab.batch.result import ID_PREFIX, ErrorPart
+from foundry_lab.batch.result import ID_PREFIX, ErrorPart, fingerprint_in
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
 
@@ -65,7 +65,7 @@ class ResultsFile(BatchOutput):
 
         The new file takes the old one's place in one step; if it can't be written, the old one stays. Lines
         whose custom_id got the answer to another request are somebody's work: they are added to `backup`,
-        below an empty line if it exists. Returns how many.
+        below an empty line if it exists, and so are damaged ones. Returns how many.
 
         Raises:
             BatchOutputError: no room for the new file, or no right to write it.
@@ -140,11 +140,15 @@ class ResultsFile(BatchOutput):
                     self._file.truncate(start)
                     break
                 try:
+                    line.decode()  # all of it: the decoder looks into no text that it doesn't need
                     head = _decode_head(line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise self._foreign(number, error) from None
-                fingerprint = head.id.removeprefix(ID_PREFIX)
-                self._index.put_line(head.custom_id, fingerprint, head.error is not None, start, len(line))
+                    if not line.startswith(_LINE_START):
+                        raise self._foreign(number, error) from None
+                    self._index.put_damaged(start, len(line))
+                else:
+                    mark = fingerprint_in(head.id)
+                    self._index.put_line(head.custom_id, mark, head.error is not None, start, len(line))
                 self.found += 1
                 start += len(line)
         self._file.seek(start)

@@ -16,7 +16,7 @@ from foundry_lab.batch.plan import Plan
 from foundry_lab.batch.pool import open_pool
 from foundry_lab.batch.progress import Progress
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
-from foundry_lab.errors import ServiceUnavailableError
+from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
 
 if TYPE_CHECKING:
     from foundry_lab.calls.core import ClientCore
@@ -50,7 +50,11 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         except BatchOutputError as error:
             raise BatchStoppedError(str(error), report) from error
         if report.replaced:
-            _log.warning("%d results of other requests were moved to %s", report.replaced, output.backup)
+            _log.warning(
+                "%d results of other requests, or damaged ones, were moved to %s",
+                report.replaced,
+                output.backup,
+            )
         return report
 
 
@@ -61,8 +65,26 @@ async def _open_asker(core: ClientCore, plan: Plan) -> Asker:
 
         return DaskAsker(core, choices)
     models = plan.models or {plan.reader.model}
-    pool = await open_pool(core, choices.endpoints, models, choices.policy.maximum, choices.patience_s)
+    try:
+        pool = await open_pool(core, choices.endpoints, models, choices.policy.maximum, choices.patience_s)
+    except ModelNotFoundError as error:
+        if models - {None, plan.reader.model} and error.available:
+            raise _naming_another(error) from None
+        raise
     return PoolAsker(pool, choices.policy)
+
+
+def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
+    """Return the error with what to do for a file made for another service."""
+    more = ModelNotFoundError(
+        str(error),
+        status=error.status,
+        by_service=False,
+        hint="The input names it. To ask another model whatever the input names: "
+        f'complete_batch(…, model="{error.available[0]}", override_model=True).',
+    )
+    more.available = error.available
+    return more
 
 
 class Run:

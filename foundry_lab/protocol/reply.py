@@ -70,9 +70,8 @@ def excerpt(body: bytes, length: int = 120) -> str:
 
 def _sender(reply: Reply) -> str:
     headers = {name.lower(): value for name, value in reply.headers.items()}
-    return (
-        f"{headers.get('content-type', 'no content type')} from server {headers.get('server', 'unnamed')!r}"
-    )
+    kind, server = headers.get("content-type", "no content type"), headers.get("server", "unnamed")
+    return f"{kind[:80]} from server {server[:80]!r}"
 
 
 # --- a whole answer ---

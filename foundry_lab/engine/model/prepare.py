@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from foundry_lab._ground.files import patiently
@@ -14,13 +15,18 @@ from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.storage import (
     disk_errors,
     exclusive,
+    remove_leftovers,
     replace_directory,
     require_space,
     workspace,
 )
-from foundry_lab.engine.paths import model_dir
+from foundry_lab.engine.paths import SHARED_VARIABLE, model_cache, model_dir, shared_models
+from foundry_lab.engine.private import take_from_others
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
+
+CONVERTER = ("gguf", "onnx")
+"""Packages that convert a model. The service, and whoever imports a converted one, need neither."""
 
 
 def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
@@ -37,11 +43,15 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
         EngineError: it can't be fetched or written; the message says what to do.
     """
     if not force and (model := find_prepared()):
+        if not shared_models():
+            remove_leftovers()
         return model
+    refuse_shared()
     with exclusive(), disk_errors():
         # Another process may have done it while we waited for the lock.
         if not force and (model := find_prepared()):
             return model
+        _require_converter()
         gguf = fetch_gguf(progress=progress)
         with workspace() as work:
             require_space(spec.MODEL_SIZE, "The converted model")
@@ -81,6 +91,7 @@ def remove_model() -> bool:
     Raises:
         EngineError: its files are in use or not ours to remove.
     """
+    refuse_shared()
     with exclusive(), disk_errors():
         remove_downloads()
         if not model_dir().exists():
@@ -96,11 +107,33 @@ def install(built: Path, work: Path) -> PreparedModel:
     manifests.write(built, manifest)
     write_config(built)
     replace_directory(built, model_dir(), work)
+    take_from_others(model_cache(), model_dir().parent, model_dir(), *model_dir().iterdir())
     return _model(manifest)
 
 
+def refuse_shared() -> None:
+    """Raise EngineError if the model isn't ours to make, replace or remove."""
+    if folder := shared_models():
+        problem = manifests.problem_of(model_dir(), manifests.read(model_dir())) or "it is ready"
+        raise EngineError(
+            f"{SHARED_VARIABLE} names {folder}, which is only read here; of the model there: {problem}. Ask "
+            f"who looks after that folder to put one there that `foundry-lab model prepare` made with this "
+            f"version, or unset {SHARED_VARIABLE} to have one of your own."
+        )
+
+
+def _require_converter() -> None:
+    """Say before the download what is missing after it. A machine with an imported model does without."""
+    if missing := [name for name in CONVERTER if find_spec(name) is None]:
+        names = " ".join(missing)
+        raise EngineError(
+            f"The model can't be converted here: a package that does it isn't installed (missing: {names}). "
+            f"Either: python -m pip install {names}. Or take a model that was converted elsewhere: "
+            "foundry-lab model import FILE"
+        )
+
+
 def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
-    # Here, because the service needs this module but none of onnx and gguf.
     from gguf import GGUFReader
 
     from foundry_lab.engine.model.convert import write_model

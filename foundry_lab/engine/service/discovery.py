@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ import requests
 from foundry_lab.config import Settings
 from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.service import foundry_cli
-from foundry_lab.engine.service.launch import failure, launch
+from foundry_lab.engine.service.idle import idle_stop_s
+from foundry_lab.engine.service.launch import End, failure, last_end, launch
 from foundry_lab.engine.service.probe import answering_pid, check_foundry_local
 from foundry_lab.engine.service.state import (
     ServiceState,
     discard_state,
+    identity,
     live_state,
     make_run_dir,
     process_of,
@@ -38,6 +41,7 @@ START_TIMEOUT_S = 90.0
 LOCK_TIMEOUT_S = START_TIMEOUT_S + 30.0
 """Longer than any start or stop takes."""
 POLL_S = 0.05
+SHUT_DOWN = "shut down by a POST to its /shutdown, which any program on this machine can send"
 
 
 def ensure_service(settings: Settings | None = None, *, progress: bool = True) -> str:
@@ -57,6 +61,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
         ConfigurationError: a bad value in the environment.
     """
     settings = settings or Settings()
+    idle_stop_s()  # a bad value is to be an error here, not in the service's log
     if settings.endpoint:
         check_foundry_local(settings.endpoint)
         return settings.endpoint
@@ -85,6 +90,18 @@ def service_status() -> ServiceState | None:
             if live_state() is None:
                 discard_state()
     return state if state is not None and state.ready else None
+
+
+def resume_service() -> ServiceState | None:
+    """Start the lab's service again if it stopped for want of work; None if it didn't. Takes seconds.
+
+    Raises:
+        EngineError: it doesn't start.
+        ConfigurationError: a bad value in the environment.
+    """
+    if last_end() is not End.IDLE:
+        return None
+    return _start(public_catalog=Settings().catalog == "public", progress=False)
 
 
 def control_for(endpoint: str) -> ServiceState | None:
@@ -143,12 +160,11 @@ def serve(
                 f"The lab's service runs already {where} (process {state.pid}). "
                 "Use that one, or end it first: foundry-lab stop"
             )
-        own = psutil.Process()
-        write_state(ServiceState(pid=own.pid, create_time=own.create_time(), public_catalog=public_catalog))
+        write_state(ServiceState(**identity(os.getpid()), public_catalog=public_catalog))
     try:
         asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
     finally:
-        remove_state(own.pid)
+        remove_state(os.getpid())
 
 
 def _answers(state: ServiceState) -> bool:
@@ -188,6 +204,8 @@ def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
             log.warning("Process %d of the service doesn't answer; it is replaced.", state.pid)
             _end(state, timeout=2.0)
             state = None
+        if state is None and last_end() is End.SHUT_DOWN:
+            log.warning("The service before was %s; it is started again.", SHUT_DOWN)
         with _announced("Starting Foundry Local ... ", progress):
             if state is None:
                 launch(public_catalog=public_catalog)
@@ -231,7 +249,7 @@ def _end(state: ServiceState, timeout: float) -> None:
         if state.ready:
             steps.insert(0, lambda: _ask_to_stop(state))
         for step in steps:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 step()
             if _gone(state, timeout):
                 break

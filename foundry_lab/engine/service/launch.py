@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,15 +16,26 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, make_run_dir, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, make_run_dir, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
+ENDED_MARK = "foundry-lab ended: "
+"""Begins the log's line that tells why the process ended though the lab didn't ask for it."""
 NOTED = b"noted\n"
 """Told to the child when it has been noted as starting."""
 LOG_LINES = 8
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
+"""Names of variables that the service has no use for; it lives longer than who started it."""
+
+
+class End(enum.StrEnum):
+    """Why a service ended that the lab didn't stop."""
+
+    IDLE = "idle"
+    SHUT_DOWN = "shut down"
 
 
 def log_file() -> Path:
@@ -57,22 +70,15 @@ def launch(*, public_catalog: bool) -> None:
         ) from error
     # Reaps the child when it ends; it would stay as a zombie for as long as we live.
     threading.Thread(target=child.wait, name="foundry-lab-reaper", daemon=True).start()
-    try:
-        create_time = psutil.Process(child.pid).create_time()
-    except psutil.Error:
-        create_time = 0.0  # ended already
     assert child.stdin is not None
-    with contextlib.suppress(OSError), child.stdin:  # it may have ended already
-        write_state(ServiceState(pid=child.pid, create_time=create_time, public_catalog=public_catalog))
+    with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
+        write_state(ServiceState(**identity(child.pid), public_catalog=public_catalog))
         child.stdin.write(NOTED)  # only now may the child put its own note in the place of ours
 
 
 def failure(what: str) -> EngineError:
     """Return the error to raise for a start that failed: what happened and what the log says about it."""
-    try:
-        lines = log_file().read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
+    lines = _logged()
     for line in reversed(lines):
         if line.startswith(FAILURE_MARK):
             return EngineError(line.removeprefix(FAILURE_MARK))
@@ -80,6 +86,21 @@ def failure(what: str) -> EngineError:
     return EngineError(
         f"{what} Check this machine with `foundry-lab doctor`. Its log, {log_file()}, ends with:{said}"
     )
+
+
+def last_end() -> End | None:
+    """Return why the last service of this home ended, if it wasn't the lab's doing and it had time to say."""
+    for line in reversed(_logged()):
+        if line.startswith(ENDED_MARK):
+            return End(line.removeprefix(ENDED_MARK))
+    return None
+
+
+def _logged() -> list[str]:
+    try:
+        return log_file().read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _new_log() -> Path:
@@ -91,8 +112,9 @@ def _new_log() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: ours, with what it needs to find the same home and the same package."""
-    environment = {**os.environ, "FOUNDRY_LAB_HOME": str(paths.home())}
+    """Return the child's environment: ours without secrets, and what leads to the same home and package."""
+    environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    environment["FOUNDRY_LAB_HOME"] = str(paths.home())
     environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}  # the log is read as it grows, and as UTF-8
     package_root = Path(__file__).parents[3]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import click
 
 from foundry_lab._ground.files import WINDOWS
 from foundry_lab.config import Settings
+from foundry_lab.errors import FoundryError, ModelNotFoundError
+from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -34,8 +35,10 @@ INTERRUPTED = 130
     help="Go on with what OUTPUT holds; --no-resume refuses one that isn't empty.",
 )  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Run those again that failed.")
+@click.option("--skip-bad", is_flag=True, help="Run the good items although some can't be used.")
 @click.option("--ordered", is_flag=True, help="At the end, put the results in the order of the input.")
 @click.option("--model", help="Alias or id, for items that name none.")
+@click.option("--override-model", is_flag=True, help="Ask that model whatever the items name.")
 @click.option("--system", help="System prompt for all items.")
 @click.option("--max-tokens", type=int, help="Limit of each answer.")
 @click.option("--temperature", type=float, help="0 gives the same answer every time.")
@@ -51,33 +54,40 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
     """Run INPUT through the model: .jsonl (prompts, or OpenAI Batch lines), .csv, .tsv or .txt.
 
     Every finished item is in OUTPUT at once. After Ctrl-C, a crash or a power cut, the same command goes on.
-    Exit code 0 when every item has an answer, 1 when some failed or the batch had to stop, 130 after Ctrl-C.
+    Exit code 0 when every item has an answer, 1 when some failed or the batch had to stop, 130 after Ctrl-C,
+    SIGTERM or SIGHUP.
     """
     from foundry_lab.sync_client import SyncFoundryAPIClient
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     number: Any = int(concurrency) if concurrency.isdecimal() else concurrency
+    elsewhere = bool(options["endpoints"] or Settings().endpoint)
     try:
-        with _own_service(needed=not (options["endpoints"] or Settings().endpoint)):
+        with interrupting(), left_as_found(keep=elsewhere):
             client = SyncFoundryAPIClient(cache=cache)  # it connects when the input has been found good
             report = client.complete_batch(source, output=output, concurrency=number, **given)
     except KeyboardInterrupt:
-        command = (subprocess.list2cmdline if WINDOWS else shlex.join)(["foundry-lab", *sys.argv[1:]])
-        click.echo(f"\nStopped; what was finished is saved. To go on: {command}", err=True)
+        with contextlib.suppress(OSError):  # the terminal has gone
+            click.echo(f"\nStopped; what was finished is saved. To go on: {_same_command()}", err=True)
         sys.exit(INTERRUPTED)
+    except FoundryError as error:
+        raise _for_a_shell(error) from error
     click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))
     if report.failed or report.failed_before:
         sys.exit(1)
 
 
-@contextmanager
-def _own_service(*, needed: bool) -> Iterator[None]:
-    """Stop the embedded service after the block, if it wasn't running before."""
-    from foundry_lab import engine
+def _same_command(*more: str) -> str:
+    join = subprocess.list2cmdline if WINDOWS else shlex.join
+    return join(["foundry-lab", *sys.argv[1:], *more])
 
-    was_there = not needed or engine.service_status() is not None
-    try:
-        yield
-    finally:
-        if not was_there:
-            engine.stop_service()
+
+def _for_a_shell(error: FoundryError) -> FoundryError:
+    """Put the command's own words where an error's text says what to give in Python."""
+    text = str(error)
+    if "override_model=True" in text and isinstance(error, ModelNotFoundError):
+        text = text[: text.index("complete_batch(")] + _same_command(
+            "--model", error.available[0], "--override-model"
+        )
+    error.args = (text.replace("skip_bad=True", "--skip-bad"),)
+    return error

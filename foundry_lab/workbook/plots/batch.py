@@ -33,7 +33,7 @@ class SweepPoint(msgspec.Struct, frozen=True):
         Raises:
             ConfigurationError: it answered nothing.
         """
-        answered = [sample.latency_s for sample in report.samples if sample.ok]
+        answered = report.answered_s()
         p50, p95 = report.latency_s(50), report.latency_s(95)
         if p50 is None or p95 is None:
             raise ConfigurationError("No item of this batch was answered, so there is no latency to show.")
@@ -46,25 +46,25 @@ def batch_figure(report: BatchReport) -> LabFigure:
     fig, (left, right) = panels(
         2, f"Batch: {report.items_per_s:.1f} items/s, {report.tokens_per_s:.0f} tokens/s"
     )
-    good = [sample for sample in report.samples if sample.ok]
-    bad = [sample for sample in report.samples if not sample.ok]
+    timed = [(s.at_s, s.latency_s, s.ok) for s in report.samples if s.latency_s is not None]
+    good = [(at_s, latency_s) for at_s, latency_s, ok in timed if ok]
+    bad = [(at_s, latency_s) for at_s, latency_s, ok in timed if not ok]
     at = [0.0, *(sample.at_s for sample in report.samples)]
     finished = np.linspace(0, report.done + report.failed, len(at))
     left.step(at, finished, where="post", color=BLUE, linewidth=2)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     label(left, "time (s)", "finished items", "Progress: a straight line is a steady service")
-    right.plot(
-        [s.at_s for s in good], [s.latency_s for s in good], ".", color=BLUE, alpha=0.6, label="answered"
-    )
+    if good:
+        right.plot(*zip(*good, strict=True), ".", color=BLUE, alpha=0.6, label="answered")
     if bad:
-        right.plot([s.at_s for s in bad], [s.latency_s for s in bad], "x", color=RED, label="failed")
+        right.plot(*zip(*bad, strict=True), "x", color=RED, label="failed")
     levels = [(q, value) for q in (50, 95) if (value := report.latency_s(q)) is not None]
     for (q, value), colour, style in zip(levels, (GREEN, ORANGE), ("-", "--"), strict=False):
         right.axhline(value, color=colour, linestyle=style, linewidth=2, label=f"p{q} = {value:.2f} s")
     label(right, "time (s)", "latency (s)", "Latency of each item")
     right.set_xlim(*left.get_xlim())
-    if report.samples:
-        right.set_ylim(0, 1.2 * max(sample.latency_s for sample in report.samples) or None)
+    if timed:
+        right.set_ylim(0, 1.2 * max(latency_s for _, latency_s, _ in timed) or None)
         right.legend(loc="best", framealpha=0.9)
     fig.alt = (
         f"Two panels of one batch. Left, finished items over time: {report.done} answered and "

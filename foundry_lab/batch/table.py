@@ -1,0 +1,156 @@
+"""Tables: CSV in the dialects that people have, and data frames, row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from foundry_lab.batch.files import Raw, bad_byte, lines
+from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.template import ID_COLUMNS, Template, id_of, is_empty
+from foundry_lab.errors import ConfigurationError
+
+MAX_FIELD_BYTES = 64 * 1024 * 1024
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_HEAD_LINES = 64
+"""Of so many lines the heading is to be one."""
+_EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
+
+
+def is_frame(items: object) -> bool:
+    """Return whether something is a data frame of pandas or polars, or works as one."""
+    return hasattr(getattr(items, "columns", None), "__len__") and (
+        hasattr(items, "iter_rows") or hasattr(items, "itertuples")
+    )
+
+
+def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
+    """Yield a data frame's rows as items; without a template its columns are arguments of `complete`.
+
+    Raises:
+        BatchInputError: a column is missing or there twice.
+    """
+    names = [str(name) for name in frame.columns]
+    _check_names(names, "The data frame")
+    if template is not None and (name := template.missing(names)):
+        raise BatchInputError(
+            f"The template wants {{{name}}}, but the data frame has the columns: {', '.join(names)}."
+        )
+    rows: Iterable[Sequence[Any]]
+    # Pandas has `itertuples` alone, polars `iter_rows` alone.
+    rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
+    for number, cells in enumerate(rows, 1):
+        row = dict(zip(names, cells, strict=True))
+        if template is not None:
+            yield f"row {number}", template.item(row)
+        else:
+            given = {name: cell for name, cell in row.items() if not is_empty(cell)}
+            for column in ID_COLUMNS:
+                given.pop(column, None)
+            yield f"row {number}", given | id_of(row)
+
+
+def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
+    """Yield the rows of a CSV or TSV file as items. Rows in which all is empty, as Excel has them, are none.
+
+    Raises:
+        BatchInputError: it can't be told how the columns are separated; one is missing, or there twice; a
+            quote isn't closed.
+    """
+    if template is None:
+        raise BatchInputError(
+            f"{path.name} is a table: say how a row becomes a prompt, such as "
+            'template="Summarise: {text}" (--template on the command line).'
+        )
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    rest = lines(path, newline="")
+    head = list(itertools.islice(rest, _HEAD_LINES))
+    skipped = 0
+    if said := _EXCEL_SEPARATOR.fullmatch("".join(head[:1])):
+        skipped, separators = 1, [said[1]]
+    else:
+        separators = ["\t"] if path.suffix.lower() == ".tsv" else [*SEPARATORS]
+    separator = _separator(path, head[skipped:], separators, template)
+    rows = _rows(path, itertools.chain(head[skipped:], rest), separator, skipped)
+    _, heading = next(rows, (0, []))
+    names = [name.strip() for name in heading]
+    _check_names(names, path.name)
+    for number, row in rows:
+        yield _item(number, row, names, separator, template)
+
+
+def _item(number: int, row: list[str], names: list[str], separator: str, template: Template) -> Raw:
+    text = "".join(row)
+    if found := bad_byte(text):
+        before = re.findall(r"\r\n|\r|\n", text[: found[0]])
+        return f"line {number + len(before)}", ConfigurationError(found[1])
+    if len(row) != len(names):
+        return f"line {number}", ConfigurationError(
+            f"It has more or fewer fields than the heading ({len(row)} instead of {len(names)}). Put a field "
+            f"that holds a {SEPARATORS.get(separator, repr(separator))} into quotes."
+        )
+    return f"line {number}", template.item(dict(zip(names, row, strict=True)))
+
+
+def _separator(path: Path, head: list[str], separators: list[str], template: Template) -> str:
+    """Return what separates the columns: with it the heading has those that the template wants."""
+    headings: dict[str, list[str]] = {}
+    for separator in separators:
+        with contextlib.suppress(BatchInputError):
+            _, heading = next(_rows(path, head, separator, 0), (0, []))
+            headings[separator] = [name.strip() for name in heading]
+    fitting = {each: names for each, names in headings.items() if not template.missing(names)}
+    if len({tuple(names) for names in fitting.values()}) > 1:
+        raise BatchInputError(
+            f"It isn't clear how the columns of {path.name} are separated: {_considered(fitting)}. Say it in "
+            "a first line of its own, such as sep=;"
+        )
+    if headings and not fitting:
+        names = max(headings.values(), key=len)
+        if found := bad_byte("".join(names)):
+            raise BatchInputError(f"{path.name}, heading: {found[1]}")
+        raise BatchInputError(
+            f"The template wants {{{template.missing(names)}}}, but {path.name} has the columns: "
+            f"{_considered(headings)}."
+        )
+    return next(iter(fitting or separators))
+
+
+def _considered(headings: dict[str, list[str]]) -> str:
+    several = {each: names for each, names in headings.items() if len(names) > 1}
+    if not several:
+        return ", ".join(next(iter(headings.values()))) or "none"
+    return "; or ".join(
+        f"{', '.join(names)} (separated by {SEPARATORS.get(each, repr(each))})"
+        for each, names in several.items()
+    )
+
+
+def _rows(path: Path, text: Iterable[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that aren't empty, each with the number of the line that it begins on."""
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    while True:
+        number = skipped + reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise BatchInputError(
+                f"{path.name}, line {number}: {error}. A quote inside a quoted field is written twice; save "
+                "the table as CSV again."
+            ) from None
+        if any(field.strip() for field in row):
+            yield number, row
+
+
+def _check_names(names: list[str], where: str) -> None:
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise BatchInputError(f"{where} has two columns named {twice[0]!r}; give each a name of its own.")

@@ -1,0 +1,62 @@
+"""The embedded service around a command: stopped after it, if the command had it started."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # Windows has no SIGHUP
+"""Signals by which a person or a system has a command end."""
+
+
+@contextmanager
+def left_as_found(*, keep: bool = False) -> Iterator[None]:
+    """Stop the embedded service after the block if it wasn't running before it, unless it is to be kept."""
+    from foundry_lab import engine
+
+    if keep or engine.service_status() is not None:
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt:
+        # A thread may be about to start it. Python waits for that thread, and then does this.
+        atexit.register(engine.stop_service)
+        raise
+    finally:
+        with handled(signal.SIG_IGN):  # a second Ctrl-C must not leave it running
+            engine.stop_service()
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Have SIGTERM, and SIGHUP where it isn't ignored, end the block as Ctrl-C does."""
+    with handled(_interrupt):
+        yield
+
+
+def _interrupt(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
+    """Give the signals a handler for the block; one that is ignored, as under nohup, stays so."""
+    if threading.current_thread() is not threading.main_thread():  # only there Python allows it
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in ENDING}
+    changed = {each: old for each, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for each in changed:
+        signal.signal(each, handler)
+    try:
+        yield
+    finally:
+        for each, old in changed.items():
+            signal.signal(each, old)
