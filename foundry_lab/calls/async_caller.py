@@ -8,9 +8,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -82,9 +82,9 @@ class AsyncCaller:
 
     # --- what a client has done ------------------------------------------------------------------------
 
-    async def perform(self, request: ChatRequest, send: Send | None = None) -> Completion:
+    def perform(self, request: ChatRequest, send: Send | None = None) -> Coroutine[Any, Any, Completion]:
         """Return one whole answer."""
-        return await self._noted(
+        return self._noted(
             "complete", partial(chat.complete, request=request), request.timeout_s, send, request
         )
 
@@ -162,12 +162,12 @@ class AsyncCaller:
             except FoundryError as caught:
                 error = caught
 
-    async def send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+    def send(self, call: Call, deadline: Deadline, record: Record) -> Awaitable[Reply]:
         """Have one call answered: by the cache where it can, else by the service, under the policies."""
         if self.cache is not None and (key := self.cache.key(call)) is not None:
             ask = partial(self._ask, call, deadline, record)
-            return await self.cache.answer(key, record.request_id, deadline, ask)
-        return await self._ask(call, deadline, record)
+            return self.cache.answer(key, record.request_id, deadline, ask)
+        return self._ask(call, deadline, record)
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         before = record.retries

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from aiohttp import web
+from clients import Client, both_clients
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from stub_server import CHAT, DONE, ROLE, STOP, StubService, chat, delta, error, stream
 
 from foundry_lab import CircuitBreaker
 from foundry_lab.errors import (
@@ -409,6 +412,39 @@ def test_a_refusal_names_the_last_failure() -> None:
     with pytest.raises(CircuitOpenError, match="out of memory") as caught:
         breaker.acquire()
     assert caught.value.__cause__ is failure
+
+
+@both_clients
+def test_a_client_says_why_its_breaker_refuses(kind: str) -> None:
+    """In a notebook the first failure may have scrolled away, or been caught."""
+    breaker = CircuitBreaker(failure_threshold=1)
+    with StubService() as stub, Client(kind, stub.url, retries=0, breaker=breaker) as client:
+        stub.on("POST", CHAT, error(500, "out of memory", "server_error"))
+        with pytest.raises(ServerError):
+            client.complete("hi")
+        with pytest.raises(CircuitOpenError, match=r"\(a failure\).*out of memory") as caught:
+            client.complete("hi")
+    assert isinstance(caught.value.__cause__, ServerError)
+
+
+@both_clients
+@pytest.mark.parametrize("how", ["complete", "stream"])
+def test_a_clients_slow_answers_open_its_breaker(kind: str, how: str) -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(slow_call_s=2, minimum_calls=2, clock=clock)
+
+    async def slow(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        clock.now += 3
+        return await (chat() if how == "complete" else stream(ROLE, delta("a"), STOP, DONE))(request, stop)
+
+    with StubService() as stub, Client(kind, stub.url, retries=0, breaker=breaker) as client:
+        client.ask(how)
+        breaker.reset()  # finding out what the model is called took some calls, too
+        stub.on("POST", CHAT, slow)
+        for _ in range(2):
+            client.ask(how)
+        with pytest.raises(CircuitOpenError, match=r"100% of 2 calls .* took more than 2 s"):
+            client.ask(how)
 
 
 # --- by hand ------------------------------------------------------------------------------------------------
