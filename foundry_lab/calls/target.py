@@ -56,10 +56,13 @@ def locate(settings: Settings) -> Target:
 
 
 def relocate(target: Target) -> Target | None:
-    """Return where a lab service runs now that a found one stopped answering; None if it didn't move."""
+    """Return where a lab service runs now that a found one stopped answering; None if it didn't move.
+
+    One that stopped for want of work is started again.
+    """
     from foundry_lab import engine
 
-    state = engine.service_status() if target.found else None
+    state = (engine.service_status() or engine.resume_service()) if target.found else None
     there = _target(state.url, found=True) if state is not None else None
     if there is None or (there.endpoint, there.listener) == (target.endpoint, target.listener):
         return None
