@@ -65,13 +65,6 @@ class Transport:
     def _tls(self) -> ssl.SSLContext:
         return tls_context(self._ca_file)
 
-    def _get_to_know(self, target: Target) -> None:
-        if target.listener is not None:
-            for url in (target.endpoint, target.control_url):
-                if url is not None and (port := URL(url).port):
-                    self.sessions.listeners[port] = target.listener
-        self._known = target
-
     async def exchange(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send a call and read its whole reply.
 
@@ -125,6 +118,13 @@ class Transport:
             raise not_http(base, error.message) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             raise hung_up(base, error) from None
+
+    def _get_to_know(self, target: Target) -> None:
+        if target.listener is not None:
+            for url in (target.endpoint, target.control_url):
+                if url is not None and (port := URL(url).port):
+                    self.sessions.listeners[port] = target.listener
+        self._known = target
 
 
 @functools.lru_cache(maxsize=64)
