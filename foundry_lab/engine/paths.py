@@ -9,6 +9,8 @@ import platformdirs
 
 from foundry_lab.engine import spec
 
+SHARED_VARIABLE = "FOUNDRY_LAB_MODELS"
+
 
 def home() -> Path:
     """Root of everything: FOUNDRY_LAB_HOME, or the platform's cache directory for this user."""
@@ -18,9 +20,15 @@ def home() -> Path:
     return platformdirs.user_cache_path("foundry-lab", appauthor=False)
 
 
+def shared_models() -> Path | None:
+    """FOUNDRY_LAB_MODELS: a folder of prepared models that somebody else looks after and the lab reads."""
+    chosen = os.environ.get(SHARED_VARIABLE, "").strip()
+    return Path(chosen).expanduser().absolute() if chosen else None
+
+
 def model_cache() -> Path:
-    """The directory given to Foundry Local as its model cache."""
-    return home() / "models"
+    """Where prepared models lie. A recipe keeps to its own folder; number 2 was there before the others."""
+    return shared_models() or home() / ("models" if spec.RECIPE == 2 else f"models-{spec.RECIPE}")
 
 
 def model_dir() -> Path:

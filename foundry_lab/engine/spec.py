@@ -21,15 +21,17 @@ RECIPE = 2
 CONFIG = "genai_config.json"
 BASE_CONFIG = "genai_config.base.json"
 """What the conversion writes; `CONFIG` is made of it for the machine, see `cpu`."""
-MODEL_FILES = (
-    "chat_template.jinja",
-    BASE_CONFIG,
-    "inference_model.json",
-    "model.onnx",
-    "model.onnx.data",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
+SHA256 = {
+    "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
+    BASE_CONFIG: "5e9825cb1c8343fe781df6cccdd5a9db181d1dd77005bb4f526550edbf7a47c9",
+    "inference_model.json": "629ec7d12896331fbe76c8a200c021d8b9812fcffbe0387009f49b796975ec10",
+    "model.onnx": "4d0aabe0f5bbe7d3a6980b5250867b1b8b6586a0c7ac549deae3dcd0e54fb9ad",
+    "model.onnx.data": "0cd954981ec8e6566b6155db293196da48806fe99767ccb9ade458db1c09381d",
+    "tokenizer.json": "9baf4f6f525b01e4058fdf580c9fb3f9f05ec0e0929ddec257b50c15b9e5a794",
+    "tokenizer_config.json": "65885b2f50c4f94ef9a32f94fc2e05a6129583fb36c9bb11fb5db279ba4ad7c9",
+}
+"""What the recipe makes, byte for byte: a model that came from elsewhere is known by it."""
+MODEL_FILES = tuple(SHA256)
 MODEL_SIZE = 110_000_000
 """Bytes of a prepared model, rounded up."""
 

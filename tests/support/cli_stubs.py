@@ -67,8 +67,8 @@ class StubEngine:
         file.write_bytes(b"x" * 2**20)
         return file
 
-    def import_model(self, file: Path) -> Any:
-        self._record(f"import {file.name}")
+    def import_model(self, file: Path, *, trust: bool = False) -> Any:
+        self._record(f"import {file.name}{' trust' if trust else ''}")
         return self.models[0]
 
     def remove_model(self) -> bool:

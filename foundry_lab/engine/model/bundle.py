@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
+from foundry_lab.engine.model.genai import read_numbers
 from foundry_lab.engine.model.manifest import MANIFEST, Manifest
-from foundry_lab.engine.model.prepare import install
+from foundry_lab.engine.model.prepare import install, refuse_shared
 from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, workspace
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
@@ -63,8 +67,14 @@ def export_model(file: str | Path) -> Path:
     return target
 
 
-def import_model(file: str | Path) -> PreparedModel:
-    """Put an exported model in place, once checked against its manifest; it replaces the one that is there.
+def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
+    """Put an exported model in place; it replaces the one that is there.
+
+    Its bytes must be those that this version's recipe makes. No configuration is taken over: it is written
+    anew, as it can name libraries to load.
+
+    Args:
+        trust: take another recipe's model as well, if it is whole by its own manifest.
 
     Raises:
         EngineError: the file is missing, damaged, or holds anything an export doesn't; nothing was changed.
@@ -72,24 +82,50 @@ def import_model(file: str | Path) -> PreparedModel:
     source = Path(file).expanduser().absolute()
     if not source.is_file():
         raise EngineError(f"{source} is not a file. Give the archive that `foundry-lab model export` wrote.")
+    refuse_shared()
     with exclusive(), disk_errors(), workspace() as work:
+        built = work / FOLDER
+        built.mkdir()
         try:
             if source.stat().st_size > MAX_SIZE:
                 raise ValueError("it is too large")
             with tarfile.open(source, "r:") as archive:
-                manifest = _extract(archive, work)
+                manifest = _extract(archive, built)
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise EngineError(
                 f"{source} is not a model exported by the lab, or was cut short ({error}). Nothing was "
                 "changed. Copy the file again, or export it again with `foundry-lab model export FILE`."
             ) from error
-        built = work / FOLDER
-        if problem := manifests.problem_of(built, manifest, full=True):
-            raise EngineError(
-                f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with "
-                "the version of foundry-lab that is installed here."
-            )
+        _check_whole(source, built, manifest, trust)
+        if not trust:
+            _check_recipe(source, manifest)
         return install(built, work)
+
+
+def _check_whole(source: Path, built: Path, manifest: Manifest, trust: bool) -> None:
+    if trust:
+        manifest = msgspec.structs.replace(manifest, recipe=spec.RECIPE)
+    problem = manifests.problem_of(built, manifest, full=True)
+    if not problem:
+        try:
+            read_numbers(built)
+        except ValueError as error:
+            problem = f"{spec.BASE_CONFIG} is none ({error})"
+    if problem:
+        raise EngineError(
+            f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with the "
+            "version of foundry-lab that is installed here."
+        )
+
+
+def _check_recipe(source: Path, manifest: Manifest) -> None:
+    other = [name for name, record in manifest.files.items() if record.sha256 != spec.SHA256[name]]
+    if other:
+        raise EngineError(
+            f"{source} holds another model than this version of foundry-lab makes: {', '.join(other)} differ."
+            " Nothing was changed. A model from a stranger can say anything and crash the service. If you "
+            f"know who made this one: foundry-lab model import --trust {source}"
+        )
 
 
 def _write(target: Path) -> None:
@@ -109,37 +145,37 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _extract(archive: tarfile.TarFile, work: Path) -> Manifest:
+def _extract(archive: tarfile.TarFile, directory: Path) -> Manifest:
     """Extract the manifest, then exactly the files it lists; anything else in the archive is refused.
+
+    Only contents are taken: the archive's owners, permissions and times are left behind.
 
     Raises:
         ValueError: an archive that `_write` can't have written.
     """
-    if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later; `_check_member` looks at the same things
-        archive.extraction_filter = tarfile.data_filter
     first = archive.next()
     if first is None or first.name != f"{FOLDER}/{MANIFEST}":
         raise ValueError(f"it doesn't start with {FOLDER}/{MANIFEST}")
-    _check_member(first, MAX_MANIFEST_SIZE)
-    archive.extract(first, work)
-    manifest = manifests.decode((work / FOLDER / MANIFEST).read_bytes())
+    _copy(archive, first, MAX_MANIFEST_SIZE, directory / MANIFEST)
+    manifest = manifests.decode((directory / MANIFEST).read_bytes())
     if not 0 < manifest.size_bytes < MAX_SIZE:
         raise ValueError(f"its manifest speaks of {manifest.size_bytes:,} bytes")
     require_space(manifest.size_bytes, "The imported model")
-    expected = {
-        f"{FOLDER}/{name}": manifest.files[name].size for name in spec.MODEL_FILES if name in manifest.files
-    }
+    expected = {f"{FOLDER}/{name}": name for name in spec.MODEL_FILES if name in manifest.files}
     while member := archive.next():
-        size = expected.pop(member.name, None)
-        if size is None:
+        name = expected.pop(member.name, None)
+        if name is None:
             raise ValueError(f"{member.name!r} doesn't belong in it")
-        _check_member(member, size)
-        archive.extract(member, work)
+        _copy(archive, member, manifest.files[name].size, directory / name)
     return manifest
 
 
-def _check_member(member: tarfile.TarInfo, size: int) -> None:
+def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int, target: Path) -> None:
     if not member.isreg() or member.issparse():
         raise ValueError(f"{member.name!r} is not a plain file")
     if member.size > size:
         raise ValueError(f"{member.name!r} has {member.size:,} bytes, more than {size:,}")
+    content = archive.extractfile(member)
+    assert content is not None, "a plain file has content"
+    with content, target.open("xb") as file:
+        shutil.copyfileobj(content, file)

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 from tqdm.auto import tqdm
 
 from foundry_lab.engine.model import quantization as quant
+from foundry_lab.engine.model.genai import MODEL_FILE
 from foundry_lab.engine.model.quantization import BLOCK, Array
 
-MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 ALIGNMENT = 4096
 """Bytes; lets the runtime map the weights into memory instead of copying them."""

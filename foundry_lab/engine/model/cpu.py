@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -12,9 +13,15 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
+from foundry_lab.engine.model.genai import genai_config, read_numbers
 
 MOST_BY_CORES = 4
 MOST = 16
+CONTAINER_LIMITS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Files with the CPU time a period and the period, in microseconds: version 2 and 1 of control groups."""
 
 
 def thread_options() -> dict[str, Any]:
@@ -41,11 +48,22 @@ def thread_count() -> int:
     tokens in plain calls and 1.36 times in a batch. Of many cores some may be slow ones, which the others
     wait for: there its choice stands.
     """
-    from loky import cpu_count  # here, because it takes 40 ms, and most of the time nobody needs the number
-
-    usable = cpu_count()  # minds affinity and a container's limit
+    usable = usable_cpus()
     cores = min(psutil.cpu_count(logical=False) or 1, usable)
     return min(MOST, max(min(cores, MOST_BY_CORES), usable // 2))
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use; a Linux container's limit in time counts too."""
+    kept_to = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    for files in CONTAINER_LIMITS:
+        try:
+            quota, period = (int(word) for file in files for word in Path(file).read_text().split())
+        except (OSError, ValueError):  # another system, or no limit: "max"
+            continue
+        if quota > 0 < period:
+            return max(1, min(kept_to, math.ceil(quota / period)))
+    return kept_to
 
 
 def write_config(directory: Path) -> None:
@@ -54,8 +72,7 @@ def write_config(directory: Path) -> None:
     Raises:
         OSError, ValueError: the directory holds no prepared model, or can't be written.
     """
-    config = msgspec.json.decode((directory / spec.BASE_CONFIG).read_bytes())
-    config["model"]["decoder"]["session_options"].update(thread_options())
+    config = genai_config(read_numbers(directory), thread_options())
     text = msgspec.json.format(msgspec.json.encode(config), indent=2)
     target = directory / spec.CONFIG
     if target.is_file() and target.read_bytes() == text:

@@ -14,11 +14,13 @@ from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.storage import (
     disk_errors,
     exclusive,
+    remove_leftovers,
     replace_directory,
     require_space,
     workspace,
 )
-from foundry_lab.engine.paths import model_dir
+from foundry_lab.engine.paths import SHARED_VARIABLE, model_cache, model_dir, shared_models
+from foundry_lab.engine.private import take_from_others
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -37,7 +39,10 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
         EngineError: it can't be fetched or written; the message says what to do.
     """
     if not force and (model := find_prepared()):
+        if not shared_models():
+            remove_leftovers()
         return model
+    refuse_shared()
     with exclusive(), disk_errors():
         # Another process may have done it while we waited for the lock.
         if not force and (model := find_prepared()):
@@ -81,6 +86,7 @@ def remove_model() -> bool:
     Raises:
         EngineError: its files are in use or not ours to remove.
     """
+    refuse_shared()
     with exclusive(), disk_errors():
         remove_downloads()
         if not model_dir().exists():
@@ -96,7 +102,19 @@ def install(built: Path, work: Path) -> PreparedModel:
     manifests.write(built, manifest)
     write_config(built)
     replace_directory(built, model_dir(), work)
+    take_from_others(model_cache(), model_dir().parent, model_dir(), *model_dir().iterdir())
     return _model(manifest)
+
+
+def refuse_shared() -> None:
+    """Raise EngineError if the model isn't ours to make, replace or remove."""
+    if folder := shared_models():
+        problem = manifests.problem_of(model_dir(), manifests.read(model_dir())) or "it is ready"
+        raise EngineError(
+            f"{SHARED_VARIABLE} names {folder}, which is only read here; of the model there: {problem}. Ask "
+            f"who looks after that folder to put one there that `foundry-lab model prepare` made with this "
+            f"version, or unset {SHARED_VARIABLE} to have one of your own."
+        )
 
 
 def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
 from foundry_lab._ground.files import patiently
-from foundry_lab.engine.paths import home
+from foundry_lab.engine.paths import home, run_dir
+from foundry_lab.engine.private import own_folder
 from foundry_lab.errors import EngineError
 
 LOCK_TIMEOUT_S = 1800
@@ -23,7 +24,7 @@ WORKSPACE_PREFIX = "preparing-"
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive() -> Iterator[None]:
     """Hold the lock under which models are fetched, prepared, moved and removed. May be nested.
 
@@ -31,8 +32,7 @@ def exclusive() -> Iterator[None]:
         EngineError: another process held it for half an hour, or the home directory can't be written.
     """
     with disk_errors():
-        home().mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(home() / "models.lock", is_singleton=True)
+        lock = _lock()
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -46,13 +46,13 @@ def exclusive() -> Iterator[None]:
                 ) from None
     try:
         if lock.lock_counter == 1:
-            _remove_leftovers()
+            _empty()
         yield
     finally:
         lock.release()
 
 
-@contextmanager
+@contextlib.contextmanager
 def workspace() -> Iterator[Path]:
     """A temporary directory on the same disk as the model; gone afterwards. Call it under `exclusive()`."""
     directory = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=home()))
@@ -62,13 +62,28 @@ def workspace() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _remove_leftovers() -> None:
+def remove_leftovers() -> None:
+    """Remove the workspaces of processes that were killed; none is removed while another is at work."""
+    if any(_workspaces()):
+        with contextlib.suppress(EngineError, OSError, filelock.Timeout), _lock().acquire(timeout=0):
+            _empty()
+
+
+def _empty() -> None:
     """Under the lock, any workspace is of a process that was killed."""
-    for leftover in home().glob(f"{WORKSPACE_PREFIX}*"):
+    for leftover in _workspaces():
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-@contextmanager
+def _workspaces() -> Iterator[Path]:
+    return home().glob(f"{WORKSPACE_PREFIX}*")
+
+
+def _lock() -> filelock.BaseFileLock:
+    return filelock.FileLock(own_folder(run_dir()) / "models.lock", is_singleton=True)
+
+
+@contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
     """Turn an OSError into an EngineError that says what to do."""
     try:

@@ -9,7 +9,8 @@ from typing import Any
 import gguf
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.convert import MODEL_FILE, read_architecture
+from foundry_lab.engine.model.convert import read_architecture
+from foundry_lab.engine.model.genai import Decoder, Model, genai_config
 
 CONTROL_TOKEN = int(gguf.TokenType.CONTROL)
 
@@ -60,57 +61,27 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> di
     }
 
 
-def genai_config(reader: gguf.GGUFReader) -> dict[str, Any]:
-    """Return what `genai_config.json` is made of; see https://onnxruntime.ai/docs/genai/reference/config.html."""
+def read_model(reader: gguf.GGUFReader) -> Model:
+    """Return what GenAI's configuration says about the model."""
     arch = read_architecture(reader)
-    token_ids = {
-        f"{kind}_token_id": reader.fields[f"tokenizer.ggml.{name}_token_id"].contents()
-        for kind, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
-    return {
-        "model": {
-            **token_ids,
-            "type": "llama",
-            "context_length": arch.context,
-            "vocab_size": arch.vocabulary,
-            "decoder": {
-                "filename": MODEL_FILE,
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "hidden_size": arch.hidden,
-                "head_size": arch.head_size,
-                "num_attention_heads": arch.heads,
-                "num_key_value_heads": arch.kv_heads,
-                "num_hidden_layers": arch.layers,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-            },
-        },
-        "search": {
-            "diversity_penalty": 0.0,
-            "do_sample": False,
-            "early_stopping": True,
-            "length_penalty": 1.0,
-            "max_length": arch.context,
-            "min_length": 0,
-            "no_repeat_ngram_size": 0,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "past_present_share_buffer": True,
-            "repetition_penalty": 1.0,
-            "temperature": 1.0,
-            "top_k": 50,
-            "top_p": 1.0,
-        },
-    }
+
+    def token(name: str) -> int:
+        return reader.fields[f"tokenizer.ggml.{name}_token_id"].contents()
+
+    return Model(
+        bos_token_id=token("bos"),
+        eos_token_id=token("eos"),
+        pad_token_id=token("padding"),
+        context_length=arch.context,
+        vocab_size=arch.vocabulary,
+        decoder=Decoder(
+            hidden_size=arch.hidden,
+            head_size=arch.head_size,
+            num_attention_heads=arch.heads,
+            num_key_value_heads=arch.kv_heads,
+            num_hidden_layers=arch.layers,
+        ),
+    )
 
 
 def write_configuration(reader: gguf.GGUFReader, directory: Path) -> None:
@@ -135,10 +106,10 @@ def write_configuration(reader: gguf.GGUFReader, directory: Path) -> None:
             "unk_token": tokens[value("ggml.unknown_token_id")],
             "chat_template": template,
         },
-        spec.BASE_CONFIG: genai_config(reader),
+        spec.BASE_CONFIG: genai_config(read_model(reader), {}),
         "inference_model.json": {"Name": spec.MODEL_ID, "PromptTemplate": None},
     }
     for name, document in documents.items():
         text = json.dumps(document, ensure_ascii=False, indent=None if name == "tokenizer.json" else 2)
-        (directory / name).write_text(text, encoding="utf-8")
-    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+        (directory / name).write_bytes(text.encode())  # not text: Windows has other line ends
+    (directory / "chat_template.jinja").write_bytes(template.encode())

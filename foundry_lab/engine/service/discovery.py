@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from foundry_lab.engine.service.probe import answering_pid, check_foundry_local
 from foundry_lab.engine.service.state import (
     ServiceState,
     discard_state,
+    identity,
     live_state,
     make_run_dir,
     process_of,
@@ -143,12 +145,11 @@ def serve(
                 f"The lab's service runs already {where} (process {state.pid}). "
                 "Use that one, or end it first: foundry-lab stop"
             )
-        own = psutil.Process()
-        write_state(ServiceState(pid=own.pid, create_time=own.create_time(), public_catalog=public_catalog))
+        write_state(ServiceState(**identity(os.getpid()), public_catalog=public_catalog))
     try:
         asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
     finally:
-        remove_state(own.pid)
+        remove_state(os.getpid())
 
 
 def _answers(state: ServiceState) -> bool:
@@ -231,7 +232,7 @@ def _end(state: ServiceState, timeout: float) -> None:
         if state.ready:
             steps.insert(0, lambda: _ask_to_stop(state))
         for step in steps:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 step()
             if _gone(state, timeout):
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, make_run_dir, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, make_run_dir, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
@@ -23,6 +24,8 @@ FAILURE_MARK = "foundry-lab: "
 NOTED = b"noted\n"
 """Told to the child when it has been noted as starting."""
 LOG_LINES = 8
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
+"""Names of variables that the service has no use for; it lives longer than who started it."""
 
 
 def log_file() -> Path:
@@ -57,13 +60,9 @@ def launch(*, public_catalog: bool) -> None:
         ) from error
     # Reaps the child when it ends; it would stay as a zombie for as long as we live.
     threading.Thread(target=child.wait, name="foundry-lab-reaper", daemon=True).start()
-    try:
-        create_time = psutil.Process(child.pid).create_time()
-    except psutil.Error:
-        create_time = 0.0  # ended already
     assert child.stdin is not None
-    with contextlib.suppress(OSError), child.stdin:  # it may have ended already
-        write_state(ServiceState(pid=child.pid, create_time=create_time, public_catalog=public_catalog))
+    with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
+        write_state(ServiceState(**identity(child.pid), public_catalog=public_catalog))
         child.stdin.write(NOTED)  # only now may the child put its own note in the place of ours
 
 
@@ -91,8 +90,9 @@ def _new_log() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: ours, with what it needs to find the same home and the same package."""
-    environment = {**os.environ, "FOUNDRY_LAB_HOME": str(paths.home())}
+    """Return the child's environment: ours without secrets, and what leads to the same home and package."""
+    environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    environment["FOUNDRY_LAB_HOME"] = str(paths.home())
     environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}  # the log is read as it grows, and as UTF-8
     package_root = Path(__file__).parents[3]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only

@@ -19,15 +19,15 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
-import psutil
 from aiohttp import web
 
+from foundry_lab._ground.loopback import refuse_foreign
 from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.launch import FAILURE_MARK
 from foundry_lab.engine.service.runtime import Runtime
-from foundry_lab.engine.service.state import ServiceState, remove_state, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,12 @@ async def run(
     Raises:
         EngineError: it can't start.
     """
+    umask = os.umask(0o077)  # what the runtime writes is nobody else's
     stop = asyncio.Event()
     _stop_on_signals(stop)
     token, used = secrets.token_urlsafe(32), versions()
     control = Control(token, stop.set)
-    app = web.Application()
+    app = web.Application(middlewares=[refuse_foreign])
     app.router.add_post(CATALOG_ROUTE, handle_query)
     control.add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -82,8 +83,7 @@ async def run(
         )
         control.attach(runtime.catalog)
         state = ServiceState(
-            pid=os.getpid(),
-            create_time=psutil.Process().create_time(),
+            **identity(os.getpid()),
             url=runtime.url,
             control_url=own_url,
             control_token=token,
@@ -106,6 +106,7 @@ async def run(
         control.cancel_downloads()
         closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
         await runner.cleanup()
+        os.umask(umask)
         if not closed:
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
 

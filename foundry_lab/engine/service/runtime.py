@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
 import threading
 from importlib import metadata
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.cpu import write_config
-from foundry_lab.engine.model.storage import disk_errors
+from foundry_lab.engine.private import check, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
 
@@ -46,8 +47,7 @@ class Runtime:
         Raises:
             EngineError: it doesn't come up.
         """
-        home = paths.home()
-        _set_environment(home)
+        _set_environment()
         _check_free(address)
         load_runtime()
         from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
@@ -56,17 +56,17 @@ class Runtime:
         catalogs: list[tuple[str, str | None]] = [(catalog_url, None)]
         if public_catalog:
             catalogs.append((PUBLIC_CATALOG, None))
+        cache = fit_to_machine()
         configuration = Configuration(
             APP_NAME,
-            app_data_dir=str(home / "app"),
-            model_cache_dir=str(paths.model_cache()),
-            logs_dir=str(home / "logs"),
+            app_data_dir=str(paths.home() / "app"),
+            model_cache_dir=str(cache),
+            logs_dir=str(paths.home() / "logs"),
             log_level=LogLevel.WARNING,
             web=Configuration.WebService(urls=address),
             catalog_urls=catalogs,
             disable_nonessential_telemetry=True,
         )
-        _fit_to_machine()
         try:
             self._manager = FoundryLocalManager(configuration)
             self._manager.start_web_service()
@@ -127,29 +127,53 @@ def plain(error: Exception) -> str:
     return _SIGNATURE.sub("", str(error)).rstrip(". ")
 
 
-def _set_environment(home: Path) -> None:
+def _set_environment() -> None:
     """Set what the native libraries read from the environment, before they are loaded."""
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
     # They leave a session number in the folder for temporary files, and databases in the user's cache.
-    with disk_errors():
-        (home / "app").mkdir(parents=True, exist_ok=True)
-    os.environ["FOUNDRY_LAB_HOME"] = str(home)  # which XDG_CACHE_HOME would move
-    os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), str(home / "app")))
+    app = str(own_folder(paths.home() / "app"))
+    own_folder(paths.home() / "logs")  # where they may write addresses
+    os.environ["FOUNDRY_LAB_HOME"] = str(paths.home())  # which XDG_CACHE_HOME would move
+    os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME"), app))
     # libcurl sends even loopback requests to http_proxy and ALL_PROXY, and the catalog would not be found.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     hosts = [host for host in direct.split(",") if host] + ["127.0.0.1", "localhost"]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
 
 
-def _fit_to_machine() -> None:
-    """Raise EngineError if the prepared model can't be given this machine's number of threads."""
+def fit_to_machine() -> Path:
+    """Give the prepared model this machine's number of threads; return the model cache for Foundry Local.
+
+    Raises:
+        EngineError: there is no model, or others could change it.
+    """
+    model = paths.model_dir()
+    shared = paths.shared_models() is not None
     try:
-        write_config(paths.model_dir())
+        for path in (paths.model_cache(), model.parent, model, *model.iterdir()):
+            check(path, of_others=shared)
+        if not shared:
+            write_config(model)
+            return paths.model_cache()
+        cache = own_folder(paths.run_dir()) / "models"
+        _link(model, cache / model.relative_to(paths.model_cache()))
+        return cache
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"The model isn't prepared in {paths.model_dir()} ({error}). "
-            "Prepare it: foundry-lab model prepare --force"
+            f"The model isn't prepared in {model} ({error}). Prepare it: foundry-lab model prepare --force"
         ) from error
+
+
+def _link(model: Path, place: Path) -> None:
+    """Make a shared model's files appear in a folder of ours, where the configuration is ours too."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in spec.MODEL_FILES:
+        try:
+            (place / name).symlink_to(model / name)
+        except OSError:  # Windows lets few users do it
+            shutil.copyfile(model / name, place / name)
+    write_config(place)
 
 
 def _check_free(address: str) -> None:

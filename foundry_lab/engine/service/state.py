@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.probe import answering_pid
+from foundry_lab.engine.private import check, own_folder
 from foundry_lab.errors import EngineError
 
 log = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE_S = 2.0
-"""psutil reckons a start time from the boot time, which shifts by a little when the clock is set."""
+"""Where psutil reckons a start time from the boot time, it shifts by a little when the clock is set."""
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +29,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         pid: its process.
         create_time: when that process started, seconds since the epoch by psutil; tells it from a later
-            process of the same pid.
+            process of the same pid where there are no ticks.
+        ticks: the same on Linux in ticks since the boot, which no setting of the clock moves; else 0.
         url: base URL of the web service without a trailing slash; empty while it starts.
         control_url: base URL of the control routes; empty while it starts.
         control_token: bearer token for the control routes; never shown.
@@ -40,6 +43,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     create_time: float
+    ticks: int = 0
     url: str = ""
     control_url: str = ""
     control_token: str = ""
@@ -65,21 +69,12 @@ def state_file() -> Path:
 
 
 def make_run_dir() -> Path:
-    """Return the run directory, made if need be, closed to other users.
+    """Return the run directory, made if need be, closed to other users: they can't even hold its locks.
 
     Raises:
         EngineError: it can't be made or isn't ours.
     """
-    folder = paths.run_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise EngineError(
-            f"The folder {folder} can't be used: {error.strerror}. "
-            "Make it writable for you, or set FOUNDRY_LAB_HOME to a folder that is."
-        ) from error
-    return folder
+    return own_folder(paths.run_dir())
 
 
 def write_state(state: ServiceState) -> None:
@@ -110,12 +105,14 @@ def read_state() -> ServiceState | None:
     """Return the note, or None if there is none that can be understood.
 
     Raises:
-        EngineError: there is one, and it may not be read.
+        EngineError: there is one, and it may not be read, or others could have written it.
     """
     file = state_file()
     try:
+        for path in (paths.home(), paths.run_dir(), file):
+            check(path)
         return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("The state of the service, %s, is garbage (%s); going on without it.", file, error)
@@ -139,18 +136,40 @@ def discard_state() -> None:
     patiently(state_file().unlink, missing_ok=True)
 
 
+def identity(pid: int) -> dict[str, Any]:
+    """Return the part of a note that tells the process with this number from every other.
+
+    Raises:
+        psutil.Error: it has ended.
+    """
+    return {"pid": pid, "create_time": psutil.Process(pid).create_time(), "ticks": start_ticks(pid)}
+
+
+def start_ticks(pid: int) -> int:
+    """Return when Linux started a process, in ticks from the machine's boot; 0 if the system doesn't say."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def process_of(state: ServiceState) -> psutil.Process | None:
-    """Return the state's process if it still runs: same pid, same start, and no zombie."""
+    """Return the state's process if it still runs: same pid, same start, this user's, and no zombie.
+
+    One that we may not look at isn't ours.
+    """
     try:
         process = psutil.Process(state.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        same_start = abs(process.create_time() - state.create_time) <= CLOCK_TOLERANCE_S
+        if sys.platform != "win32" and process.uids().real != os.getuid():
+            return None
+        if state.ticks:
+            return process if start_ticks(state.pid) == state.ticks else None
+        shift_s = abs(process.create_time() - state.create_time)
     except (psutil.Error, ValueError, OverflowError):
         return None
-    if same_start or (state.ready and answering_pid(state.url) == state.pid):
-        return process
-    return None
+    return process if shift_s <= CLOCK_TOLERANCE_S else None
 
 
 def live_state() -> ServiceState | None:

@@ -47,11 +47,12 @@ def export_file(file: Path) -> None:
 
 @model.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-def import_file(file: Path) -> None:
+@click.option("--trust", is_flag=True, help="Take a model that another recipe made, too.")
+def import_file(file: Path, trust: bool) -> None:
     """Take a model from FILE, written by `model export`."""
     from foundry_lab import engine
 
-    ready = engine.import_model(file)
+    ready = engine.import_model(file, trust=trust)
     click.echo(f"{ready.alias} is ready: {ready.path}")
 
 

@@ -1,8 +1,11 @@
 """Exporting a model and importing it elsewhere; archives that are no export change nothing."""
 
 import gzip
+import hashlib
 import io
+import json
 import os
+import stat
 import tarfile
 
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import bundle, prepare
+from foundry_lab.engine.model.storage import sha256_of
 from foundry_lab.errors import EngineError
 
 
@@ -21,12 +25,32 @@ def lab(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def archive(lab, tmp_path):
-    """An export, with the model it is of removed."""
-    prepare.prepare_model(progress=False)
+def archive(lab, tmp_path, monkeypatch):
+    """An export of what this version's recipe makes, with the model it is of removed."""
+    model = prepare.prepare_model(progress=False)
+    pin(model, monkeypatch)
     file = bundle.export_model(tmp_path / "model.tar")
     prepare.remove_model()
     return file
+
+
+def pin(model, monkeypatch):
+    """Take the tiny model for what the recipe makes."""
+    for name in spec.MODEL_FILES:
+        monkeypatch.setitem(spec.SHA256, name, sha256_of(model.path / name))
+
+
+def changed(archive, name, content):
+    """Put another file into an archive and into its manifest, as somebody would who means harm."""
+    entries = dict(enumerate(members(archive)))
+    manifest = json.loads(entries[0][1])
+    record = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"][name] |= record
+    for number, (member, _) in entries.items():
+        if member.name == f"{bundle.FOLDER}/{name}":
+            entries[number] = renamed(member.name, content)
+    entries[0] = renamed(entries[0][0].name, json.dumps(manifest).encode())
+    write(archive, entries.values())
 
 
 def members(archive):
@@ -49,10 +73,10 @@ def renamed(name, content=b"x", **attributes):
     return member, content
 
 
-def assert_refused(archive, match):
+def assert_refused(archive, match, trust=False):
     outside = sorted(archive.parent.rglob("*"))
     with pytest.raises(EngineError, match=match) as caught:
-        bundle.import_model(archive)
+        bundle.import_model(archive, trust=trust)
     assert "\n" not in str(caught.value)
     assert prepare.prepared_models() == []
     assert not tiny_model.workspaces(paths.home())
@@ -61,6 +85,7 @@ def assert_refused(archive, match):
 
 def test_export_and_import_into_another_home(lab, tmp_path, monkeypatch):
     model = prepare.prepare_model(progress=False)
+    pin(model, monkeypatch)
     archive = bundle.export_model(tmp_path / "model.tar")
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "elsewhere"))
     imported = bundle.import_model(archive)
@@ -80,8 +105,9 @@ def test_export_into_a_directory_gets_a_name_and_tells_nobody_who_wrote_it(lab, 
     assert {(member.uid, member.uname) for member, _ in members(archive)} == {(0, "")}
 
 
-def test_import_replaces_the_model_that_is_there(lab, tmp_path):
+def test_import_replaces_the_model_that_is_there(lab, tmp_path, monkeypatch):
     model = prepare.prepare_model(progress=False)
+    pin(model, monkeypatch)
     archive = bundle.export_model(tmp_path / "model.tar")
     (model.path / "tokenizer.json").write_text("damaged")
     assert bundle.import_model(archive) == model
@@ -195,6 +221,7 @@ def test_changed_byte_is_noticed(archive):
 
 
 def test_model_of_another_recipe_is_refused(archive):
+    """Unless somebody trusts it."""
     entries = members(archive)
     member, content = entries[0]
     write(
@@ -202,6 +229,52 @@ def test_model_of_another_recipe_is_refused(archive):
         [renamed(member.name, content.replace(b'"recipe": %d' % spec.RECIPE, b'"recipe": 99')), *entries[1:]],
     )
     assert_refused(archive, "another version of foundry-lab.*installed here")
+    assert bundle.import_model(archive, trust=True) == prepare.find_prepared()
+
+
+def test_other_bytes_than_the_recipes_want_trust(archive):
+    """Whoever changes a file changes the manifest too."""
+    changed(archive, "chat_template.jinja", b"evil")
+    assert_refused(archive, r"chat_template\.jinja differ.*model import --trust /")
+    model = bundle.import_model(archive, trust=True)
+    assert (model.path / "chat_template.jinja").read_bytes() == b"evil"
+    assert [each.problem for each in prepare.prepared_models(full=True)] == [None]
+
+
+def test_no_library_is_named_by_what_was_imported(archive):
+    """A custom_ops_library runs in the service, with its user's rights; trust in a model isn't that."""
+    entries = {member.name.split("/")[-1]: content for member, content in members(archive)}
+    config = json.loads(entries[spec.BASE_CONFIG])
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "/tmp/evil.so"
+    changed(archive, spec.BASE_CONFIG, json.dumps(config).encode())
+    assert_refused(archive, "another model")
+    model = bundle.import_model(archive, trust=True)
+    assert b"evil" not in (model.path / spec.CONFIG).read_bytes()
+
+
+def test_a_base_configuration_that_is_none_is_refused_though_trusted(archive):
+    changed(archive, spec.BASE_CONFIG, b'{"model": "/tmp/evil.so"}')
+    assert_refused(archive, r"genai_config\.base\.json is none", trust=True)
+
+
+def test_the_bytes_of_the_real_recipe_are_pinned():
+    """Every file of a model is, or an import would let it pass."""
+    assert set(spec.SHA256) == set(spec.MODEL_FILES) and {len(each) for each in spec.SHA256.values()} == {64}
+    assert spec.CONFIG not in spec.MODEL_FILES, "it is made here"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_permissions_and_owners_of_an_archive_stay_in_it(archive):
+    """Python before 3.11.4 sets what the archive says, setuid bits included."""
+    entries = members(archive)
+    for member, _ in entries:
+        member.mode, member.uid, member.gid = 0o6777, 65534, 65534
+    write(archive, entries)
+    model = bundle.import_model(archive)
+    for file in model.path.iterdir():
+        status = file.stat()
+        assert status.st_uid == os.getuid()
+        assert not status.st_mode & (stat.S_ISUID | stat.S_ISGID | 0o133)
 
 
 def test_what_is_no_archive_is_refused(archive, tmp_path):

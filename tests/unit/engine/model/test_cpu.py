@@ -4,7 +4,6 @@ import json
 import os
 import sys
 
-import loky
 import psutil
 import pytest
 import tiny_model
@@ -50,7 +49,7 @@ def written(model):
 )
 def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usable, expected):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores)
-    monkeypatch.setattr(loky, "cpu_count", lambda: usable)
+    monkeypatch.setattr(cpu, "usable_cpus", lambda: usable)
     cpu.write_config(model)
     options = written(model)["model"]["decoder"]["session_options"]
     assert options["intra_op_num_threads"] == expected
@@ -74,6 +73,31 @@ def test_all_else_is_as_prepared(model):
     assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
 
 
+def test_nothing_but_numbers_is_taken_from_the_base(model):
+    """ONNX Runtime would load the library into the service."""
+    fitting = written(model)
+    base = model / spec.BASE_CONFIG
+    hostile = json.loads(base.read_bytes())
+    decoder = hostile["model"]["decoder"]
+    decoder["session_options"]["custom_ops_library"] = "/tmp/evil.so"
+    decoder["session_options"]["provider_options"] = [{"evil": {}}]
+    decoder["filename"] = "../../evil.onnx"
+    hostile["model"]["type"] = "evil"
+    hostile["search"]["top_k"] = "evil"
+    base.write_text(json.dumps(hostile))
+    cpu.write_config(model)
+    assert written(model) == fitting
+
+
+def test_numbers_must_be_numbers(model):
+    base = model / spec.BASE_CONFIG
+    hostile = json.loads(base.read_bytes())
+    hostile["model"]["decoder"]["head_size"] = "/tmp/evil.so"
+    base.write_text(json.dumps(hostile))
+    with pytest.raises(ValueError, match="head_size"):
+        cpu.write_config(model)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", None], ids=["empty", "half", "missing"])
 def test_a_damaged_one_is_written_anew(model, damage):
     before = written(model)
@@ -89,3 +113,27 @@ def test_one_that_fits_is_left_alone(model):
     before = (model / spec.CONFIG).stat().st_mtime_ns
     cpu.write_config(model)
     assert (model / spec.CONFIG).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ([], 8),
+        (["max 100000\n"], 8),
+        (["250000 100000\n"], 3),
+        (["50000 100000\n"], 1),
+        (["9900000 100000\n"], 8),
+        (["-1\n", "100000\n"], 8),
+        (["200000\n", "100000\n"], 2),
+        (["nonsense"], 8),
+    ],
+    ids=["none", "unlimited", "two and a half", "half", "more than there are", "v1", "v1 of two", "garbage"],
+)
+def test_a_containers_limit_counts(tmp_path, monkeypatch, limits, expected):
+    files = [tmp_path / str(number) for number in range(len(limits))]
+    for file, text in zip(files, limits, strict=True):
+        file.write_text(text)
+    monkeypatch.setattr(cpu, "CONTAINER_LIMITS", [("/no/such/file",), files])
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cpu.usable_cpus() == expected

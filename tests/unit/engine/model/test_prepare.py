@@ -12,7 +12,8 @@ import pytest
 import tiny_model
 
 from foundry_lab.engine import paths, spec
-from foundry_lab.engine.model import convert, manifest, prepare, storage
+from foundry_lab.engine.model import bundle, convert, manifest, prepare, storage
+from foundry_lab.engine.service import runtime
 from foundry_lab.errors import EngineError
 
 SUPPORT = Path(tiny_model.__file__).parent
@@ -232,7 +233,7 @@ def test_lock_held_too_long_is_an_error(lab, monkeypatch, caplog):
     monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
     lab.mkdir()
     with (
-        filelock.FileLock(lab / "models.lock"),
+        filelock.FileLock(lab / "run" / "models.lock"),
         pytest.raises(EngineError, match="End it, then run this again"),
     ):
         prepare.prepare_model(progress=False)
@@ -260,3 +261,116 @@ def test_manifest_round_trip(lab):
     model = prepare.prepare_model(progress=False)
     read = manifest.read(model.path)
     assert read == manifest.describe(model.path)
+
+
+def test_two_recipes_in_one_home_keep_their_models(lab, monkeypatch):
+    """Two environments with two versions of the lab would else prepare in turns for ever."""
+    first = prepare.prepare_model(progress=False)
+    monkeypatch.setattr(spec, "RECIPE", spec.RECIPE + 1)
+    assert prepare.find_prepared() is None
+    second = prepare.prepare_model(progress=False)
+    assert second.path != first.path
+    assert prepare.find_prepared() == second
+    monkeypatch.setattr(spec, "RECIPE", spec.RECIPE - 1)
+    assert prepare.find_prepared() == first
+
+
+def test_leftovers_of_a_killed_preparation_go_though_the_model_is_ready(lab):
+    prepare.prepare_model(progress=False)
+    (lab / "preparing-killed").mkdir()
+    (lab / "preparing-killed" / "model.onnx.data").write_bytes(b"x")
+    prepare.prepare_model(progress=False)
+    assert not tiny_model.workspaces(lab)
+
+
+def test_the_workspace_of_a_preparation_under_way_stays(lab):
+    prepare.prepare_model(progress=False)
+    with storage.exclusive(), storage.workspace() as work:
+        code = "from foundry_lab.engine.model.storage import remove_leftovers; remove_leftovers()"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert work.is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_nobody_else_can_change_a_model_whatever_the_umask(lab):
+    lab.mkdir(mode=0o700)
+    before = os.umask(0)
+    try:
+        model = prepare.prepare_model(progress=False)
+    finally:
+        os.umask(before)
+    for path in (model.path.parents[1], model.path.parent, model.path, *model.path.iterdir()):
+        assert not path.stat().st_mode & 0o022, path
+
+
+@pytest.fixture
+def shared(lab, tmp_path, monkeypatch):
+    """A home without a model, and a folder with one that FOUNDRY_LAB_MODELS names."""
+    prepare.prepare_model(progress=False)
+    folder = tmp_path / "shared models"
+    shutil.move(lab / "models", folder)
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(folder))
+    return folder
+
+
+def test_a_shared_model_is_used_where_it_lies(lab, shared):
+    model = prepare.prepare_model(progress=False)
+    assert model.path.is_relative_to(shared) and model.problem is None
+    assert not (lab / "models").exists()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: prepare.prepare_model(progress=False, force=True),
+        prepare.remove_model,
+        lambda: bundle.import_model(__file__),
+    ],
+)
+def test_a_shared_model_is_never_changed(shared, act):
+    before = {file: file.stat().st_mtime_ns for file in shared.rglob("*")}
+    with pytest.raises(EngineError, match=r"only read here.*it is ready.*unset FOUNDRY_LAB_MODELS"):
+        act()
+    assert {file: file.stat().st_mtime_ns for file in shared.rglob("*")} == before
+
+
+def test_a_shared_folder_without_a_model_is_an_error_not_a_download(lab, shared, monkeypatch):
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(shared / "elsewhere"))
+    with pytest.raises(EngineError, match=r"elsewhere, which is only read.*manifest\.json is missing"):
+        prepare.prepare_model(progress=False)
+    assert not (shared / "elsewhere").exists()
+
+
+def test_the_service_gets_a_shared_model_with_a_configuration_of_its_own(lab, shared, monkeypatch):
+    """What the shared folder says of libraries and threads doesn't count here."""
+    prepared = paths.model_dir()
+    (prepared / spec.CONFIG).write_text('{"model": "/tmp/evil.so"}')
+    for file in prepared.iterdir():
+        file.chmod(0o444)
+    cache = runtime.fit_to_machine()
+    seen = cache / prepared.relative_to(shared)
+    assert cache.is_relative_to(lab)
+    assert {file.name for file in seen.iterdir()} == {*spec.MODEL_FILES, spec.CONFIG}
+    assert "evil" not in (seen / spec.CONFIG).read_text()
+    for name in spec.MODEL_FILES:
+        assert (seen / name).read_bytes() == (prepared / name).read_bytes()
+    assert runtime.fit_to_machine() == cache, "and a second time"
+
+
+def test_where_links_are_not_allowed_a_shared_model_is_copied(lab, shared, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    seen = runtime.fit_to_machine() / paths.model_dir().relative_to(shared)
+    assert not any(file.is_symlink() for file in seen.iterdir())
+    assert (seen / "tokenizer.json").read_bytes() == (paths.model_dir() / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("part", [".", "model.onnx"])
+def test_a_model_that_others_can_change_is_not_served(lab, part):
+    model = prepare.prepare_model(progress=False)
+    (model.path / part).chmod(0o777)
+    with pytest.raises(EngineError, match=r"can be changed by every user.*chmod -R go-w"):
+        runtime.fit_to_machine()

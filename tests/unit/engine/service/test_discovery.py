@@ -275,6 +275,17 @@ def test_the_log_of_the_service_before_is_kept() -> None:
     assert launch.log_file().with_suffix(".log.1").read_text() == "first"
 
 
+def test_the_service_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives longer than who started it, and a crash report shows its environment."""
+    secret = ("FOUNDRY_API_KEY", "JUPYTERHUB_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "db_passwd")
+    for name in secret:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", "/srv/models")
+    environment = launch._environment()
+    assert not {*environment} & {*secret} and "secret" not in environment.values()
+    assert environment["FOUNDRY_LAB_MODELS"] == "/srv/models" and environment["PATH"] == os.environ["PATH"]
+
+
 def test_importing_the_engine_is_light() -> None:
     code = (
         "import sys, foundry_lab.engine as engine; before = set(sys.modules); engine.ensure_service\n"

@@ -135,12 +135,33 @@ def test_a_reused_pid_is_not_the_service() -> None:
     assert not state.state_file().exists()
 
 
-def test_a_clock_that_was_set_does_not_lose_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start times are reckoned from the boot time, which moves with the clock; then the service is asked."""
-    moved = own_state(url="http://127.0.0.1:5273", create_time=1.0)
-    monkeypatch.setattr(state, "answering_pid", lambda url: moved.pid if url == moved.url else None)
+@pytest.mark.skipif(sys.platform != "linux", reason="start times that a clock moves are Linux's")
+def test_a_clock_that_was_set_does_not_lose_the_service() -> None:
+    """Start times are reckoned from the boot time, which moves with the clock; ticks aren't."""
+    moved = own_state(url="http://127.0.0.1:5273", create_time=1.0, ticks=state.start_ticks(os.getpid()))
     state.write_state(moved)
     assert state.live_state() == moved
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts ticks")
+def test_a_process_started_at_another_tick_is_another_one() -> None:
+    """The start time is as noted: a pid may come round within the tolerance."""
+    state.write_state(own_state(url="http://127.0.0.1:1", ticks=state.start_ticks(os.getpid()) - 1))
+    assert engine.service_status() is None
+
+
+def test_ticks_of_no_process_are_none() -> None:
+    assert state.start_ticks(2**30) == 0
+
+
+def test_a_process_we_may_not_look_at_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(self: psutil.Process) -> str:
+        raise psutil.AccessDenied(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "status", deny)
+    state.write_state(own_state(url="http://127.0.0.1:1"))
+    assert engine.service_status() is None
+    assert engine.stop_service() is False
 
 
 def test_nothing_is_cleaned_while_a_service_is_being_started() -> None:

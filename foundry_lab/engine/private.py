@@ -1,0 +1,119 @@
+"""What only its owner may change, as it is believed, loaded or run: the lab's home and the model.
+
+Windows isn't looked at: there a user's folders are his own unless he says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from foundry_lab.engine import paths
+from foundry_lab.errors import EngineError
+
+
+class Danger(NamedTuple):
+    """Who else could change a file or folder, and the way out."""
+
+    found: str
+    advice: str
+
+
+def danger(path: Path, *, of_others: bool = False) -> Danger | None:
+    """Return who besides this user could change a file or folder; None if nobody but the administrator.
+
+    Args:
+        of_others: it may belong to another user, who was chosen to look after it.
+
+    Raises:
+        OSError: it isn't there, or can't be looked at.
+    """
+    if sys.platform == "win32":
+        return None
+    status = path.stat()
+    if status.st_uid != os.getuid() and not of_others:
+        return Danger(
+            f"{path} belongs to {_user(status.st_uid)}, and you are {_user(os.getuid())}",
+            "Set FOUNDRY_LAB_HOME to a folder of your own",
+        )
+    others = status.st_mode & stat.S_IWOTH
+    if others or (status.st_mode & stat.S_IWGRP and not _is_alone_in(status.st_gid)):
+        who = "every user of this machine" if others else f"the users of group {status.st_gid}"
+        return Danger(
+            f"{path} can be changed by {who}",
+            f"Look whether somebody did, then: chmod -R go-w {shlex.quote(str(path))}",
+        )
+    return None
+
+
+def check(path: Path, *, of_others: bool = False) -> None:
+    """Raise EngineError, which says what to do, if there is a `danger`."""
+    if found := danger(path, of_others=of_others):
+        raise EngineError(f"{found.found}, so what is there can't be trusted. {found.advice}")
+
+
+def own_home() -> Path:
+    """Return the home directory, made if need be, for this user alone.
+
+    Raises:
+        EngineError: others could change it.
+        OSError: it can't be made.
+    """
+    home = paths.home()
+    if not home.exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+    check(home)
+    return home
+
+
+def own_folder(folder: Path) -> Path:
+    """Return a folder below the home directory, made if need be, closed to other users.
+
+    Raises:
+        EngineError: it can't be made or isn't ours.
+    """
+    try:
+        own_home()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if sys.platform != "win32" and folder.stat().st_uid == os.getuid():
+            folder.chmod(0o700)
+        check(folder)
+    except OSError as error:
+        raise EngineError(
+            f"The folder {folder} can't be used: {error.strerror}. "
+            "Make it writable for you, or set FOUNDRY_LAB_HOME to a folder that is."
+        ) from error
+    return folder
+
+
+def take_from_others(*made: Path) -> None:
+    """Let nobody else change what we made, whatever the umask allowed."""
+    for path in made:
+        path.chmod(path.stat().st_mode & ~0o022)
+
+
+def _user(number: int) -> str:
+    import pwd  # not on Windows
+
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:  # in a container, or out of an archive
+        return f"user {number}"
+
+
+def _is_alone_in(group: int) -> bool:
+    """Whether it is the private group that many a Linux gives to each user, along with umask 002."""
+    import grp
+    import pwd
+
+    try:
+        own = pwd.getpwuid(os.getuid()).pw_name
+        entry = grp.getgrgid(group)
+    except KeyError:
+        return False
+    return entry.gr_name == own and not set(entry.gr_mem) - {own}
