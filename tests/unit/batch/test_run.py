@@ -97,7 +97,7 @@ async def test_items_that_the_service_can_never_do_say_nothing_about_it(
     """It would be taken out, and had to prove that it can generate, once in six such items."""
     words = "structured tool calling requires model-published opening and closing tool markers"
     stub.on("POST", CHAT, error(500, words, "server_error"))
-    report = await client.complete_batch([str(n) for n in range(20)])
+    report = await client.complete_batch([str(n) for n in range(20)], wait_for_service=1)
     assert (report.failures, report.retries) == ({"http_500": 20}, 0)
     assert asked(stub) == 20
 
