@@ -208,7 +208,7 @@ class AsyncCaller:
                 if ticket is not None:
                     ticket.settle(error)
                 if isinstance(error, ServiceUnavailableError) or is_connect_timeout(error):
-                    await self._look_elsewhere()
+                    await self._look_elsewhere(resume=not once)
                 retry += 1
                 wait = None if once else self.retry.pause_s(error, retry, deadline)
                 if wait is None:
@@ -235,10 +235,10 @@ class AsyncCaller:
             assert self.target is not None
             return self.target
 
-    async def _look_elsewhere(self) -> None:
+    async def _look_elsewhere(self, *, resume: bool) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
         if self.target is not None and self.target.found:
-            moved = await asyncio.to_thread(relocate, self.target)
+            moved = await asyncio.to_thread(relocate, self.target, resume=resume)
             if moved is not None:
                 self._connect_to(moved)
 

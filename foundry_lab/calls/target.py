@@ -55,14 +55,17 @@ def locate(settings: Settings) -> Target:
     return _target(endpoint, found=settings.endpoint is None)
 
 
-def relocate(target: Target) -> Target | None:
+def relocate(target: Target, *, resume: bool = True) -> Target | None:
     """Return where a lab service runs now that a found one stopped answering; None if it didn't move.
 
-    One that stopped for want of work is started again.
+    Args:
+        resume: start one again that stopped for want of work.
     """
     from foundry_lab import engine
 
-    state = (engine.service_status() or engine.resume_service()) if target.found else None
+    state = engine.service_status() if target.found else None
+    if state is None and target.found and resume:
+        state = engine.resume_service()
     there = _target(state.url, found=True) if state is not None else None
     if there is None or (there.endpoint, there.listener) == (target.endpoint, target.listener):
         return None

@@ -232,6 +232,10 @@ async def test_an_idle_service_stops_and_comes_back_at_the_next_request(
     (before,) = service_processes(own_home)
     assert eventually(lambda: service_processes(own_home) == [])
     assert not state.state_file().exists()
+    look = client.health_check()
+    health = await look if inspect.isawaitable(look) else look
+    assert health.status == "unavailable", "a dashboard that looks on starts nothing"
+    assert service_processes(own_home) == []
     assert await ask_with(client) == first
     (after,) = service_processes(own_home)
     assert after != before

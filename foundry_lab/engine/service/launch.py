@@ -49,7 +49,8 @@ def launch(*, public_catalog: bool) -> None:
     Raises:
         EngineError: it can't be started.
     """
-    make_run_dir()
+    for stray in make_run_dir().glob("state-*.tmp"):  # of a process that was killed while it wrote
+        stray.unlink(missing_ok=True)
     command = [sys.executable, "-m", SERVICE_MODULE, "--log-file", str(log_file())]
     if public_catalog:
         command.append("--public-catalog")
@@ -90,10 +91,8 @@ def failure(what: str) -> EngineError:
 
 def last_end() -> End | None:
     """Return why the last service of this home ended, if it wasn't the lab's doing and it had time to say."""
-    for line in reversed(_logged()):
-        if line.startswith(ENDED_MARK):
-            return End(line.removeprefix(ENDED_MARK))
-    return None
+    lines = _logged()
+    return next((end for end in End if f"{ENDED_MARK}{end}" in lines), None)
 
 
 def _logged() -> list[str]:

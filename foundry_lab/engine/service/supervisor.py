@@ -66,16 +66,18 @@ class Restarter:
     def restart_if_dead(self, stop: threading.Event) -> None:
         """Start the service if its process is gone and the wait is over, unless `stop` is set. Takes seconds.
 
-        A process that lives and doesn't answer is left alone: it may be busy, and isn't ours to kill.
+        A process that lives and doesn't answer is left alone: it may be busy, and isn't ours to kill. One that
+        stopped for want of work is left to the next request.
         """
         from foundry_lab import engine
+        from foundry_lab.engine.service.launch import End, last_end
 
         if not self._is_due() or stop.is_set():
             return
         began = time.monotonic()
         problem = ""
         try:
-            if engine.service_status() is not None:
+            if engine.service_status() is not None or last_end() is End.IDLE:
                 return
             engine.ensure_service(self._settings, progress=False)
         except Exception as error:  # whatever it is, the next try may work

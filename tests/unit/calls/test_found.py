@@ -36,7 +36,7 @@ def found_at(url: str, listener: Listener | None, monkeypatch: pytest.MonkeyPatc
     """Have clients find a service there."""
     there = Target(url, found=True, listener=listener, **more)
     monkeypatch.setattr(async_caller, "locate", lambda settings: there)
-    monkeypatch.setattr(async_caller, "relocate", lambda target: None)
+    monkeypatch.setattr(async_caller, "relocate", lambda target, resume: None)
 
 
 @both_clients
@@ -93,7 +93,7 @@ def test_the_client_looks_again_and_goes_on_where_the_service_is_now(
     with StubService() as stranger, StubService() as service:
         found_at(stranger.url, gone, monkeypatch)
         there = Target(service.url, found=True, listener=Listener(os.getpid()))
-        monkeypatch.setattr(async_caller, "relocate", lambda target: there)
+        monkeypatch.setattr(async_caller, "relocate", lambda target, resume: there)
         with Client(kind, None, retries=1) as client:
             assert client.ask(how) == "hello"
         assert not stranger.seen and service.count("POST", CHAT) == 1

@@ -70,7 +70,7 @@ def test_where_connecting_takes_too_long_the_service_may_have_moved(
     """On Windows a refusal takes two seconds, which a shorter limit cuts off."""
     allow_connecting(0.5, monkeypatch)
     with StubService() as stub, Client(kind, None, retries=0) as client:
-        monkeypatch.setattr(async_caller, "relocate", lambda old: Target(stub.url, found=True))
+        monkeypatch.setattr(async_caller, "relocate", lambda old, resume: Target(stub.url, found=True))
         client.raw.caller._connect_to(Target(full, found=True))
         with pytest.raises(
             errors.RequestTimeoutError, match=r"didn't accept a connection.*foundry-lab status"

@@ -311,3 +311,11 @@ def test_every_public_name_is_there() -> None:
     assert set(engine.__all__) <= set(dir(engine))
     with pytest.raises(AttributeError, match="no_such_name"):
         engine.no_such_name  # noqa: B018
+
+
+def test_half_a_note_of_a_killed_process_goes_at_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    stray = state.make_run_dir() / "state-x.tmp"
+    stray.touch()
+    monkeypatch.setattr(launch, "SERVICE_MODULE", "no_such_module")
+    launch.launch(public_catalog=False)
+    assert not stray.exists()

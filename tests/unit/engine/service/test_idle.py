@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from foundry_lab import Settings, engine
 from foundry_lab.engine.service import discovery, idle, launch
 from foundry_lab.engine.service.state import ServiceState, make_run_dir
+from foundry_lab.engine.service.supervisor import Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError
 
 
@@ -105,3 +108,16 @@ def test_one_that_ended_otherwise_is_not(starts: list[dict[str, object]], said: 
     """Who stopped it, or sees it crash, decides himself."""
     log(*said)
     assert engine.resume_service() is None and not starts
+
+
+@pytest.mark.parametrize(("said", "restarts"), [("idle", 0), ("shut down", 1)])
+def test_a_supervisor_leaves_an_idle_service_to_the_next_request(
+    starts: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, said: str, restarts: int
+) -> None:
+    """A monitor left open would start it again for ever."""
+    monkeypatch.setattr(discovery, "prepare_model", lambda **options: None)
+    monkeypatch.setattr(discovery.foundry_cli, "running_endpoint", lambda: None)
+    log(f"{launch.ENDED_MARK}{said}")
+    restarter = Restarter(Supervisor(), Settings(), deque())
+    restarter.restart_if_dead(threading.Event())
+    assert len(restarter.restarts) == len(starts) == restarts
