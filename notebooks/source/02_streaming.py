@@ -89,7 +89,7 @@ print(raw.decode()[:700])
 """
 These are **server-sent events**: a line that begins with `data:`, then an empty line. The first event only names the role. Then comes about one event for each token.
 
-(Foundry Local may send the value of `Content-Type` twice, as `text/event-stream, text/event-stream`. A client must accept that.)
+Two surprises may be in your output. A line such as `: keep-alive`, which begins with a colon, is a **comment**: the service sends it while the first token is not ready. And the value of `Content-Type` may stand there twice. A client must accept both.
 
 Now the end. What stands in the last two events?
 """
@@ -103,16 +103,16 @@ An event with a `finish_reason`, and then `[DONE]`, which isn't JSON. A stream t
 
 ## Decoded by hand
 
-For a stream without surprises, six lines are enough: cut at the empty lines, take `data: ` away, read the JSON, take the text out of the `delta` (the piece that is new).
+If everything has arrived, six lines are enough: look at the lines that begin with `data: `, read the JSON behind it, and take the text out of the `delta` (the piece that is new).
 """
 
 # %%
 import json
 
 words = []
-for event in raw.decode().split("\n\n"):
-    payload = event.removeprefix("data: ").strip()
-    if payload and payload != "[DONE]":
+for line in raw.decode().split("\n"):
+    kind, _, payload = line.strip().partition(": ")
+    if kind == "data" and payload != "[DONE]":
         for choice in json.loads(payload)["choices"]:
             words.append(choice["delta"].get("content", ""))
 words
@@ -158,7 +158,7 @@ print("the same events:", pieces == whole)
 """
 However the bytes are cut, the events are the same.
 
-There is one more surprise. If a streamed request is wrong, Foundry Local still answers with status 200, "it worked". The error is inside the stream. The next request asks for 0 tokens, which is not allowed.
+There is one more trap. If a streamed request is wrong, Foundry Local still answers with status 200, "it worked". The error is inside the stream. The next request asks for 0 tokens, which is not allowed.
 """
 
 # %% tags=["nbval-check-output"]
