@@ -89,7 +89,7 @@ print(raw.decode()[:700])
 """
 These are **server-sent events**: a line that begins with `data:`, then an empty line. The first event only names the role. Then comes about one event for each token.
 
-Two surprises may be in your output. A line such as `: keep-alive`, which begins with a colon, is a **comment**: the service sends it while the first token is not ready. And the value of `Content-Type` may stand there twice. A client must accept both.
+(Foundry Local may send the value of `Content-Type` twice, as `text/event-stream, text/event-stream`. A client must accept that.)
 
 Now the end. What stands in the last two events?
 """
@@ -103,17 +103,18 @@ An event with a `finish_reason`, and then `[DONE]`, which isn't JSON. A stream t
 
 ## Decoded by hand
 
-If everything has arrived, six lines are enough: look at the lines that begin with `data: `, read the JSON behind it, and take the text out of the `delta` (the piece that is new).
+For a stream without surprises, five lines are enough: cut at the empty lines, take the events with JSON, read it, and take the text out of the `delta` (the piece that is new).
+
+(If the model is slow to begin, a line such as `: keep-alive` may come first. A line that begins with a colon is a comment. It only says that somebody is still there.)
 """
 
 # %%
 import json
 
 words = []
-for line in raw.decode().split("\n"):
-    kind, _, payload = line.strip().partition(": ")
-    if kind == "data" and payload != "[DONE]":
-        for choice in json.loads(payload)["choices"]:
+for event in raw.decode().split("\n\n"):
+    if event.startswith("data: {"):
+        for choice in json.loads(event.removeprefix("data: "))["choices"]:
             words.append(choice["delta"].get("content", ""))
 words
 

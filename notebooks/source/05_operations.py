@@ -151,7 +151,8 @@ plots.recovery(outcomes, list(monitor.history), list(monitor.restarts), killed_a
 seconds = plots.time_to_recovery_s(outcomes, killed_at)
 words = [word for _, _, word in outcomes]
 print("recovered after", "-" if seconds is None else f"{seconds:.1f} s")
-print(f"{words.count('ok')} calls answered, {words.count('failed')} sent and failed, {words.count('open')} refused")
+print(f"{words.count('ok')} calls answered, {words.count('failed')} sent and failed", end=", ")
+print(f"{words.count('open')} refused")
 
 # %% [markdown]
 """
@@ -205,7 +206,8 @@ People look at a dashboard. Programs read **metrics**: numbers that are counted 
 # %%
 summary = metrics.snapshot()
 print(sum(summary.requests.values()), "requests,", summary.completion_tokens, "tokens")
-print(f"latency p50 {summary.latency.p50:.2f} s, p95 {summary.latency.p95:.2f} s, of {summary.latency.count} requests")
+latency = summary.latency
+print(f"latency p50 {latency.p50:.2f} s, p95 {latency.p95:.2f} s, of {latency.count} requests")
 
 # %% [markdown]
 """

@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from nbgrader.preprocessors import ClearMarkScheme, ClearSolutions
+from nbgrader.preprocessors import ClearSolutions
+
+from foundry_lab.exercises import exercises
 
 SOURCES = Path(__file__).resolve().parent
 NOTEBOOKS = SOURCES.parent
+EXERCISES = SOURCES / "exercises"
 STUB = "# YOUR CODE HERE"
 KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -46,7 +49,7 @@ class Part(NamedTuple):
 
 
 def parts(source: str) -> Iterator[Part]:
-    """Yield the cells of a source.
+    """Yield the cells of a source, those without content too.
 
     Raises:
         SourceError: a Markdown cell without its quotes, or a head that can't be read.
@@ -66,15 +69,46 @@ def parts(source: str) -> Iterator[Part]:
             if not quoted:
                 raise SourceError(f'Markdown without """ on lines of their own: {text[:60]!r}')
             text = quoted[1].strip("\n")
-        if text:
-            yield Part(markdown, text, settings)
+        yield Part(markdown, text, settings)
 
 
-def whole(source: str) -> NotebookNode:
+def exercise_cells(name: str) -> dict[str, list[Part]]:
+    """Return the cells of each exercise of a notebook, by the exercise's number."""
+    found: dict[str, list[Part]] = {}
+    path = EXERCISES / f"{name}.py"
+    for part in parts(path.read_text(encoding="utf-8")) if path.exists() else ():
+        if number := part.settings.get("exercise"):
+            found[number] = []
+        found[next(reversed(found))].append(part)
+    return found
+
+
+def cells(source: Path) -> Iterator[Part]:
+    """Yield a notebook's cells, with its exercises in their places.
+
+    Raises:
+        SourceError: an exercise without a place, or a place without an exercise.
+    """
+    waiting = exercise_cells(source.stem)
+    for part in parts(source.read_text(encoding="utf-8")):
+        number = part.settings.get("exercise")
+        if number and number not in waiting:
+            raise SourceError(
+                f"{source.name} has a place for exercise {number}, which isn't in {EXERCISES.name}/"
+            )
+        if number:
+            yield from waiting.pop(number)
+        elif part.text:
+            yield part
+    if waiting:
+        raise SourceError(f"{source.name} has no place for the exercises {', '.join(waiting)}")
+
+
+def whole(source: Path) -> NotebookNode:
     """Return the notebook of a source with its solutions, without outputs."""
     book = new_notebook(metadata=json.loads(json.dumps(KERNEL)))
     seen: dict[str, int] = {}
-    for part in parts(source):
+    for part in cells(source):
         cell = (new_markdown_cell if part.markdown else new_code_cell)(part.text)
         cell.metadata = _metadata(part)
         cell.id = _id(part)
@@ -99,7 +133,7 @@ def _metadata(part: Part) -> NotebookNode:
         metadata["tags"] = tags
     answer, check = "answer" in part.settings, "check" in part.settings
     if answer or check:
-        points = part.settings.get("points")
+        points = exercises()[part.settings["check"]].points if check else part.settings.get("points")
         metadata["nbgrader"] = {
             "grade": points is not None,
             "grade_id": _id(part),
@@ -112,11 +146,10 @@ def _metadata(part: Part) -> NotebookNode:
 
 
 def lesson(book: NotebookNode) -> NotebookNode:
-    """Return the learner's notebook: nbgrader takes solutions and mark schemes out."""
-    stripped = nbformat.from_dict(json.loads(json.dumps(book)))
+    """Return the learner's notebook: nbgrader takes the solutions out."""
+    copy = nbformat.from_dict(json.loads(json.dumps(book)))
     clear = ClearSolutions(code_stub={"python": STUB}, text_stub="Your answer here.")
-    for step in (clear, ClearMarkScheme()):
-        stripped, _ = step.preprocess(stripped, {})
+    stripped, _ = clear.preprocess(copy, {})
     return stripped
 
 
@@ -130,7 +163,7 @@ def solutions(book: NotebookNode) -> NotebookNode:
 
 def targets(source: Path) -> dict[Path, NotebookNode]:
     """Return what a source gives: the two notebooks without outputs, by path."""
-    book = whole(source.read_text(encoding="utf-8"))
+    book = whole(source)
     return {
         NOTEBOOKS / f"{source.stem}.ipynb": lesson(book),
         NOTEBOOKS / "solutions" / f"{source.stem}_solutions.ipynb": solutions(book),
