@@ -196,9 +196,9 @@ def doctor(as_json: bool) -> None:
     """Check this machine and say what to do. Exit code 1 if something stops the workbook."""
     import msgspec
 
-    from foundry_lab.workbook import doctor as checks
+    from foundry_lab.workbook.doctor import run_checks
 
-    findings = checks.run_checks()
+    findings = run_checks()
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
     else:
