@@ -233,7 +233,7 @@ print(f"latency           {completion.latency_s:.2f} s")
 """
 - `finish_reason`: `stop` means that the model had finished.
 - **Tokens** are the pieces that a model reads and writes. A token is a word or a part of one.
-- The prompt has more tokens than you typed. The **chat template** adds some: it is the pattern that turns the list of messages into the one text that the model reads, with marks for who speaks, and here with a system prompt as well.
+- The prompt has more tokens than you typed. The **chat template** adds some. It is the pattern that turns the list of messages into one text, which the model reads. It puts in marks for who speaks, and here a system prompt as well.
 - **Latency** is the time from question to answer.
 
 The client also *checks* what comes back. Something that is not a completion never reaches your code. Here is an answer without its choices, given to the function that the client uses.

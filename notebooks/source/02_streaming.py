@@ -159,7 +159,7 @@ print("the same events:", pieces == whole)
 """
 However the bytes are cut, the events are the same.
 
-There is one more surprise. If a streamed request is wrong, Foundry Local still answers with status 200, "it worked". The error is inside the stream. The next request asks for 0 tokens, which is not allowed.
+There is one more trap. If a streamed request is wrong, Foundry Local still answers with status 200, "it worked". The error is inside the stream. The next request asks for 0 tokens, which is not allowed.
 """
 
 # %% tags=["nbval-check-output"]
