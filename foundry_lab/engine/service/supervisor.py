@@ -66,8 +66,8 @@ class Restarter:
     def restart_if_dead(self, stop: threading.Event) -> None:
         """Start the service if its process is gone and the wait is over, unless `stop` is set. Takes seconds.
 
-        A process that lives and doesn't answer is left alone: it may be busy, and isn't ours to kill. One that
-        stopped for want of work is left to the next request.
+        A process that lives and doesn't answer is left alone: it may be busy, and isn't ours to kill. One
+        that stopped for want of work is left to the next request.
         """
         from foundry_lab import engine
         from foundry_lab.engine.service.launch import End, last_end
