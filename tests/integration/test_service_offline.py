@@ -55,10 +55,9 @@ def cold_start(*prefix: str, **variables: str) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def quicker(*prefix: str, **variables: str) -> dict[str, object]:
-    """A cold start, and where the machine was busy with other things, another one."""
-    result = cold_start(*prefix, **variables)
-    return result if result["first_token_s"] < LIMIT_S else cold_start(*prefix, **variables)
+def quick(result: dict[str, object]) -> bool:
+    """Whether a start took about as long as one that nothing hinders, on a busy machine too."""
+    return result["first_token_s"] < LIMIT_S or result["first_token_s"] < 2 * cold_start()["first_token_s"]
 
 
 def without_network() -> list[str]:
@@ -74,16 +73,16 @@ def without_network() -> list[str]:
 
 
 def test_cold_start_without_a_network(own_home: Path) -> None:
-    """No waiting for a catalog that can't be reached: first token within 6 s."""
-    result = quicker(*without_network())
+    """No waiting for a catalog that can't be reached: first token within 6 s on an idle machine."""
+    result = cold_start(*without_network())
     assert result["reachable"] is False
     assert result["models"] == ["smollm2-135m-instruct-generic-cpu:1"]
-    assert result["first_token_s"] < LIMIT_S
+    assert quick(result)
     assert result["stopped"] is True
 
 
 @pytest.mark.parametrize("names", [PROXIES, ("http_proxy",)], ids=["all", "http_proxy"])
 def test_a_dead_proxy_changes_nothing(own_home: Path, names: tuple[str, ...]) -> None:
-    result = quicker(**dict.fromkeys(names, "http://127.0.0.1:9"))
+    result = cold_start(**dict.fromkeys(names, "http://127.0.0.1:9"))
     assert result["models"] == ["smollm2-135m-instruct-generic-cpu:1"]
-    assert result["first_token_s"] < LIMIT_S
+    assert quick(result)

@@ -109,9 +109,16 @@ def test_model_commands(engine: StubEngine, ready: PreparedModel, tmp_path: Path
     assert "damaged: model.onnx is missing" in listed
     assert "1 MiB" in call("model", "export", str(tmp_path / "m.tar")).stdout
     assert "is ready" in call("model", "import", str(tmp_path / "m.tar")).stdout
+    assert "is ready" in call("model", "import", "--trust", str(tmp_path / "m.tar")).stdout
     assert call("model", "remove", input="n\n").exit_code == 1
     assert "Removed." in call("model", "remove", "--yes").stdout
-    assert engine.calls == ["prepare force=True", "export m.tar", "import m.tar", "remove"]
+    assert engine.calls == [
+        "prepare force=True",
+        "export m.tar",
+        "import m.tar",
+        "import m.tar trust",
+        "remove",
+    ]
 
 
 @pytest.mark.parametrize(
