@@ -17,7 +17,8 @@ LESSONS = [path for path in workbook.notebooks() if path.parent == workbook.fold
 IMAGES = """root => [...root.querySelectorAll(".jp-Cell img")].map(image => ({
   alt: image.alt, width: image.naturalWidth, loaded: image.complete,
 }))"""
-NOTHING_SAID = ("", "No description has been provided for this image")
+SHORT = 40
+"""An alt text below that says nothing: JupyterLab gives images without one the text "Image"."""
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -34,7 +35,7 @@ def test_a_notebook_runs_and_is_readable(path: Path, jupyterlab: Lab, tmp_path: 
                     assert "image/png" not in output.get("data", {}), f"{number}: no alt text"
         notebook = page.locator(".jp-Notebook")
         for image in notebook.evaluate(IMAGES):
-            assert image["alt"] not in NOTHING_SAID
+            assert len(image["alt"]) > SHORT, f"no alt text: {image}"
             assert image["width"] > 0, f"not shown: {image['alt']}"
         for theme in ("light", "dark"):
             use_theme(page, theme)

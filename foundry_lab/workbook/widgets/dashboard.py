@@ -79,6 +79,7 @@ class HealthDashboard:
         self._start.on_click(lambda _: self.start())
         self._stop.on_click(lambda _: self.stop())
         self._ask.on_click(lambda _: self._ask_in_background())
+        self._switches: list[Any] = []
         rows: list[Any] = [self._view, widgets.HBox([self._start, self._stop, self._ask])]
         if proxy is not None:
             self._fault = widgets.Dropdown(options=[OFF, *KINDS], value=OFF, description="Fault")
@@ -87,7 +88,8 @@ class HealthDashboard:
             )
             self._fault.observe(self._switch, "value")
             self._rate.observe(self._switch, "value")
-            rows.append(widgets.HBox([self._fault, self._rate]))
+            self._switches = [self._fault, self._rate]
+            rows.append(widgets.HBox(self._switches))
         self.widget = widgets.VBox(rows)
         self._draw()
 
@@ -105,10 +107,11 @@ class HealthDashboard:
         self._draw()
 
     def close(self) -> None:
-        """Stop, close the connections and take the widget away."""
+        """Stop and close the connections. What was seen stays on show, and its controls do nothing more."""
         self.stop()
         self._client.close()
-        self.widget.close()
+        for control in (self._start, self._stop, self._ask, *self._switches):
+            control.disabled = True
 
     def html(self) -> str:
         """Return the present view as HTML that needs no JavaScript."""

@@ -161,6 +161,17 @@ def test_stop_ends_the_looks(stub: StubService, dashboard: HealthDashboard) -> N
     assert stub.count("GET", "/status") == looks
 
 
+def test_closed_it_shows_what_was_seen_and_takes_no_more_clicks(dashboard: HealthDashboard) -> None:
+    """A notebook's last cell closes it, and after "Run All" its place was empty."""
+    dashboard.start()
+    wait_for(dashboard, "<polyline")
+    dashboard.close()
+    assert "<polyline" in dashboard._view.value
+    assert dashboard.widget.comm is not None
+    (_, buttons, switches) = dashboard.widget.children
+    assert all(control.disabled for control in (*buttons.children, *switches.children))
+
+
 def test_without_a_proxy_there_are_no_switches(stub: StubService) -> None:
     dashboard = HealthDashboard(SyncFoundryAPIClient(stub.url, metrics=False))
     assert len(dashboard.widget.children) == 2
