@@ -6,9 +6,14 @@ answers. The browser gives it away: by the name in Host, by Origin, by Sec-Fetch
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -32,6 +37,19 @@ def foreign(host: str | None, origin: str | None, port: int, fetch_site: str | N
     if fetch_site not in (None, "same-origin", "none"):
         return "it comes from a web page of another origin"
     return None
+
+
+def refuse_foreign_wsgi(app: WSGIApplication) -> WSGIApplication:
+    """Return a WSGI application that answers 403 to what is `foreign`."""
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host, origin, site = (environ.get(f"HTTP_{name}") for name in ("HOST", "ORIGIN", "SEC_FETCH_SITE"))
+        if reason := foreign(host, origin, int(environ["SERVER_PORT"]), site):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [json.dumps({"error": f"Refused: {reason}. Ask from a program."}).encode()]
+        return app(environ, start_response)
+
+    return guarded
 
 
 @web.middleware

@@ -9,6 +9,7 @@ import os
 import shlex
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,12 @@ def own_folder(folder: Path) -> Path:
             "Make it writable for you, or set FOUNDRY_LAB_HOME to a folder that is."
         ) from error
     return folder
+
+
+def model_parts() -> Iterator[Path]:
+    """Yield the folders and files of the prepared model. Raises OSError if there is none."""
+    model = paths.model_dir()
+    yield from (paths.model_cache(), model.parent, model, *model.iterdir())
 
 
 def take_from_others(*made: Path) -> None:

@@ -16,8 +16,11 @@ import psutil
 
 from foundry_lab import engine
 from foundry_lab.config import Settings
-from foundry_lab.engine import paths
+from foundry_lab.engine import paths, private
 from foundry_lab.engine.service import native, probe
+from foundry_lab.engine.service.discovery import SHUT_DOWN
+from foundry_lab.engine.service.idle import idle_stop_s
+from foundry_lab.engine.service.launch import End, last_end
 from foundry_lab.errors import FoundryError
 
 PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
@@ -30,6 +33,13 @@ RUNTIME_PLATFORMS = {
 PREPARE_MIB = 1200  # measured: memory of the conversion at its peak
 SERVE_MIB = 800  # measured: memory of the service with its model
 DISK_MIB = 600  # wheel, model file and converted model together
+FIRST_USER, NOBODY = (500 if sys.platform == "darwin" else 1000), 65534  # numbers of people's accounts
+LINUX = sys.platform == "linux"
+OWN_NETWORK = "unshare -Urn sh -c 'ip link set lo up; exec foundry-lab run'"
+FIREWALL = (
+    "sudo nft 'table inet foundry_lab { chain loopback { type filter hook output priority 0; oif lo "
+    f"tcp dport 41001 meta skuid != {{ 0, {os.getuid() if sys.platform != 'win32' else 0} }} reject; }}; }}'"
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 Status = Literal["ok", "warn", "fail"]
@@ -133,6 +143,7 @@ def _check_kernel() -> Check:
 
 def _check_settings() -> Check:
     Settings()
+    idle_stop_s()
     names = sorted(name for name in os.environ if name.startswith("FOUNDRY_"))
     return Check("settings", "ok", ", ".join(names) + " set" if names else "all defaults")
 
@@ -158,6 +169,8 @@ def _check_home() -> Check:
     there = next(folder for folder in (home, *home.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Check("home", "fail", f"{home} can't be written", "Set FOUNDRY_LAB_HOME to a folder that can.")
+    if home.exists() and (others := private.danger(home)):
+        return Check("home", "fail", *others)
     free = psutil.disk_usage(str(there)).free // 2**20
     found = f"{home}, {free:,} MiB free"
     if free >= DISK_MIB or _is_prepared():
@@ -182,13 +195,18 @@ def _is_prepared() -> bool:
 
 def _check_model() -> Check:
     models = engine.prepared_models(full=True)
+    shared = paths.shared_models()
     damaged = [model for model in models if model.problem]
     if damaged:
         found = "; ".join(f"{model.alias}: {model.problem}" for model in damaged)
-        return Check("model", "fail", found, "Make it anew: foundry-lab model prepare --force")
+        advice = "Make it anew: foundry-lab model prepare --force"
+        return Check("model", "fail", found, f"Tell who looks after {shared}" if shared else advice)
     if models:
+        for part in private.model_parts():
+            if others := private.danger(part, of_others=shared is not None):
+                return Check("model", "fail", *others)
         found = ", ".join(f"{model.alias} ({model.size_bytes / 2**20:.0f} MiB)" for model in models)
-        return Check("model", "ok", f"{found} in {paths.model_cache()}")
+        return Check("model", "ok", f"{found} in {paths.model_cache()}{', only read here' if shared else ''}")
     if Settings().endpoint:
         return Check("model", "ok", "none prepared, and none needed: FOUNDRY_ENDPOINT is set")
     return Check(
@@ -221,11 +239,39 @@ def _check_service() -> Check:
         return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
     state = engine.service_status()
     if state is None:
-        return Check("service", "ok", "not running; it starts when it is needed")
+        ended = last_end()
+        before = f"; the last one was {SHUT_DOWN}" if ended is End.SHUT_DOWN else ""
+        return Check("service", "ok", f"not running{before}; it starts when it is needed")
     if probe.is_foundry_local(state.url):
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
     advice = f"Stop it with foundry-lab stop; the next call starts a new one. Its log: {state.log_file}"
     return Check("service", "fail", f"process {state.pid} runs, but {state.url} doesn't answer", advice)
+
+
+def _check_other_users() -> Check:
+    """Tell who else could use the service: it asks nobody who he is."""
+    others = sorted(_other_users())
+    if not others and "JUPYTERHUB_USER" not in os.environ:
+        return Check("other users", "ok", "nobody else is at work on this machine")
+    names = ", ".join(others[:3]) + (" and others" if len(others) > 3 else "")
+    return Check(
+        "other users",
+        "warn",
+        f"this machine is shared{' with ' + names if names else ': JupyterHub'}",
+        "They can't read your prompts, but Foundry Local asks nobody who he is: they can have your service "
+        "generate, unload its model or shut it down. A container for each user prevents that"
+        + (f"; or {OWN_NETWORK} ; or, with foundry-lab serve --port 41001: {FIREWALL}" if LINUX else "."),
+    )
+
+
+def _other_users() -> set[str]:
+    """Return the people who are logged in or have processes here, but for this one."""
+    names = {user.name for user in psutil.users()}
+    if sys.platform != "win32":
+        for process in psutil.process_iter(["uids", "username"]):
+            if (uids := process.info["uids"]) and FIRST_USER <= uids.real < NOBODY:
+                names.add(process.info["username"])
+    return names - {psutil.Process().username().rpartition("\\")[2]}
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
@@ -241,4 +287,5 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _check_loopback,
     _check_model,
     _check_service,
+    _check_other_users,
 )

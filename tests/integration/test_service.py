@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import psutil
@@ -18,9 +20,10 @@ import pytest
 import requests
 from service_tools import ask, chat, eventually, service_processes
 
-from foundry_lab import engine
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
 from foundry_lab.engine import paths
 from foundry_lab.engine.service import discovery, launch, probe, state
+from foundry_lab.engine.service.catalog import CATALOG_ROUTE
 from foundry_lab.errors import EngineError
 
 ENSURE = "from foundry_lab import engine; print(engine.ensure_service(progress=False), flush=True)"
@@ -197,14 +200,115 @@ def test_signals_end_it_cleanly(own_home: Path, number: int) -> None:
     assert not state.state_file().exists()
 
 
-def test_the_web_services_own_shutdown_is_noticed(own_home: Path) -> None:
-    """The SDK's handler never ends; the process must all the same."""
+def test_the_web_services_own_shutdown_is_noticed_and_told(
+    own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK's handler never ends; the process must all the same. Any program may have asked."""
     endpoint = engine.ensure_service(progress=False)
     with contextlib.suppress(requests.RequestException):
         requests.post(f"{endpoint}/shutdown", timeout=2)
     assert eventually(lambda: service_processes(own_home) == [])
     assert not state.state_file().exists()
+    assert launch.last_end() is launch.End.SHUT_DOWN
+    assert engine.resume_service() is None
     assert engine.ensure_service(progress=False) != ""
+    assert "shut down by a POST to its /shutdown" in caplog.text
+    assert launch.last_end() is None, "it is told once"
+
+
+@pytest.mark.parametrize("client_type", [FoundryAPIClient, SyncFoundryAPIClient])
+async def test_an_idle_service_stops_and_comes_back_at_the_next_request(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, client_type: type
+) -> None:
+    """A hub of thirty wants its memory back, and no learner wants to know."""
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", "3")
+
+    async def ask_with(client: Any) -> str:
+        answer = client.complete("What is the capital of France?", max_tokens=4, temperature=0)
+        return (await answer if inspect.isawaitable(answer) else answer).content
+
+    client = client_type(timeout=120)
+    first = await ask_with(client)
+    (before,) = service_processes(own_home)
+    assert eventually(lambda: service_processes(own_home) == [])
+    assert not state.state_file().exists()
+    assert await ask_with(client) == first
+    (after,) = service_processes(own_home)
+    assert after != before
+    closing = client.close()
+    if inspect.isawaitable(closing):
+        await closing
+
+
+def test_a_service_at_work_is_not_idle(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer that takes longer than the time it may be idle."""
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", "2")
+    endpoint = engine.ensure_service(progress=False)
+    began = time.monotonic()
+    body = chat("Tell a very long story.", max_tokens=4000, stream=True, temperature=0)
+    with requests.post(f"{endpoint}/v1/chat/completions", json=body, stream=True, timeout=60) as answer:
+        for _ in answer.iter_lines():
+            if time.monotonic() - began > 8:
+                break
+        else:
+            assert time.monotonic() - began > 4, "too short an answer to show anything"
+    assert eventually(lambda: service_processes(own_home) == [])
+    assert launch.last_end() is launch.End.IDLE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_control_and_catalog_refuse_web_pages(endpoint: str, headers: dict[str, str]) -> None:
+    """Even one that had the token."""
+    service = engine.control_for(endpoint)
+    assert service is not None
+    token = {"Authorization": f"Bearer {service.control_token}"}
+    for method, route in (("POST", "/control/shutdown"), ("GET", "/control/models"), ("POST", CATALOG_ROUTE)):
+        answer = requests.request(
+            method, f"{service.control_url}{route}", headers={**token, **headers}, json={}, timeout=30
+        )
+        assert answer.status_code == 403 and answer.json()["error"].startswith("Refused: it ")
+
+
+@posix_only
+def test_nobody_else_can_read_where_it_is(own_home: Path) -> None:
+    """Who knows the address can use the service."""
+    before = os.umask(0)
+    try:
+        endpoint = engine.ensure_service(progress=False)
+    finally:
+        os.umask(before)
+    assert ask(endpoint)
+    address = f":{endpoint.rpartition(':')[2]}".encode()
+    own_home.chmod(0o755)  # as an older version made it
+    for folder, folders, files in os.walk(own_home):
+        folders[:] = [name for name in folders if (Path(folder) / name).stat().st_mode & 0o011]
+        for file in (Path(folder) / name for name in files):
+            assert address not in file.read_bytes() or not file.stat().st_mode & 0o044, file
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_service_holds_no_secret(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_API_KEY", "sesame")
+    engine.ensure_service(progress=False)
+    (process,) = service_processes(own_home)
+    assert b"sesame" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+def test_a_shared_model_is_served_and_left_as_it_is(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty learners, one copy; each has a service, state and logs of his own."""
+    shared = tmp_path / "shared"
+    (own_home / "models").rename(shared)
+    (shared / paths.model_dir().relative_to(own_home / "models") / "genai_config.json").unlink()
+    before = {file: file.stat().st_mtime_ns for file in shared.rglob("*")}
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(shared))
+    assert ask(engine.ensure_service(progress=False))
+    assert {file: file.stat().st_mtime_ns for file in shared.rglob("*")} == before
+    assert sum(file.lstat().st_size for file in own_home.rglob("*")) < 10_000_000
 
 
 def test_serve_in_the_foreground(own_home: Path) -> None:

@@ -39,12 +39,12 @@ def as_nobody(act: Callable[[], object]) -> str:
 
 
 @contextlib.contextmanager
-def process_of_nobody() -> Iterator[int]:
+def process_of_nobody(number: int = NOBODY) -> Iterator[int]:
     """Have a process of another user that does nothing; yield its pid."""
     ready, tell = os.pipe()
     child = os.fork()
     if not child:
-        _become_nobody()
+        _become_nobody(number)
         os.write(tell, b"!")
         while True:
             signal.pause()
@@ -69,7 +69,7 @@ def public_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _become_nobody() -> None:
+def _become_nobody(number: int = NOBODY) -> None:
     os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    os.setgid(number)
+    os.setuid(number)

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import requests
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from foundry_lab._ground.loopback import foreign, refuse_foreign
+from foundry_lab.metrics import Metrics
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:5273", "localhost:5273", "LocalHost:5273", "[::1]:5273"])
@@ -89,3 +91,16 @@ async def test_the_middleware_refuses_pages(client: TestClient[Any, Any], header
     answer = await client.post("/", headers=headers)
     assert answer.status == 403
     assert (await answer.json())["error"].startswith("Refused: it ")
+
+
+PAGES = [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}]
+
+
+@pytest.mark.parametrize("headers", PAGES)
+def test_metrics_are_for_programs_too(headers: dict[str, str]) -> None:
+    """They tell models, numbers of tokens and errors."""
+    with Metrics().serve() as server:
+        assert "foundry_lab" in requests.get(server.url, timeout=30).text
+        answer = requests.get(server.url, headers=headers, timeout=30)
+    assert answer.status_code == 403
+    assert answer.json()["error"].startswith("Refused: it ")

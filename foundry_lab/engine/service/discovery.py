@@ -18,7 +18,8 @@ import requests
 from foundry_lab.config import Settings
 from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.service import foundry_cli
-from foundry_lab.engine.service.launch import failure, launch
+from foundry_lab.engine.service.idle import idle_stop_s
+from foundry_lab.engine.service.launch import End, failure, last_end, launch
 from foundry_lab.engine.service.probe import answering_pid, check_foundry_local
 from foundry_lab.engine.service.state import (
     ServiceState,
@@ -40,6 +41,7 @@ START_TIMEOUT_S = 90.0
 LOCK_TIMEOUT_S = START_TIMEOUT_S + 30.0
 """Longer than any start or stop takes."""
 POLL_S = 0.05
+SHUT_DOWN = "shut down by a POST to its /shutdown, which any program on this machine can send"
 
 
 def ensure_service(settings: Settings | None = None, *, progress: bool = True) -> str:
@@ -59,6 +61,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
         ConfigurationError: a bad value in the environment.
     """
     settings = settings or Settings()
+    idle_stop_s()  # a bad value is to be an error here, not in the service's log
     if settings.endpoint:
         check_foundry_local(settings.endpoint)
         return settings.endpoint
@@ -87,6 +90,18 @@ def service_status() -> ServiceState | None:
             if live_state() is None:
                 discard_state()
     return state if state is not None and state.ready else None
+
+
+def resume_service() -> ServiceState | None:
+    """Start the lab's service again if it stopped for want of work; None if it didn't. Takes seconds.
+
+    Raises:
+        EngineError: it doesn't start.
+        ConfigurationError: a bad value in the environment.
+    """
+    if last_end() is not End.IDLE:
+        return None
+    return _start(public_catalog=Settings().catalog == "public", progress=False)
 
 
 def control_for(endpoint: str) -> ServiceState | None:
@@ -189,6 +204,8 @@ def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
             log.warning("Process %d of the service doesn't answer; it is replaced.", state.pid)
             _end(state, timeout=2.0)
             state = None
+        if state is None and last_end() is End.SHUT_DOWN:
+            log.warning("The service before was %s; it is started again.", SHUT_DOWN)
         with _announced("Starting Foundry Local ... ", progress):
             if state is None:
                 launch(public_catalog=public_catalog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import re
 import subprocess
@@ -21,11 +22,20 @@ from foundry_lab.errors import EngineError
 SERVICE_MODULE = f"{__package__}.process"
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
+ENDED_MARK = "foundry-lab ended: "
+"""Begins the log's line that tells why the process ended though the lab didn't ask for it."""
 NOTED = b"noted\n"
 """Told to the child when it has been noted as starting."""
 LOG_LINES = 8
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
 """Names of variables that the service has no use for; it lives longer than who started it."""
+
+
+class End(enum.StrEnum):
+    """Why a service ended that the lab didn't stop."""
+
+    IDLE = "idle"
+    SHUT_DOWN = "shut down"
 
 
 def log_file() -> Path:
@@ -68,10 +78,7 @@ def launch(*, public_catalog: bool) -> None:
 
 def failure(what: str) -> EngineError:
     """Return the error to raise for a start that failed: what happened and what the log says about it."""
-    try:
-        lines = log_file().read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
+    lines = _logged()
     for line in reversed(lines):
         if line.startswith(FAILURE_MARK):
             return EngineError(line.removeprefix(FAILURE_MARK))
@@ -79,6 +86,21 @@ def failure(what: str) -> EngineError:
     return EngineError(
         f"{what} Check this machine with `foundry-lab doctor`. Its log, {log_file()}, ends with:{said}"
     )
+
+
+def last_end() -> End | None:
+    """Return why the last service of this home ended, if it wasn't the lab's doing and it had time to say."""
+    for line in reversed(_logged()):
+        if line.startswith(ENDED_MARK):
+            return End(line.removeprefix(ENDED_MARK))
+    return None
+
+
+def _logged() -> list[str]:
+    try:
+        return log_file().read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _new_log() -> Path:

@@ -25,7 +25,8 @@ from foundry_lab._ground.loopback import refuse_foreign
 from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
-from foundry_lab.engine.service.launch import FAILURE_MARK
+from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
+from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End
 from foundry_lab.engine.service.runtime import Runtime
 from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
@@ -51,14 +52,16 @@ async def run(
     port: int = 0,
     public_catalog: bool = False,
     log_file: str = "",
+    idle_stop_s: float | None = None,
     on_ready: Callable[[ServiceState], None] | None = None,
 ) -> None:
-    """Serve until a signal, the control route or the web service's own /shutdown ends it.
+    """Serve until a signal, the control route, the web service's own /shutdown or idleness ends it.
 
     Args:
         port: of the web service on 127.0.0.1; 0 takes a free one.
         public_catalog: serve the models of Microsoft's catalog as well.
         log_file: told in the state.
+        idle_stop_s: seconds without work after which it ends; None for never.
         on_ready: called with the state once requests are taken.
 
     Raises:
@@ -98,7 +101,8 @@ async def run(
             log.info("%s serves %s", state.url, state.model_id)
             if on_ready is not None:
                 on_ready(state)
-            await _until_stopped(stop, runtime)
+            if ended := await _until_stopped(stop, runtime, IdleWatch(idle_stop_s)):
+                print(f"{ENDED_MARK}{ended}", flush=True)  # before the state goes: who misses it looks here
         finally:
             remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
             log.info("stopping")
@@ -111,10 +115,16 @@ async def run(
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
 
 
-async def _until_stopped(stop: asyncio.Event, runtime: Runtime) -> None:
-    while not stop.is_set() and not runtime.shutdown_requested():
+async def _until_stopped(stop: asyncio.Event, runtime: Runtime, idle: IdleWatch) -> End | None:
+    """Return why it is to end, if neither the lab nor a signal asked for it."""
+    while not stop.is_set():
+        if runtime.shutdown_requested():
+            return End.SHUT_DOWN
+        if idle.over():
+            return End.IDLE
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_S)
+    return None
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -142,7 +152,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
-        asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
+        asyncio.run(
+            run(
+                public_catalog=arguments.public_catalog,
+                log_file=arguments.log_file,
+                idle_stop_s=idle_stop_s(),
+            )
+        )
     except FoundryError as error:
         sys.exit(f"{FAILURE_MARK}{error}")
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.cpu import write_config
-from foundry_lab.engine.private import check, own_folder
+from foundry_lab.engine.private import check, model_parts, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
 
@@ -150,7 +150,7 @@ def fit_to_machine() -> Path:
     model = paths.model_dir()
     shared = paths.shared_models() is not None
     try:
-        for path in (paths.model_cache(), model.parent, model, *model.iterdir()):
+        for path in model_parts():
             check(path, of_others=shared)
         if not shared:
             write_config(model)

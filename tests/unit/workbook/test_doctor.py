@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -16,8 +19,10 @@ import psutil
 import pytest
 from cli_stubs import StubEngine
 from click.testing import CliRunner
+from other_user import NOBODY, needs_root, process_of_nobody
 
-from foundry_lab.engine.service import native
+from foundry_lab.engine import paths, private
+from foundry_lab.engine.service import launch, native
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 from foundry_lab.workbook import doctor
@@ -226,6 +231,7 @@ def test_little_memory_is_a_warning(engine: StubEngine, monkeypatch: pytest.Monk
 
 
 def test_model(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "model_parts", list)  # the stub has none
     missing = doctor._check_model()
     assert missing.status == "warn"
     assert "model import FILE" in missing.advice
@@ -279,3 +285,117 @@ def test_another_server_is_no_service(service: HTTPServer, monkeypatch: pytest.M
     service.body = b"<html>Welcome</html>"  # type: ignore[attr-defined]
     monkeypatch.setenv("FOUNDRY_ENDPOINT", url(service))
     assert doctor._check_service().status == "fail"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_home_that_others_can_change_is_told(home: Path) -> None:
+    home.chmod(0o777)
+    check = doctor._check_home()
+    assert check.status == "fail" and "can be changed by every user" in check.found
+    subprocess.run(check.advice.rpartition(": ")[2], shell=True, check=True)
+    assert doctor._check_home().status == "ok"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("variable", ["FOUNDRY_LAB_HOME", "FOUNDRY_LAB_MODELS"])
+def test_a_model_that_others_can_change_is_told(
+    engine: StubEngine, home: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The user's own, and the one that a class shares."""
+    if variable == "FOUNDRY_LAB_MODELS":
+        monkeypatch.setenv(variable, str(home / "models"))
+    network = paths.model_dir() / "model.onnx"
+    network.parent.mkdir(parents=True)
+    network.touch()
+    engine.models = [GOOD]
+    assert doctor._check_model().status == "ok"
+    network.chmod(0o666)
+    check = doctor._check_model()
+    assert check.status == "fail" and "model.onnx can be changed by every user" in check.found
+
+
+@needs_root
+@pytest.mark.parametrize(("shared", "status"), [(False, "fail"), (True, "ok")])
+def test_a_shared_model_may_be_another_users(
+    engine: StubEngine, home: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, status: str
+) -> None:
+    """Somebody was chosen to look after it."""
+    if shared:
+        monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(home / "models"))
+    paths.model_dir().mkdir(parents=True)
+    os.chown(paths.model_dir(), NOBODY, NOBODY)
+    engine.models = [GOOD]
+    assert doctor._check_model().status == status
+
+
+def test_a_bad_time_of_idleness_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", "soon")
+    by_name = {check.name: check for check in doctor.run_checks()}
+    assert by_name["settings"].status == "fail"
+    assert "FOUNDRY_LAB_IDLE_STOP='soon'" in by_name["settings"].found
+
+
+def test_a_service_that_was_shut_down_from_outside_is_told(home: Path) -> None:
+    (home / "run").mkdir()
+    launch.log_file().write_text(f"INFO x\n{launch.ENDED_MARK}{launch.End.SHUT_DOWN}\nINFO stopping\n")
+    assert "POST to its /shutdown, which any program" in doctor._check_service().found
+    launch.log_file().write_text(f"{launch.ENDED_MARK}{launch.End.IDLE}\n")
+    assert "POST" not in doctor._check_service().found
+
+
+def test_other_users_are_told_what_they_could_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_other_users", lambda: {"ann", "ben", "cleo", "dan"})
+    check = doctor._check_other_users()
+    assert check.status == "warn" and "ann, ben, cleo and others" in check.found
+    for word in ("generate", "unload", "shut it down", "container"):
+        assert word in check.advice
+    monkeypatch.setattr(doctor, "_other_users", set)
+    assert doctor._check_other_users().status == "ok"
+    monkeypatch.setenv("JUPYTERHUB_USER", "ann")
+    assert "JupyterHub" in doctor._check_other_users().found
+
+
+@needs_root
+def test_another_user_with_a_process_is_seen() -> None:
+    before = doctor._other_users()
+    with process_of_nobody(number := 54321):
+        assert doctor._other_users() - before == {str(number)}
+
+
+@needs_root
+def test_the_commands_that_doctor_gives_work(tmp_path: Path) -> None:
+    """In a network of the test's own: nobody else's firewall is touched."""
+    if not all(map(shutil.which, ("nft", "unshare", "ip"))) or not can_unshare():
+        pytest.skip("no nft, unshare or ip, or no right to use them")
+    rule = doctor.FIREWALL.removeprefix("sudo ").replace("{ 0, 0 }", f"{{ 0, {NOBODY} }}")
+    script = tmp_path / "try.sh"
+    script.write_text(f"""ip link set lo up
+{rule}
+{sys.executable} -c '
+import os, socket
+server = socket.create_server(("127.0.0.1", 41001))
+for user in (0, {NOBODY}, 54321):
+    if not (child := os.fork()):
+        os.setuid(user)
+        try:
+            socket.socket().connect(server.getsockname())
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    print(user, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+'""")
+    done = subprocess.run(["unshare", "-n", "sh", str(script)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["0 0", f"{NOBODY} 0", "54321 1"], done.stderr
+    own_network = doctor.OWN_NETWORK.replace("foundry-lab run", "ip -brief address show up")
+    done = subprocess.run(own_network, shell=True, capture_output=True, text=True, check=True)
+    assert "127.0.0.1/8" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+def can_unshare() -> bool:
+    return all(not subprocess.run(["unshare", options, "true"]).returncode for options in ("-n", "-Urn"))

@@ -1,0 +1,107 @@
+"""A service without work stops by itself where that is asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from foundry_lab import Settings, engine
+from foundry_lab.engine.service import discovery, idle, launch
+from foundry_lab.engine.service.state import ServiceState, make_run_dir
+from foundry_lab.errors import ConfigurationError
+
+
+class Clocks:
+    """Seconds that went by and seconds of CPU time, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.cpu = 0.0
+        clocks = SimpleNamespace(monotonic=lambda: self.now, process_time=lambda: self.cpu)
+        monkeypatch.setattr(idle, "time", clocks)
+
+    def pass_by(self, seconds: float, busy: float) -> None:
+        self.now += seconds
+        self.cpu += seconds * busy
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+RESTING = 0.004  # of a CPU, as measured
+
+
+def looks(watch: idle.IdleWatch, clocks: Clocks, seconds: float, busy: float) -> list[bool]:
+    found = []
+    for _ in range(int(seconds / 0.5)):
+        clocks.pass_by(0.5, busy)
+        found.append(watch.over())
+    return found
+
+
+def test_it_is_over_after_the_time_at_rest_and_not_before(clocks: Clocks) -> None:
+    watch = idle.IdleWatch(60)
+    assert looks(watch, clocks, 60, RESTING) == [False] * 119 + [True]
+
+
+def test_work_begins_the_time_anew(clocks: Clocks) -> None:
+    watch = idle.IdleWatch(60)
+    looks(watch, clocks, 59, RESTING)
+    assert looks(watch, clocks, 0.5, 0.14) == [False], "one token"
+    assert not any(looks(watch, clocks, 59.5, RESTING))
+    assert looks(watch, clocks, 0.5, RESTING) == [True]
+
+
+def test_a_long_answer_on_a_starved_machine_is_work(clocks: Clocks) -> None:
+    watch = idle.IdleWatch(5)
+    assert not any(looks(watch, clocks, 600, 0.1))
+
+
+def test_by_default_it_is_never_over(clocks: Clocks) -> None:
+    assert not any(looks(idle.IdleWatch(idle.idle_stop_s()), clocks, 10_000, 0))
+
+
+def test_the_variable_is_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", " 600 ")
+    assert idle.idle_stop_s() == 600
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "10 min"])
+def test_a_bad_value_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", value)
+    monkeypatch.setattr(discovery, "_start", lambda **options: pytest.fail("started"))
+    with pytest.raises(ConfigurationError, match=f"FOUNDRY_LAB_IDLE_STOP='{value}'"):
+        engine.ensure_service(Settings())
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> list[dict[str, object]]:
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path))
+    made: list[dict[str, object]] = []
+
+    def start(**options: object) -> ServiceState:
+        made.append(options)
+        return ServiceState(pid=1, create_time=0, url="http://again")
+
+    monkeypatch.setattr(discovery, "_start", start)
+    return made
+
+
+def log(*lines: str) -> None:
+    make_run_dir()
+    launch.log_file().write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_a_service_that_stopped_for_idleness_is_resumed(starts: list[dict[str, object]]) -> None:
+    log("INFO serves", f"{launch.ENDED_MARK}idle", "INFO stopping")
+    state = engine.resume_service()
+    assert state is not None and state.url == "http://again" and len(starts) == 1
+
+
+@pytest.mark.parametrize("said", [[], ["INFO serves"], [f"{launch.ENDED_MARK}shut down"], ["Killed"]])
+def test_one_that_ended_otherwise_is_not(starts: list[dict[str, object]], said: list[str]) -> None:
+    """Who stopped it, or sees it crash, decides himself."""
+    log(*said)
+    assert engine.resume_service() is None and not starts
