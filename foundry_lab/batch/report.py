@@ -175,5 +175,4 @@ class BatchReport:
             lines.append(f"results     {os.fspath(self.output)}")
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from pathlib import Path
 from typing import Any
 
+from foundry_lab._ground.files import as_path
 from foundry_lab.batch.files import ENDINGS, Raw, check_readable, json_lines, path_of, text_lines
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.table import csv_rows, frame_rows, is_frame
@@ -48,7 +49,7 @@ class Source:
         if isinstance(items, io.IOBase) or hasattr(items, "fileno"):
             items = path_of(items)
         self._items = items
-        self.path = Path(items).expanduser() if isinstance(items, os.PathLike) else None
+        self.path = as_path(items, "items") if isinstance(items, os.PathLike) else None
         _check_kind(items)
         in_memory = hasattr(items, "__len__") and hasattr(items, "__getitem__")
         self.rereadable = self.path is not None or is_frame(items) or in_memory

@@ -14,7 +14,7 @@ from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError
 from foundry_lab.workbook.cli.batch import batch
 from foundry_lab.workbook.cli.model import model
-from foundry_lab.workbook.cli.service import left_as_found
+from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
 if TYPE_CHECKING:
     from foundry_lab.engine import ServiceState
@@ -60,7 +60,7 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
     notebooks = workbook.find(names) if names else workbook.notebooks()
     runner.check_outputs(notebooks, output)
     failed = 0
-    with left_as_found(keep=keep):
+    with interrupting(), left_as_found(keep=keep):
         engine.ensure_service(progress=True)
         for notebook in notebooks:
             result = _run_with_progress(notebook, output, timeout)
