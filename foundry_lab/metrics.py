@@ -6,16 +6,18 @@ import socket
 import sys
 import threading
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import accumulate
-from types import TracebackType
+from typing import Any
 from weakref import WeakSet
 from wsgiref.simple_server import WSGIServer
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from foundry_lab._ground.forks import renew_after_fork
@@ -122,29 +124,33 @@ def percentile(samples: Sequence[float], q: float) -> float | None:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
+Labels = tuple[str, ...]
+_BY_REQUEST = ("operation", "model", "outcome")
+
+
 class _Histogram:
     """Values, counted by the bucket they fall into."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.sum += value
 
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Add to the family as Prometheus counts: each bucket holds those below it, too."""
-        names = [*(str(bound) for bound in self._bounds), "+Inf"]
-        buckets = list(zip(names, accumulate(self._counts), strict=True))
-        family.add_metric(labels, buckets, self._sum)
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the counts as Prometheus has them: each bucket holds those below it, too."""
+        names = [*map(str, self._bounds), "+Inf"]
+        return list(zip(names, accumulate(self._counts), strict=True))
 
 
 class Metrics(Collector):
     """Counts what a client does. Safe to share between clients, tasks and threads.
 
-    A request costs one lock and a few additions; Prometheus' series are made when somebody looks.
+    A request costs one lock and a few additions; Prometheus' series are made when somebody looks. Labels are
+    bounded, whatever is asked: by MAX_MODEL_LABELS, MAX_ENDPOINT_LABELS and the statuses of HTTP.
 
     Args:
         recent: how many of the latest samples the percentiles are taken from.
@@ -155,6 +161,7 @@ class Metrics(Collector):
 
     def __init__(self, recent: int = 2048) -> None:
         self._recent = recent
+        self._breakers: dict[str, WeakSet[CircuitBreaker]] = {}  # by endpoint; none is kept alive
         self.after_fork()
         renew_after_fork(self)
 
@@ -162,19 +169,17 @@ class Metrics(Collector):
         """A child counts from zero, under locks of its own; what the parent did, the parent tells."""
         self._lock = threading.Lock()
         self._models: set[str] = set()
-        self._requests: Counter[tuple[str, str, str]] = Counter()  # by operation, model and outcome
-        self._latency: dict[tuple[str, str, str], _Histogram] = {}
-        self._ttft: dict[str, _Histogram] = {}  # by model
+        self._requests: Counter[Labels] = Counter()
+        self._latency = defaultdict[Labels, _Histogram](partial(_Histogram, LATENCY_BUCKETS_S))
+        self._ttft = defaultdict[Labels, _Histogram](partial(_Histogram, TTFT_BUCKETS_S))
         self._queue = _Histogram(QUEUE_BUCKETS_S)
-        self._tokens: Counter[tuple[str, str]] = Counter()  # by kind and model
+        self._tokens: Counter[Labels] = Counter()
         self._retries = self._flying = 0
         self._latencies: deque[float] = deque(maxlen=self._recent)
         self._ttfts: deque[float] = deque(maxlen=self._recent)
         self._waits: deque[float] = deque(maxlen=self._recent)
-        self._breakers = _Breakers()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self.registry.register(self._breakers)
 
     def start(self) -> None:
         """An operation begins."""
@@ -190,10 +195,12 @@ class Metrics(Collector):
             key = (record.operation, model, record.outcome)
             self._requests[key] += 1
             if record.outcome not in REFUSED:
-                self._observe_latency(key, record.latency_s)
+                self._latency[key].observe(record.latency_s)
+                if record.operation in GENERATING:
+                    self._latencies.append(record.latency_s)
             if record.ttft_s is not None:
+                self._ttft[model,].observe(record.ttft_s)
                 self._ttfts.append(record.ttft_s)
-                self._ttft.setdefault(model, _Histogram(TTFT_BUCKETS_S)).observe(record.ttft_s)
             if record.usage is not None:
                 self._tokens["prompt", model] += record.usage.prompt_tokens
                 self._tokens["completion", model] += record.usage.completion_tokens
@@ -201,28 +208,31 @@ class Metrics(Collector):
     def waited(self, seconds: float) -> None:
         """An item of a batch has waited for a service."""
         with self._lock:
-            self._waits.append(seconds)
             self._queue.observe(seconds)
+            self._waits.append(seconds)
 
     def watch_breaker(self, endpoint: str, breaker: CircuitBreaker) -> None:
         """Show this breaker's state whenever the metrics are read, for as long as somebody uses it."""
-        self._breakers.add(endpoint, breaker)
+        with self._lock:
+            breakers = self._breakers.pop(endpoint, WeakSet())
+            breakers.add(breaker)
+            used = [(name, others) for name, others in self._breakers.items() if others]
+            self._breakers = {**dict(used[1 - MAX_ENDPOINT_LABELS :]), endpoint: breakers}
 
     def snapshot(self) -> Snapshot:
         """Return counts since the start and percentiles of the recent samples."""
         with self._lock:
-            counts: Counter[str] = Counter()
+            requests: Counter[str] = Counter()
             for (operation, _, outcome), number in self._requests.items():
                 if operation in GENERATING:
-                    counts[outcome] += number
+                    requests[outcome] += number
             tokens: Counter[str] = Counter()
             for (kind, _), number in self._tokens.items():
                 tokens[kind] += number
             samples = [list(each) for each in (self._latencies, self._ttfts, self._waits)]
             retries, flying = self._retries, self._flying
-        latency, ttft, queue_wait = map(_summary, samples)
         return Snapshot(
-            dict(counts), retries, flying, tokens["prompt"], tokens["completion"], latency, ttft, queue_wait
+            dict(requests), retries, flying, tokens["prompt"], tokens["completion"], *map(_summary, samples)
         )
 
     def text(self) -> str:
@@ -240,41 +250,29 @@ class Metrics(Collector):
         """
         return MetricsServer(self.registry, port)
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    def collect(self) -> list[Metric]:
         """Return the series, for Prometheus."""
-        by_request = ["operation", "model", "outcome"]
-        requests = CounterMetricFamily("foundry_lab_requests", "Finished operations", labels=by_request)
-        latency = HistogramMetricFamily(
-            "foundry_lab_request_latency_seconds",
-            "From the call to the typed result, retries included",
-            labels=by_request,
-        )
-        ttft = HistogramMetricFamily(
-            "foundry_lab_time_to_first_token_seconds",
-            "From the call to the first streamed token",
-            labels=["model"],
-        )
-        queue = HistogramMetricFamily(
-            "foundry_lab_queue_wait_seconds",
-            "From a batch taking up an item to a service being free for it",
-            labels=[],
-        )
-        tokens = CounterMetricFamily(
-            "foundry_lab_tokens", "Tokens the service counted", labels=["kind", "model"]
-        )
         with self._lock:
-            for key, number in self._requests.items():
-                requests.add_metric(key, number)
-            for key, histogram in self._latency.items():
-                histogram.add_to(latency, key)
-            for model, histogram in self._ttft.items():
-                histogram.add_to(ttft, [model])
-            self._queue.add_to(queue, [])
-            for kind_and_model, number in self._tokens.items():
-                tokens.add_metric(kind_and_model, number)
-            retries = CounterMetricFamily("foundry_lab_retries", "Attempts after the first", self._retries)
-            flying = GaugeMetricFamily("foundry_lab_in_flight", "Operations under way", self._flying)
-        yield from (requests, latency, ttft, queue, tokens, retries, flying)
+            watched = [(endpoint, list(breakers)) for endpoint, breakers in self._breakers.items()]
+            levels = {
+                (endpoint,): max(_BREAKER_LEVEL[each.state] for each in breakers)
+                for endpoint, breakers in watched
+                if breakers
+            }
+            return [
+                _counter("requests", "Finished operations", _BY_REQUEST, self._requests),
+                _counter("tokens", "Tokens the service counted", ("kind", "model"), self._tokens),
+                _counter("retries", "Attempts after the first", (), {(): self._retries}),
+                _times(
+                    "request_latency", "From call to typed result, with retries", _BY_REQUEST, self._latency
+                ),
+                _times("time_to_first_token", "From call to first streamed token", ("model",), self._ttft),
+                _times(
+                    "queue_wait", "From a batch taking up an item to a free service", (), {(): self._queue}
+                ),
+                _gauge("in_flight", "Operations under way", (), {(): self._flying}),
+                _gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ("endpoint",), levels),
+            ]
 
     def _label(self, record: Record) -> str:
         """Return the label of a model not counted so far; a name that was refused may be none."""
@@ -283,45 +281,33 @@ class Metrics(Collector):
         self._models.add(record.model)
         return record.model
 
-    def _observe_latency(self, key: tuple[str, str, str], seconds: float) -> None:
-        if key[0] in GENERATING:
-            self._latencies.append(seconds)
-        if (histogram := self._latency.get(key)) is None:
-            histogram = self._latency[key] = _Histogram(LATENCY_BUCKETS_S)
-        histogram.observe(seconds)
+
+def _counter(name: str, about: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
+    family = CounterMetricFamily(f"foundry_lab_{name}", about, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
 
 
-class _Breakers(Collector):
-    """State of the breakers by endpoint, the worst of those in use. It keeps none of them alive."""
+def _gauge(name: str, about: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(f"foundry_lab_{name}", about, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._watched: dict[str, WeakSet[CircuitBreaker]] = {}
 
-    def add(self, endpoint: str, breaker: CircuitBreaker) -> None:
-        with self._lock:
-            breakers = self._watched.pop(endpoint, WeakSet())
-            breakers.add(breaker)
-            used = {name: others for name, others in self._watched.items() if others}
-            latest = list(used.items())[1 - MAX_ENDPOINT_LABELS :]
-            self._watched = {**dict(latest), endpoint: breakers}
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "foundry_lab_circuit_breaker_state", "0 closed, 1 half-open, 2 open", labels=["endpoint"]
-        )
-        with self._lock:
-            for endpoint, breakers in self._watched.items():
-                if levels := [_BREAKER_LEVEL[breaker.state] for breaker in breakers]:
-                    family.add_metric([endpoint], max(levels))
-        yield family
+def _times(name: str, about: str, labels: Labels, values: Mapping[Labels, _Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"foundry_lab_{name}_seconds", about, labels=labels)
+    for key, histogram in values.items():
+        family.add_metric(key, histogram.buckets(), histogram.sum)
+    return family
 
 
 def _summary(samples: list[float]) -> Summary:
     return Summary(len(samples), percentile(samples, 50), percentile(samples, 95), percentile(samples, 99))
 
 
-class MetricsServer:
+class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Serves a registry at `/metrics` from a thread, until `close` or the end of its `with` block.
 
     Args:
@@ -370,12 +356,7 @@ class MetricsServer:
             self._server.server_close()
             self._thread.join(5)
 
-    def __enter__(self) -> MetricsServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

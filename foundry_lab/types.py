@@ -10,7 +10,26 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """What a sane service counts; JSON numbers above 2**53 aren't exact everywhere (RFC 8259, section 6)."""
 
 
-class Usage(msgspec.Struct, frozen=True):
+def _plain(value: Any) -> Any:
+    """Return what stands for an object that JSON lacks: the fields of a pydantic model, else its text."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What all results can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as dicts, lists, numbers and texts, as JSON and tables take them."""
+        fields: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_plain)
+        return fields
+
+    def __hash__(self) -> int:
+        # Not of all fields, as some hold dicts; equal results have equal hashes, and more isn't asked.
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        return hash(tuple(value for value in values if isinstance(value, (str, int, float))))
+
+
+class Usage(Result, frozen=True):
     """Token counts of one request, as the service counted them."""
 
     prompt_tokens: Count = 0
@@ -18,7 +37,7 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: Count = 0
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
+class Completion(Result, frozen=True, kw_only=True):
     """One finished answer.
 
     Attributes:
@@ -59,7 +78,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         return self.usage.completion_tokens / self.latency_s
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+class Chunk(Result, frozen=True, kw_only=True):
     """One piece of a streamed answer.
 
     Attributes:
@@ -78,7 +97,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str = ""
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
+class Model(Result, frozen=True, kw_only=True):
     """One model the service knows. What the service doesn't tell is None.
 
     Attributes:
@@ -102,7 +121,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str | None = None
 
 
-class Health(msgspec.Struct, frozen=True, kw_only=True):
+class Health(Result, frozen=True, kw_only=True):
     """One look at the service. What couldn't be learned is None, never zero.
 
     Attributes:

@@ -119,7 +119,7 @@ class PoolAsker(Asker):
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
             self._policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
-        elif isinstance(error, SUSPICIOUS):
+        elif isinstance(error, SUSPICIOUS) and not getattr(error, "lasting", False):
             endpoint.failed_in_a_row += 1
             self._policy.observe(outcome.latency_s or 0.0, 0, ok=False)
             if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:

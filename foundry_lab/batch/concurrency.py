@@ -21,9 +21,8 @@ class FixedConcurrency:
             )
         self.limit = self.maximum = int(limit)
 
-    def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
-        """Take in one finished request; return whether the limit changed. This one never does."""
-        return False
+    def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
+        """Take in one finished request, which changes nothing."""
 
 
 class AdaptiveConcurrency:
@@ -68,12 +67,11 @@ class AdaptiveConcurrency:
         self._count = 0
         self._best: float | None = None
 
-    def observe(self, latency_s: float, tokens: int, ok: bool) -> bool:
-        """Take in one finished request; return whether the limit changed."""
-        before = self.limit
+    def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
+        """Take in one finished request."""
         if not ok:
             self._decrease()
-            return self.limit != before
+            return
         self._sum += latency_s / max(1, tokens)
         self._count += 1
         if self._count >= self._window:
@@ -86,7 +84,6 @@ class AdaptiveConcurrency:
             else:
                 self._decrease()
             self._best *= self.DRIFT
-        return self.limit != before
 
     def _decrease(self) -> None:
         self.limit = max(self._minimum, self.limit // 2)

@@ -64,7 +64,7 @@ class Choices:
         _check_names(options)
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
         self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-        self.output = _as_path(own.get("output"))
+        self.output = as_path(own["output"], "output") if "output" in own else None
         self.concurrency = own.get("concurrency", DEFAULT_CONCURRENCY)
         self.policy = as_policy(self.concurrency)
         self.resume = bool(own.get("resume", True))
@@ -110,12 +110,3 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
             "endpoints must be an address, or a list of one or more; leave it out for this client's own."
         )
     return found
-
-
-def _as_path(output: str | os.PathLike[str] | None) -> Path | None:
-    """Return the output's path, None where none is named.
-
-    Raises:
-        ConfigurationError: it is no path.
-    """
-    return None if output is None else as_path(output, "output")

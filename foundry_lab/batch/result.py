@@ -116,9 +116,14 @@ def write_line(
     if reply is not None:
         response = ResponsePart(reply.status, reply.request_id, _one_line(reply.body))
     elif isinstance(error, APIStatusError):
-        own = {"message": error.message, "type": error.type or "api_error"}
-        own |= {"code": error.code, "param": error.param}
-        response = ResponsePart(error.status, error.request_id or "", msgspec.Raw(_encode({"error": own})))
+        said = {
+            "message": error.message,
+            "type": error.type or "api_error",
+            "param": error.param,
+            "code": error.code,
+        }
+        body = msgspec.Raw(_encode({"error": said}))
+        response = ResponsePart(error.status, error.request_id or "", body)
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
     return _encode(ResultLine(line_id(custom_id, fingerprint), custom_id, response, failure)) + b"\n", code

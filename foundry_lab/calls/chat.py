@@ -21,6 +21,9 @@ from foundry_lab.errors import (
 from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
 from foundry_lab.types import Completion
 
+MAX_COMPLAINT = 500
+"""Characters of what is wrong with an answer that are told: a validator may repeat all of the answer."""
+
 
 class ChatOptions(TypedDict, total=False):
     """What `complete` and `stream_complete` take besides the prompt; all of it is optional.
@@ -65,6 +68,14 @@ BODY_FIELDS = frozenset(
 )
 STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
 COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
+_OF_THE_CLIENT = {
+    "base_url": "endpoint",
+    "max_retries": "retries",
+    "default_headers": "headers",
+    **{name: name for name in ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker")},
+    **{name: name for name in ("metrics", "ca_file")},
+}
+"""What belongs to the client, by the names that others give it too; and what the client calls it."""
 _ALL = frozenset(ChatOptions.__annotations__)
 _ALLOWED = {True: _ALL - COMPLETE_OPTIONS, False: _ALL - STREAM_OPTIONS}  # by whether it streams
 
@@ -176,7 +187,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
         try:
             parsed = request.shape.parse(completion)
         except (ValueError, msgspec.MsgspecError) as error:
-            problem = str(error)
+            problem = str(error)[:MAX_COMPLAINT]
         else:
             return msgspec.structs.replace(completion, parsed=parsed, attempts=sent)
         if asked < request.parse_attempts:
@@ -232,6 +243,12 @@ def _wrong_name(name: str) -> ConfigurationError:
         return ConfigurationError(
             "stream is no option: the method decides. complete() gives a whole answer; for a stream use "
             "stream_complete(…)."
+        )
+    if name in _OF_THE_CLIENT:
+        argument = _OF_THE_CLIENT[name]
+        return ConfigurationError(
+            f"{name} belongs to the client, not to one call: FoundryAPIClient({argument}=…), or "
+            f"SyncFoundryAPIClient({argument}=…)."
         )
     if name in _ALL:
         method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"

@@ -17,6 +17,10 @@ from foundry_lab.errors import (
 )
 
 CONNECT_TIMEOUT_S = 5.0
+_GONE = (
+    "The service that was found there has ended. Start it again with foundry_lab.ensure_service() in "
+    "Python or `foundry-lab serve` in a terminal, and call again: this client finds it."
+)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -86,17 +90,14 @@ def _listener(endpoint: str, pid: int | None) -> Listener | None:
 def another_answers(endpoint: str) -> ServiceUnavailableError:
     """Return the error for a found service whose place another process has taken."""
     return ServiceUnavailableError(
-        f"Another process listens at {endpoint}, where the service was found; nothing was sent to it. "
-        "Call again: this client looks where the service is now. `foundry-lab status` shows it; "
-        "FOUNDRY_ENDPOINT names one on purpose."
+        f"Another process listens at {endpoint}, and nothing was sent to it. {_GONE}"
     )
 
 
 def nobody_answers(endpoint: str, error: object, *, found: bool) -> ServiceUnavailableError:
     """Return the error for a connection that couldn't be made; `found` as in `Target`."""
     advice = (
-        "The service that was found there has ended. Start it again with foundry_lab.ensure_service() in "
-        "Python or `foundry-lab serve` in a terminal, and call again: this client finds it."
+        _GONE
         if found
         else "Is the service running there? `foundry-lab status` shows the lab's own, `foundry-lab serve` "
         "starts it; FOUNDRY_ENDPOINT must name the right port."

@@ -143,7 +143,7 @@ class CircuitBreaker:
     @property
     def state(self) -> State:
         """The state now: "half-open" from `open_s` on, when the next call will be let through to probe."""
-        return "half-open" if self._is_due(self._clock()) else self._state
+        return "half-open" if self._state == "open" and self._is_due(self._clock()) else self._state
 
     def add_listener(self, listener: Callable[[Transition], None]) -> None:
         """Call `listener` after every change of state. One that raises is logged and does no harm."""
@@ -169,7 +169,8 @@ class CircuitBreaker:
             self._held = False
             if self._state != "closed":
                 transition = self._change("closed", "closed by hand")
-        self._tell(transition)
+        if transition is not None:
+            self._tell(transition)
 
     def reset(self) -> None:
         """Be closed, and remember no call."""
@@ -189,7 +190,7 @@ class CircuitBreaker:
         transition = None
         with self._lock:
             now = self._clock()
-            if self._is_due(now):
+            if self._state == "open" and self._is_due(now):
                 transition = self._change("half-open", f"{self._open_s:g} s later")
             if self._state == "open":
                 raise self._refusal(self._open_s - (now - self._since))
@@ -200,7 +201,8 @@ class CircuitBreaker:
                     self._begin(now)
                 self._probes_out += 1
             ticket = Ticket(self, self._period, now)
-        self._tell(transition)
+        if transition is not None:
+            self._tell(transition)
         return ticket
 
     def success(self, ticket: Ticket) -> None:
@@ -238,10 +240,12 @@ class CircuitBreaker:
                     transition = self._judge_probe(failed, slow)
                 else:
                     self._in_a_row = self._in_a_row + 1 if failed else 0
-                    self._note(now, failed, slow)
+                    if self._rate is not None or self._slow_s is not None:
+                        self._note(now, failed, slow)
                     if (failed or slow) and (reason := self._why_open()):
                         transition = self._change("open", reason)
-        self._tell(transition)
+        if transition is not None:
+            self._tell(transition)
 
     def _judge_probe(self, failed: bool, slow: bool) -> Transition | None:
         if failed or slow:
@@ -255,8 +259,6 @@ class CircuitBreaker:
 
     def _note(self, now: float, failed: bool, slow: bool) -> None:
         """Put a call into the window, and take out those that are too old."""
-        if self._rate is None and self._slow_s is None:
-            return
         self._window.append((now, failed, slow))
         self._failed += failed
         self._slow += slow
@@ -281,8 +283,8 @@ class CircuitBreaker:
         return None
 
     def _is_due(self, now: float) -> bool:
-        """Return whether it has been open for long enough to probe."""
-        return self._state == "open" and not self._held and now - self._since >= self._open_s
+        """Return whether one that is open has been so for long enough to probe."""
+        return not self._held and now - self._since >= self._open_s
 
     def _change(self, new: State, reason: str) -> Transition:
         transition = Transition(self._state, new, self._clock(), reason)
@@ -312,9 +314,9 @@ class CircuitBreaker:
         refusal.__cause__ = last
         return refusal
 
-    def _tell(self, transition: Transition | None) -> None:
+    def _tell(self, transition: Transition) -> None:
         """Called without the lock, so that a listener may use the breaker."""
-        if transition is None or transition.old == transition.new:
+        if transition.old == transition.new:  # held while it was open
             return
         _log.info("circuit breaker %s -> %s: %s", transition.old, transition.new, transition.reason)
         for listener in self._listeners:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foundry_lab.errors import FoundryError, ResponseFormatError, StreamInterruptedError
-from foundry_lab.protocol.failure import ErrorBody, error_in_body
+from foundry_lab.protocol.failure import error_in_body
 from foundry_lab.protocol.reply import UNREADABLE, Chat, Choice, Message, chat_decoder, excerpt, usage_of
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 from foundry_lab.protocol.sse import DEFAULT_MAX_EVENT_BYTES, Event, SSEDecoder
@@ -26,7 +26,7 @@ class ChatStream:
         self._decoder = SSEDecoder(max_event_bytes)
         self._request_id = request_id
         self._index: object = None  # of the choice that is read, where the service sends several
-        self._kept_bytes = 0
+        self._room = MAX_BODY_BYTES  # for what is still to come
         self.parts: list[str] = []
         self.thoughts: list[str] = []
         self.finish_reason: str | None = None
@@ -68,15 +68,10 @@ class ChatStream:
             return chunks
         try:
             for event in self._decoder.feed(data):
-                if event.data[:1] != b"{":
-                    word = event.data.strip()
-                    if word == b"[DONE]":
-                        self._done = True
-                        return chunks
-                    if word in (b"", b"null"):
-                        continue
                 if (chunk := self._chunk(event, elapsed_s)) is not None:
                     chunks.append(chunk)
+                elif self.done:
+                    return chunks
             if self._decoder.failure is not None:
                 raise self._decoder.failure
         except FoundryError as error:
@@ -90,47 +85,65 @@ class ChatStream:
         try:
             chat: Chat = chat_decoder.decode(event.data)
         except UNREADABLE as error:
-            raise self._no_chunk(event, error) from None
+            word = event.data.strip()
+            if word == b"[DONE]":
+                self._done = True
+            elif word not in (b"", b"null"):
+                raise self._no_chunk(event, error) from None
+            return None
         if chat.error:
             raise error_in_body(chat.error, self._request_id)
         if chat.usage:
             self.usage = usage_of(chat.usage) or self.usage
         if not chat.choices:
             if event.event == "error" or chat.object == "error":
-                raise error_in_body(ErrorBody(excerpt(event.data)), self._request_id)
+                raise error_in_body(excerpt(event.data), self._request_id)
             return None
         choice = chat.choices[0]
         if choice.index != self._index:
             if (ours := self._ours(chat.choices)) is None:
                 return None
             choice = ours
-        delta = choice.delta or _SILENT
-        if delta is _SILENT and (choice.message is not None or choice.text is not None):
-            raise self._no_chunk(event, "its choice holds no delta")
+        if (delta := choice.delta) is None:
+            if choice.message is not None or choice.text is not None:
+                raise self._no_chunk(event, "its choice holds no delta")
+            delta = _SILENT
         if not self.model:
             self.model, self.id = chat.model or "", chat.id or ""
-        finish_reason = choice.finish_reason or None
-        if finish_reason is not None:
-            self.finish_reason = finish_reason
-        content, thought = delta.content or "", delta.thought
-        if content:
+        if content := delta.content:
             self.parts.append(content)
+            self._room -= len(content) + PIECE_BYTES
+            if self._room < 0:
+                raise self._too_much()
+        if choice.finish_reason or delta.tool_calls or delta.reasoning_content or delta.reasoning:
+            return self._full_chunk(choice, delta, elapsed_s)
+        return (
+            Chunk(content=content, elapsed_s=elapsed_s) if content else None
+        )  # the first names the role only
+
+    def _full_chunk(self, choice: Choice, delta: Message, elapsed_s: float) -> Chunk | None:
+        """Return the chunk of an event that holds more than a piece of text."""
+        finish_reason, thought = choice.finish_reason or None, delta.thought
         if thought:
             self.thoughts.append(thought)
-        elif not content and finish_reason is None and not delta.tool_calls:
-            return None  # the first event only names the role
-        self._kept_bytes += len(content) + len(thought) + PIECE_BYTES
-        if self._kept_bytes > MAX_BODY_BYTES:
-            raise ResponseFormatError(
-                f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given "
-                "up. Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
-            )
+            self._room -= len(thought) + PIECE_BYTES
+            if self._room < 0:
+                raise self._too_much()
+        self.finish_reason = finish_reason or self.finish_reason
+        if not (delta.content or thought or finish_reason or delta.tool_calls):
+            return None
         return Chunk(
-            content=content,
+            content=delta.content or "",
             elapsed_s=elapsed_s,
             finish_reason=finish_reason,
             reasoning=thought,
             tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
+        )
+
+    def _too_much(self) -> ResponseFormatError:
+        return ResponseFormatError(
+            f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given up. "
+            "Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
         )
 
     def _ours(self, choices: list[Choice]) -> Choice | None:

@@ -87,6 +87,12 @@ def status_error(
     elif foreign and status in UNKNOWN_ROUTE:
         kind = BadRequestError
         hint = "Check the endpoint: a Foundry Local service would know this route."
+    elif foreign and status >= 500:
+        kind = ServerError
+        hint = (
+            "That isn't Foundry Local, which fails in words of its own: check the endpoint and its port. "
+            "If a gateway stands in front of it, the service behind may be down."
+        )
     elif status >= 500:
         kind, hint = (
             ServerError,

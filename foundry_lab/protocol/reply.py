@@ -70,9 +70,8 @@ def excerpt(body: bytes, length: int = 120) -> str:
 
 def _sender(reply: Reply) -> str:
     headers = {name.lower(): value for name, value in reply.headers.items()}
-    return (
-        f"{headers.get('content-type', 'no content type')} from server {headers.get('server', 'unnamed')!r}"
-    )
+    kind, server = headers.get("content-type", "no content type"), headers.get("server", "unnamed")
+    return f"{kind[:80]} from server {server[:80]!r}"
 
 
 # --- a whole answer ---
@@ -119,13 +118,20 @@ class Chat(msgspec.Struct):
 chat_decoder = msgspec.json.Decoder(Chat)
 
 
+_COUNTS = frozenset(Usage.__struct_fields__)
+
+
 def usage_of(counts: dict[str, Any] | None) -> Usage | None:
     """Return the token counts; None where the service says nothing, or what can't be a count, such as -1."""
-    said = {name: count for name, count in (counts or {}).items() if count is not None}
-    if not said.keys() & set(Usage.__struct_fields__):
+    if not counts or _COUNTS.isdisjoint(counts):
         return None
     try:
-        return msgspec.convert(said, Usage, strict=False)  # 5.0 is 5
+        return msgspec.convert(counts, Usage)
+    except msgspec.ValidationError:  # seldom, so it may cost more
+        pass
+    said = {name: count for name, count in counts.items() if count is not None}
+    try:
+        return None if _COUNTS.isdisjoint(said) else msgspec.convert(said, Usage, strict=False)  # 5.0 is 5
     except msgspec.ValidationError:
         return None
 

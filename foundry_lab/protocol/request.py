@@ -113,10 +113,38 @@ def build_chat(
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     _check_types(body)
+    if "response_format" in body:
+        body["response_format"] = _in_both_readings(body["response_format"])
     try:
         return Call("POST", CHAT_PATH, _encode(body), generates=True, cacheable=cacheable)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+
+
+def _in_both_readings(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a `response_format` that means the same to OpenAI's contract and to Foundry Local.
+
+    foundry-local-sdk 2.2.1 reads the whole of `json_schema` as the schema, so OpenAI's wrapper of name,
+    strict and schema permits any JSON; with the schema's own keys beside the wrapper's the answer is held to
+    it. Free white space lets a small model write blanks until max_tokens.
+
+    Raises:
+        ConfigurationError: it says json_schema and holds no schema.
+    """
+    if asked.get("type") != "json_schema":
+        return asked
+    wrapper = asked.get("json_schema")
+    wrapper = wrapper if isinstance(wrapper, Mapping) else {}
+    schema = wrapper.get("schema")
+    if not isinstance(schema, Mapping):
+        if wrapper.keys() - {"name", "strict", "description", "schema"}:
+            return asked  # it is the schema itself, as Foundry Local reads it
+        raise ConfigurationError(
+            f"response_format={asked!r} holds no schema. Give "
+            '{"type": "json_schema", "json_schema": {"name": "city", "schema": {…}}}, or response_model=…'
+        )
+    both = {"x-guidance": {"whitespace_flexible": False}, **wrapper, **schema, "schema": schema}
+    return {**asked, "json_schema": both}
 
 
 def _plain(value: object) -> str | int | float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_lab.errors import ConfigurationError
+from foundry_lab.protocol.closing import closed
 from foundry_lab.types import Completion
 
 if TYPE_CHECKING:
@@ -28,13 +29,9 @@ _CLOSING = {"{": "}", "[": "]"}
 _MAX_BROKEN = 100
 """Each broken one costs a look at all of the text."""
 _TOO_DEEP = "the JSON is nested too deeply"
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
-
-# Measured on foundry-local-sdk 2.2.1: it gives the whole of `json_schema` to llguidance as the schema, so
-# OpenAI's wrapper alone ({"name": …, "schema": …}) permits any JSON. With the schema's own keys beside the
-# wrapper's the answer is held to the schema. Free white space lets a small model babble blanks until
-# max_tokens.
-_COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+# What a grammar can't hold an answer to, such as uniqueItems, is left to the check here (measured on
+# foundry-local-sdk 2.2.1: without these it refuses the whole schema).
+_LENIENT = {"whitespace_flexible": False, "coerce_one_of": True, "lenient": True}
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -64,11 +61,9 @@ class Shape(msgspec.Struct, frozen=True):
         """Return the field of the request that asks for this shape."""
         if self.schema is None:
             return None
-        strict = _closed(self.schema)
-        return {
-            "type": "json_schema",
-            "json_schema": {"name": self.name, "strict": True, "schema": strict, **strict, **_COMPACT},
-        }
+        name = re.sub(r"[^\w-]+", "_", self.name, flags=re.ASCII)[:64]  # what OpenAI's service takes
+        wrapper = {"name": name, "strict": True, "schema": closed(self.schema), "x-guidance": _LENIENT}
+        return {"type": "json_schema", "json_schema": wrapper}
 
 
 def shape_of(response_model: Any) -> Shape:
@@ -78,7 +73,8 @@ def shape_of(response_model: Any) -> Shape:
         ConfigurationError: it is none of these, or no JSON schema can be made of it.
     """
     if isinstance(response_model, Mapping):
-        return _json_schema_shape(dict(response_model))
+        name, schema = _unwrapped(response_model)
+        return _json_schema_shape(schema, name)
     make: Callable[[type], Shape] | None = None
     if isinstance(response_model, type):
         if hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
@@ -105,7 +101,20 @@ def _pydantic_shape(model: Any) -> Shape:
 
 
 def _msgspec_shape(model: type) -> Shape:
-    return Shape(_reader(msgspec.json.Decoder(model).decode), model.__name__, msgspec.json.schema(model))
+    schema = _decimals_as_numbers(msgspec.json.schema(model))
+    return Shape(_reader(msgspec.json.Decoder(model).decode), model.__name__, schema)
+
+
+def _decimals_as_numbers(schema: Any) -> Any:
+    """Return msgspec's schema with numbers for Decimals: no grammar knows its format of texts."""
+    if isinstance(schema, list):
+        return [_decimals_as_numbers(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "string" and schema.get("format") == "decimal":
+        return {**{key: each for key, each in schema.items() if key != "format"}, "type": "number"}
+    literal = ("default", "enum", "const")
+    return {key: each if key in literal else _decimals_as_numbers(each) for key, each in schema.items()}
 
 
 def parser_shape(parser: Callable[[str], Any]) -> Shape:
@@ -195,24 +204,16 @@ def _may_go_on(text: str) -> bool:
         return True
 
 
-def _closed(schema: Any) -> Any:
-    """Return the schema without its invitations to go on for ever.
-
-    A small model that may add properties to an object, or digits to an integer, adds them until max_tokens.
-    """
-    if isinstance(schema, list):
-        return [_closed(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {name: _closed(value) for name, value in schema.items()}
-    if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
-        closed.setdefault("additionalProperties", False)
-    if closed.get("type") == "integer" and not _BOUNDS & closed.keys():
-        closed.update(minimum=-(2**53), maximum=2**53)
-    return closed
+def _unwrapped(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the name and the schema in OpenAI's wrapper, whole or its inner part, or the bare schema."""
+    if given.get("type") == "json_schema" and isinstance(given.get("json_schema"), Mapping):
+        given = given["json_schema"]
+    if isinstance(given.get("schema"), Mapping):
+        return given.get("name"), dict(given["schema"])
+    return None, dict(given)
 
 
-def _json_schema_shape(schema: dict[str, Any]) -> Shape:
+def _json_schema_shape(schema: dict[str, Any], name: str | None) -> Shape:
     import jsonschema  # here, as it is slow to import and seldom used
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
@@ -223,6 +224,11 @@ def _json_schema_shape(schema: dict[str, Any]) -> Shape:
         validator_class.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ConfigurationError(f"response_model is no valid JSON schema: {error.message}.") from None
+    if schema and not schema.keys() & validator_class.VALIDATORS.keys():
+        raise ConfigurationError(
+            f"response_model allows any answer: {list(schema)} are no rules of JSON schema. Write it as "
+            '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}.'
+        )
     root = DRAFT202012.detect(schema).create_resource(schema)
     _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
     validator = validator_class(schema)
@@ -234,7 +240,7 @@ def _json_schema_shape(schema: dict[str, Any]) -> Shape:
             raise ValueError(f"{problem.json_path}: {problem.message}")
         return value
 
-    return Shape(_reader(fit), str(schema.get("title", "answer")), schema)
+    return Shape(_reader(fit), str(name or schema.get("title", "answer")), schema)
 
 
 def _check_references(schema: SchemaResource, resolver: Any) -> None:

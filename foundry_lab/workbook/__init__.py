@@ -1,35 +1,22 @@
-"""Where the notebooks are, and how a learner gets copies of them."""
+"""Where the notebooks are, and which one a name means."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
-
 from foundry_lab._ground.checks import did_you_mean
-from foundry_lab._ground.files import write_whole
 from foundry_lab.errors import FoundryError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+SOURCES = "source"
+"""Folder, in a checkout, of what the notebooks are generated from."""
+SOLUTIONS = "solutions"
+"""Folder of the notebooks with answers to the exercises."""
 
 
 class WorkbookError(FoundryError):
     """The notebooks can't be found, read or copied."""
-
-
-class CopyReport(msgspec.Struct, frozen=True):
-    """What `copy_to` did, as paths below the target folder.
-
-    Attributes:
-        copied: files that were not there before.
-        unchanged: files that were there and equal.
-        kept: files that were there and differ; they were not touched.
-    """
-
-    copied: list[str]
-    unchanged: list[str]
-    kept: list[str]
 
 
 def folder() -> Path:
@@ -47,11 +34,6 @@ def folder() -> Path:
     )
 
 
-def is_installed_copy() -> bool:
-    """Whether `folder` is inside an installed package, where nobody should edit."""
-    return folder().parent == _PACKAGE
-
-
 def place(notebook: Path) -> Path | None:
     """Return where in the workbook a notebook is, or None for one that isn't the workbook's."""
     try:
@@ -60,22 +42,24 @@ def place(notebook: Path) -> Path | None:
         return None
 
 
-def _files() -> Iterable[Path]:
+def files() -> Iterable[Path]:
+    """Yield the files of the course, without what they are made from."""
     for path in sorted(folder().rglob("*")):
         parts = path.relative_to(folder()).parts
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in parts):
+        hidden = any(part.startswith((".", "__pycache__")) for part in parts)
+        if path.is_file() and not hidden and parts[0] != SOURCES:
             yield path
 
 
 def notebooks() -> list[Path]:
     """Return the workbook's notebooks in reading order: its own folder first, then subfolders."""
-    found = [path for path in _files() if path.suffix == ".ipynb"]
+    found = [path for path in files() if path.suffix == ".ipynb"]
     return sorted(found, key=lambda path: (len(path.relative_to(folder()).parts), path))
 
 
 def data_files() -> list[Path]:
     """Return the workbook's other files, which the notebooks read."""
-    return [path for path in _files() if path.suffix != ".ipynb"]
+    return [path for path in files() if path.suffix != ".ipynb"]
 
 
 def find(names: Iterable[str]) -> list[Path]:
@@ -109,28 +93,3 @@ def _find_one(name: str) -> Path:
         f"There is no notebook {name!r}. {did_you_mean(wanted, known)}The workbook has: {', '.join(known)}. "
         "A notebook of your own is given by its path, ending in .ipynb."
     )
-
-
-def copy_to(target: Path) -> CopyReport:
-    """Copy notebooks and data files into a folder, made if missing. What is there stays as it is.
-
-    Raises:
-        WorkbookError: the folder can't be written.
-    """
-    report = CopyReport(copied=[], unchanged=[], kept=[])
-    try:
-        for source in _files():
-            name = source.relative_to(folder())
-            copy = target / name
-            if copy.exists():
-                same = copy.is_file() and copy.read_bytes() == source.read_bytes()
-                (report.unchanged if same else report.kept).append(name.as_posix())
-                continue
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(copy, source.read_bytes())
-            report.copied.append(name.as_posix())
-    except OSError as error:
-        raise WorkbookError(
-            f"The notebooks can't be copied to {target}: {error.strerror or error}. Choose another folder."
-        ) from error
-    return report

@@ -27,6 +27,10 @@ class ThisPythonKernelManager(AsyncKernelManager):
         return ThisPythonSpecManager(parent=self)
 
 
+UNATTENDED = "FOUNDRY_LAB_UNATTENDED"
+"""Set in kernels that nobody sits in front of, so that a run of the solutions isn't taken for progress."""
+
+
 def environment() -> dict[str, str]:
-    """Return the kernel's environment: ours, with plots shown in the notebook whatever MPLBACKEND says."""
-    return {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    """Return the environment of a kernel that runs by itself: ours, with plots whatever MPLBACKEND says."""
+    return {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", UNATTENDED: "1"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,11 @@ from typing import Any, Literal
 
 import msgspec
 import psutil
+import pytest
+from service_tools import service_processes
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
+from foundry_lab.errors import ModelNotFoundError
 
 WORDS = [
     "river",
@@ -141,3 +146,42 @@ def test_the_sync_client_runs_batches_too(endpoint: str, tmp_path: Path) -> None
     with SyncFoundryAPIClient(endpoint) as client:
         report = client.complete_batch(PROMPTS[:3], output=tmp_path / "out.jsonl", **OPTIONS)
     assert report.done == 3
+
+
+@pytest.mark.parametrize("name", ["openai_cookbook.jsonl", "azure.jsonl"])
+def test_batch_files_made_for_a_cloud_run_unedited(endpoint: str, tmp_path: Path, name: str) -> None:
+    source = Path(__file__).parents[1] / "unit" / "batch" / "data" / name
+    with SyncFoundryAPIClient(endpoint) as client:
+        with pytest.raises(ModelNotFoundError, match="override_model=True"):
+            client.complete_batch(source, output=tmp_path / "out.jsonl", max_tokens=16)
+        report = client.complete_batch(
+            source, output=tmp_path / "out.jsonl", max_tokens=16, override_model=True, ordered=True
+        )
+    assert (report.done, report.failed) == (3, 0)
+    assert [result.custom_id for result in report.results()] == ["task-0", "task-1", "task-2"]
+    assert all(result.content for result in report.results())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to one process")
+@pytest.mark.parametrize("lines", [0, 2])
+def test_a_batch_that_is_told_to_end_stops_the_service_that_it_started(
+    own_home: Path, tmp_path: Path, lines: int
+) -> None:
+    """Also while the service is still starting: the thread that starts it goes on to its end."""
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("\n".join(PROMPTS * 20), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "foundry_lab", "batch", str(source), "-o", str(output)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (output.exists() and output.read_bytes().count(b"\n") >= lines):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "To go on: foundry-lab batch" in words
+    assert "Traceback" not in words
+    assert engine.service_status() is None
+    assert service_processes(own_home) == []

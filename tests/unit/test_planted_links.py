@@ -14,7 +14,7 @@ from foundry_lab.batch.output import BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.policies.cache import ResponseCache
-from foundry_lab.workbook import runner
+from foundry_lab.workbook import copies, runner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows: making a link takes a right of its own")
 another_user = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can act as one")
@@ -117,7 +117,7 @@ def test_copies_of_notebooks_replace_a_link(
     write_notebook(tmp_path / "notebooks" / "01_basic.ipynb", "# Basics")
     plant(out / "01_basic.ipynb", tmp_path / "missing")
     plant(out / "01_basic.ipynb.part", tmp_path / "missing too")
-    assert workbook.copy_to(out).copied == ["01_basic.ipynb"]
+    assert copies.copy_to(out).copied == ["01_basic.ipynb"]
     assert not (out / "01_basic.ipynb").is_symlink()
     assert {each.name for each in tmp_path.iterdir()} == {"notebooks", "out"}
 

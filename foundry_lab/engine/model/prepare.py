@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from foundry_lab._ground.files import patiently
@@ -23,6 +24,9 @@ from foundry_lab.engine.paths import SHARED_VARIABLE, model_cache, model_dir, sh
 from foundry_lab.engine.private import take_from_others
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
+
+CONVERTER = ("gguf", "onnx")
+"""Packages that convert a model. The service, and whoever imports a converted one, need neither."""
 
 
 def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
@@ -47,6 +51,7 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
         # Another process may have done it while we waited for the lock.
         if not force and (model := find_prepared()):
             return model
+        _require_converter()
         gguf = fetch_gguf(progress=progress)
         with workspace() as work:
             require_space(spec.MODEL_SIZE, "The converted model")
@@ -117,8 +122,18 @@ def refuse_shared() -> None:
         )
 
 
+def _require_converter() -> None:
+    """Say before the download what is missing after it. A machine with an imported model does without."""
+    if missing := [name for name in CONVERTER if find_spec(name) is None]:
+        names = " ".join(missing)
+        raise EngineError(
+            f"The model can't be converted here: a package that does it isn't installed (missing: {names}). "
+            f"Either: python -m pip install {names}. Or take a model that was converted elsewhere: "
+            "foundry-lab model import FILE"
+        )
+
+
 def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
-    # Here, because the service needs this module but none of onnx and gguf.
     from gguf import GGUFReader
 
     from foundry_lab.engine.model.convert import write_model

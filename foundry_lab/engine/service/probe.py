@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+import socket
+import threading
 from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
-import requests
 
 from foundry_lab.errors import EngineError, ServiceUnavailableError
 
 PROBE_TIMEOUT_S = 5.0
 MAX_BODY = 8192
 """Bytes; a status takes about 100."""
+NO_ANSWER = (OSError, HTTPException)
 STATUS_ROUTES = ("/status", "/openai/status")
 """Current contract, then the one of the `foundry` command before SDK 2."""
 
 
 class _Answer(NamedTuple):
     status: int
-    headers: Mapping[str, str]
+    headers: HTTPMessage
     body: bytes
 
 
 def _get(url: str) -> _Answer:
     """Fetch the beginning of what is there; whoever sends endlessly, or byte by byte, doesn't hold us up.
 
+    No proxy is asked, as the way to a local service leads through none; nor is a redirect followed.
+
     Raises:
-        requests.RequestException: no answer.
+        OSError, HTTPException: no answer.
     """
-    deadline = time.monotonic() + PROBE_TIMEOUT_S
-    with requests.Session() as session:
-        session.trust_env = False  # the way to a local service leads through no proxy
-        with session.get(url, timeout=PROBE_TIMEOUT_S, allow_redirects=False, stream=True) as response:
-            body = bytearray()
-            for byte in response.iter_content(1):
-                body += byte
-                if len(body) >= MAX_BODY or time.monotonic() > deadline:
-                    break
-            return _Answer(response.status_code, response.headers, bytes(body))
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_S)) as connection:
+        connection.connect()
+        # A limit on each read isn't enough: http.client reads on and on where "100 Continue" never ends.
+        timer = threading.Timer(PROBE_TIMEOUT_S, _hang_up, [connection.sock])
+        timer.daemon = True
+        timer.start()
+        try:
+            connection.request("GET", parts.path)
+            response = connection.getresponse()
+            return _Answer(response.status, response.headers, response.read(MAX_BODY))
+        finally:
+            timer.cancel()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _status_of(answer: _Answer) -> Mapping[str, Any] | None:
@@ -57,7 +72,7 @@ def answering_pid(url: str) -> int | None:
     """Return the process id that the Foundry Local service at this base URL reports, or None."""
     try:
         status = _status_of(_get(url + STATUS_ROUTES[0]))
-    except requests.RequestException:
+    except NO_ANSWER:
         return None
     pid = status.get("pid") if status else None
     return pid if isinstance(pid, int) else None
@@ -83,7 +98,7 @@ def check_foundry_local(url: str) -> None:
     for route in STATUS_ROUTES:
         try:
             answer = _get(url + route)
-        except requests.RequestException as error:
+        except NO_ANSWER as error:
             raise ServiceUnavailableError(
                 f"Nobody answers at {url} ({_reason(error)}). Start that service, or unset FOUNDRY_ENDPOINT "
                 "to use the embedded one."
@@ -96,12 +111,10 @@ def check_foundry_local(url: str) -> None:
     )
 
 
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
-    if any(words in str(error) for words in ("refused", "WinError 10061")):  # translated on Windows
-        return "connection refused"
-    return type(error).__name__
+    return "connection refused" if isinstance(error, ConnectionRefusedError) else type(error).__name__
 
 
 def _description(answer: _Answer) -> str:

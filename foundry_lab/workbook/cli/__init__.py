@@ -18,7 +18,7 @@ from foundry_lab.workbook.cli.service import left_as_found
 
 if TYPE_CHECKING:
     from foundry_lab.engine import ServiceState
-    from foundry_lab.workbook import CopyReport
+    from foundry_lab.workbook.copies import CopyReport
     from foundry_lab.workbook.runner import CellError, RunResult
 
 DEFAULT_OUTPUT = "foundry-lab-output"
@@ -102,20 +102,19 @@ def _show_cell_error(name: str, error: CellError) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option(
     "-f", "--folder", type=click.Path(path_type=Path, file_okay=False),
-    help="Work in this folder; the notebooks are copied into it. "
-    f"Without it: the checkout's notebooks, or a copy in {DEFAULT_FOLDER}.",
+    default=DEFAULT_FOLDER, show_default=True,
+    help="Your own folder; the notebooks are copied into it, and what is there stays.",
 )  # fmt: skip
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTION]...")
-def lab(folder: Path | None, jupyter_options: tuple[str, ...]) -> None:
-    """Open JupyterLab on the notebooks. Further options, such as --no-browser, go to JupyterLab."""
+def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
+    """Open JupyterLab on your copy of the notebooks. Further options, as --no-browser, go to JupyterLab."""
     import subprocess
 
     from foundry_lab import engine, workbook
+    from foundry_lab.workbook import copies
 
-    if folder is None:
-        folder = Path(DEFAULT_FOLDER) if workbook.is_installed_copy() else workbook.folder()
-    if folder != workbook.folder():
-        _report_copy(workbook.copy_to(folder), folder)
+    if folder.resolve() != workbook.folder():
+        _report_copy(copies.copy_to(folder), folder)
     with left_as_found():
         engine.ensure_service(progress=True)
         command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options]
@@ -215,11 +214,12 @@ def doctor(as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-def new(folder: Path) -> None:
+@click.option("--teacher", is_flag=True, help="With outputs and solutions, and a course for nbgrader.")
+def new(folder: Path, teacher: bool) -> None:
     """Copy the notebooks into FOLDER, to work in. Files that are there are kept."""
-    from foundry_lab import workbook
+    from foundry_lab.workbook import copies
 
-    _report_copy(workbook.copy_to(folder), folder)
+    _report_copy(copies.copy_to(folder, teacher=teacher), folder)
 
 
 def _report_copy(report: CopyReport, folder: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batch_tools import asked, by_prompt, ids, names_in, until
+from batch_tools import asked, by_prompt, ids, names_in, rows, until
 from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.items import BatchInputError
 from foundry_lab.batch.output import BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
+from foundry_lab.errors import ConfigurationError
 
 
 @pytest.mark.skipif(
@@ -170,3 +173,59 @@ async def test_an_output_that_is_open_elsewhere_is_not_a_full_disk(
     with pytest.raises(BatchStoppedError, match="Close the program that has it open"):
         await client.complete_batch(["a", "b"], output=tmp_path / "out.jsonl", ordered=True)
     assert names_in(tmp_path) == ["out.jsonl"]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file of ours to which somebody has links lead; it must stay as it is."""
+    (tmp_path / "home").mkdir()
+    file = tmp_path / "home" / "precious"
+    file.write_text("precious")
+    yield file
+    assert file.read_text() == "precious"
+    assert names_in(tmp_path / "home") == ["precious"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on Windows")
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize("name", ["out.jsonl.part", "out.jsonl.bak", ".out.jsonl.lock"])
+async def test_a_link_planted_at_a_name_beside_the_output_is_not_followed(
+    client: FoundryAPIClient, victim: Path, tmp_path: Path, name: str, dangling: bool
+) -> None:
+    """Whoever may write to the folder can guess these names."""
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch([{"prompt": "a", "custom_id": "x"}], output=output)
+    (tmp_path / name).symlink_to(victim.with_name("new") if dangling else victim)
+    changed = [{"prompt": "b", "custom_id": "x"}]  # so that its old line goes into the backup
+    with contextlib.suppress(BatchOutputError, BatchStoppedError):
+        report = await client.complete_batch(changed, output=output)
+        assert report.done == 1
+    assert [row["error"] for row in rows(output)] == [None] * len(rows(output))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="makes a link of another user's")
+async def test_an_output_that_another_user_made_a_link_is_refused(
+    client: FoundryAPIClient, stub: StubService, victim: Path, tmp_path: Path
+) -> None:
+    for target in (victim, victim.with_name("new")):
+        link = tmp_path / "out.jsonl"
+        link.symlink_to(target)
+        os.lchown(link, 65534, 65534)
+        with pytest.raises(BatchOutputError, match="another user put a link there"):
+            await client.complete_batch(["a"], output=link)
+        link.unlink()
+    assert stub.seen == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "a\0b", "half \ud800"])
+async def test_names_that_the_system_cannot_take_are_refused(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, name: str
+) -> None:
+    """The lock and the part beside the output have longer names."""
+    with pytest.raises((BatchOutputError, ConfigurationError)) as caught:
+        await client.complete_batch(["a"], output=f"{tmp_path}/{name}")
+    assert "another name" in str(caught.value) or "Choose a" in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"can't be (read|a file)"):
+        await client.complete_batch(Path(f"{tmp_path}/{name}.txt"))
+    assert stub.seen == []
+    assert names_in(tmp_path) == []

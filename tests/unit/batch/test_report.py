@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from batch_tools import by_prompt, rows
-from stub_server import CHAT, MODEL, StubService, chat, error, reply
+from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.index import Index
@@ -156,21 +156,19 @@ async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPICl
 async def test_the_services_own_words_about_an_error_are_kept(
     client: FoundryAPIClient, stub: StubService, tmp_path: Path
 ) -> None:
-    said = {"error": {"message": "too hot\n", "type": "range", "code": "hot", "param": "temperature", "x": 1}}
+    said = {"message": "too hot\n", "type": "range", "code": "hot", "param": "temperature"}
     stub.on(
         "POST",
         CHAT,
-        reply(400, json.dumps(said, indent=1).encode()),
+        reply(400, {"error": said}),
         reply(400, {"error": {"message": "no. " * 25_000, "type": "long"}}),
-        reply(400, b'{"error": {"message": "no"}, "more": "\xff"}'),
+        reply(200, json.dumps(chat_body(), indent=1).encode()[:-1] + b', "more": "\xff"}'),
         reply(502, "<html>a proxy</html>"),
     )
     output = tmp_path / "out.jsonl"
     await client.complete_batch([*"abcd"], output=output, concurrency=1)
     bodies = [row["response"]["body"] for row in rows(output)]
-    assert bodies[0] == {
-        "error": {"message": "too hot", "type": "range", "code": "hot", "param": "temperature"}
-    }
+    assert bodies[0]["error"] == said | {"message": "too hot"}
     assert bodies[1]["error"]["type"] == "long" and output.stat().st_size < 50_000
-    assert bodies[2]["error"] == {"message": "no", "type": "api_error", "code": None, "param": None}
-    assert "a proxy" in bodies[3]["error"]["message"]
+    assert bodies[2]["more"] == "\N{REPLACEMENT CHARACTER}"
+    assert bodies[3]["error"]["type"] == "api_error" and "a proxy" in bodies[3]["error"]["message"]

@@ -91,6 +91,17 @@ async def test_only_broken_items_are_all_recorded_while_the_service_proves_well(
     assert report.failures == {"http_500": 12}
 
 
+async def test_items_that_the_service_can_never_do_say_nothing_about_it(
+    client: FoundryAPIClient, stub: StubService
+) -> None:
+    """It would be taken out, and had to prove that it can generate, once in six such items."""
+    words = "structured tool calling requires model-published opening and closing tool markers"
+    stub.on("POST", CHAT, error(500, words, "server_error"))
+    report = await client.complete_batch([str(n) for n in range(20)])
+    assert (report.failures, report.retries) == ({"http_500": 20}, 0)
+    assert asked(stub) == 20
+
+
 async def test_a_broken_service_does_not_burn_through_the_items(
     client: FoundryAPIClient, stub: StubService, tmp_path: Path
 ) -> None:

@@ -87,6 +87,20 @@ def test_a_stream_of_nonsense_is_a_format_error(kind: str, part: bytes) -> None:
             ask(kind, stub.url, "stream")
 
 
+@both_clients
+@both_ways
+def test_an_interim_answer_is_not_the_answer(kind: str, how: str) -> None:
+    """RFC 9110, section 15.2: there may be any number of them, unasked."""
+    hints = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+    whole = http_response(json.dumps(chat_body("hello")).encode())
+    streamed = STREAM_HEAD + ROLE + delta("hello") + STOP + DONE
+    with (
+        RawServer(sends(hints, hints, whole if how == "complete" else streamed, pause_s=0.02)) as server,
+        Client(kind, server.url, retries=0) as client,
+    ):
+        assert client.ask(how) == "hello"
+
+
 INTERRUPTED, UNAVAILABLE = errors.StreamInterruptedError, errors.ServiceUnavailableError
 TIMED_OUT, UNREADABLE = errors.RequestTimeoutError, errors.ResponseFormatError
 CUT = http_response(b'{"cho', length=500)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
-from forking import answers_of_forks
+from forking import answers_of_forks, child_that
 from stub_server import CHAT, ROLE, StubService, chat, delta, stream
 
-from foundry_lab import SyncFoundryAPIClient, errors
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab.metrics import Metrics
+from foundry_lab.monitor import HealthMonitor
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -49,18 +55,99 @@ def test_a_stream_is_not_read_on_in_a_fork() -> None:
         stub.on("POST", CHAT, stream(ROLE, delta("one"), then="hang"))
         half = client.stream_complete("hi")
         next(half)
-        read, write = os.pipe()
-        if (child := os.fork()) == 0:
+
+        def read_on() -> str:
             try:
                 next(half)
-                said = "went on"
             except errors.StreamInterruptedError as error:
-                said = f"{error} {error.partial}"
-            except BaseException as error:
-                said = repr(error)
-            os.write(write, said.encode())
-            os._exit(0)
-        os.close(write)
-        os.waitpid(child, 0)
-        with os.fdopen(read) as told:
-            assert told.read().endswith("is in .partial. one")
+                return f"{error} {error.partial}"
+            return "went on"
+
+        with child_that(read_on) as said:
+            assert str(said).endswith("is in .partial. one")
+
+
+def test_a_batch_runs_in_a_fork_of_a_process_that_ran_one() -> None:
+    prompts = [f"question {number}" for number in range(40)]
+
+    def run() -> list[list[str]]:
+        results = client.complete_batch(prompts).results()
+        return sorted([result.custom_id, result.content] for result in results)
+
+    with StubService() as stub, SyncFoundryAPIClient(stub.url) as client:
+        stub.on("POST", CHAT, echo)
+        mine = run()
+        with child_that(run) as childs:
+            assert childs == mine == run()
+    assert sorted(content for _, content in mine) == sorted(prompts)
+
+
+def test_a_monitor_watches_in_the_parent_and_one_can_be_started_in_a_fork() -> None:
+    with StubService() as stub, SyncFoundryAPIClient(stub.url) as client:
+
+        def watch() -> list[bool]:
+            before = monitor.running
+            own = HealthMonitor(client, 0.02)
+            with own:
+                wait_until(lambda: len(own.history) >= 2)
+                ran = own.running
+            with monitor:
+                wait_until(lambda: len(monitor.history) >= looks + 2)
+            return [before, ran, monitor.running]
+
+        with HealthMonitor(client, 0.02) as monitor:
+            wait_until(lambda: len(monitor.history) >= 2)
+            looks = len(monitor.history)
+            with child_that(watch) as said:
+                assert said == [False, True, False]
+            looks = len(monitor.history)
+            wait_until(lambda: len(monitor.history) > looks)
+
+
+async def test_a_monitor_of_an_async_client_does_not_run_in_a_fork() -> None:
+    """Its task is there, as a copy that nobody runs."""
+    with StubService() as stub:
+        async with FoundryAPIClient(stub.url) as client, HealthMonitor(client, 0.02) as monitor:
+            with child_that(lambda: monitor.running) as said:
+                assert said is False
+            assert monitor.running
+
+
+def test_a_metrics_server_is_the_parents_and_a_fork_can_have_its_own() -> None:
+    """A child that counted on from the parent's numbers would count them twice where both are collected."""
+    metrics = Metrics()
+    with StubService() as stub, SyncFoundryAPIClient(stub.url, metrics=metrics) as client:
+
+        def count() -> list[str]:
+            client.complete("hi")
+            with metrics.serve() as own:
+                return sorted(line for line in fetch(own.url).splitlines() if line.startswith(SERIES))
+
+        server = metrics.serve()
+        port = urlsplit(server.url).port
+        assert port is not None
+        client.complete("hi")
+        client.complete("hi")
+        with child_that(count) as said:
+            closed, ok = said  # type: ignore[misc]
+            assert closed == f'{SERIES[0]}{{endpoint="{stub.url}"}} 0.0'
+            assert ok.endswith('operation="complete",outcome="ok"} 1.0')
+            assert 'outcome="ok"} 2.0' in fetch(server.url)
+            server.close()
+            with metrics.serve(port):  # the child doesn't hold it
+                pass
+
+
+SERIES = ("foundry_lab_circuit_breaker_state", "foundry_lab_requests_total")
+
+
+def fetch(url: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it didn't happen in time"
+        time.sleep(0.005)

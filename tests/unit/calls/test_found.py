@@ -68,7 +68,7 @@ def test_nothing_is_sent_to_another_process(
         found_at(stranger.url, gone, monkeypatch)
         with (
             Client(kind, None, retries=0) as client,
-            pytest.raises(errors.ServiceUnavailableError, match=r"Another process listens.*Call again"),
+            pytest.raises(errors.ServiceUnavailableError, match=r"Another process listens.*ensure_service"),
         ):
             client.ask(how)
         assert not stranger.seen

@@ -218,3 +218,24 @@ def test_a_service_that_is_starting_is_not_taken_for_the_legacy_one(kind: str) -
         with pytest.raises(errors.ServerError):
             client.complete("hi")
         assert stub.count("GET", "/openai/status") == 0
+
+
+@both_clients
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_server_that_fails_in_other_words_is_not_taken_for_foundry_local(kind: str, status: int) -> None:
+    """To restart a service that nobody has started helps nobody."""
+    with StubService() as stub, Client(kind, stub.url, retries=0) as client:
+        stub.on("GET", "/status", reply(status, b"<h1>Oops</h1>", content_type="text/html"))
+        with pytest.raises(errors.ServerError, match=r"Oops.*isn't Foundry Local.*endpoint") as caught:
+            client.list_models()
+        assert "foundry-lab stop" not in str(caught.value)
+        (reason,) = client.health_check().reasons
+        assert "isn't Foundry Local" in reason
+
+
+@both_clients
+def test_foundry_locals_own_failure_at_its_status_is_told_as_such(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url, retries=0) as client:
+        stub.on("GET", "/status", error(500, "out of memory", "server_error"))
+        with pytest.raises(errors.ServerError, match=r"out of memory.*foundry-lab stop"):
+            client.list_models()

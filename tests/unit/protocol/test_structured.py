@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import jsonschema
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from stub_server import CHAT, StubService, chat, chat_body, reply
 
-from foundry_lab import errors
+from foundry_lab import errors, protocol
 from foundry_lab.protocol.structured import find_json, shape_of
 from foundry_lab.types import Completion
 
@@ -48,6 +49,15 @@ every_shape = pytest.mark.parametrize(
 )
 
 
+def sent(fields: dict[str, Any], **how: Any) -> Any:
+    """Return `json_schema` of the request as it is sent."""
+    body = protocol.build_chat("m", fields, **how).body
+    assert body is not None
+    asked = json.loads(body)["response_format"]
+    assert asked["type"] == "json_schema"
+    return asked["json_schema"]
+
+
 @both_clients
 @every_shape
 def test_the_answer_is_validated_and_typed(kind: str, shape: Any) -> None:
@@ -62,16 +72,14 @@ def test_the_answer_is_validated_and_typed(kind: str, shape: Any) -> None:
 
 @every_shape
 def test_what_is_sent_asks_for_the_shape_in_both_dialects_of_json_schema(shape: Any) -> None:
-    asked = shape_of(shape).response_format()
-    assert asked is not None and asked["type"] == "json_schema"
-    wrapper = asked["json_schema"]
+    wrapper = sent({"response_format": shape_of(shape).response_format()})
     as_openai_wraps_it, as_foundry_local_reads_it = wrapper["schema"], wrapper
     for schema in (as_openai_wraps_it, as_foundry_local_reads_it):
         jsonschema.validate({"name": "Rome", "people": 3}, schema)
         for wrong in ({"name": "Rome"}, {"name": "Rome", "people": 3, "more": 1}, "Rome"):
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate(wrong, schema)
-    assert wrapper["x-guidance"] == {"whitespace_flexible": False}
+    assert wrapper["x-guidance"]["whitespace_flexible"] is False
 
 
 @every_shape
@@ -210,6 +218,9 @@ def test_a_mistake_in_the_parser_is_the_callers(kind: str) -> None:
         {"response_model": "schema"},
         {"response_model": StructCity("a", 1)},
         {"response_model": {"type": "no such type"}},
+        {"response_model": {"name": "string", "people": "integer"}},
+        {"response_model": {"type": "json_schema"}},
+        {"response_model": {"type": "json_schema", "json_schema": {"name": "city"}}},
         {"response_model": {"type": "object", "$schema": 5}},
         {"parser": "int"},
         {"parser": int, "response_model": StructCity},
@@ -335,14 +346,55 @@ def test_many_open_brackets_take_no_quadratic_time() -> None:
         list(find_json("[" * 100_000))
 
 
-def test_every_object_is_closed_to_further_keys() -> None:
-    nested = {
-        "type": "object",
-        "properties": {"a": {"type": "array", "items": {"type": "object", "properties": {}}}},
-    }
-    asked = shape_of(nested).response_format()
-    assert asked is not None
-    schema = asked["json_schema"]["schema"]
-    assert schema["additionalProperties"] is False
-    assert schema["properties"]["a"]["items"]["additionalProperties"] is False
-    assert "additionalProperties" not in nested, "the caller's own schema stays as it was"
+WRAPPER = {"name": "city", "strict": True, "schema": SCHEMA}
+WRAPPED = {"type": "json_schema", "json_schema": WRAPPER}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["complete", "stream"])
+def test_openais_response_format_holds_in_both_readings(stream: bool) -> None:
+    asked = sent({"response_format": WRAPPED}, stream=stream)
+    assert asked["schema"] == SCHEMA and (asked["name"], asked["strict"]) == ("city", True)
+    assert asked | SCHEMA == asked, "the schema's own keys stand beside the wrapper's"
+    assert asked["x-guidance"] == {"whitespace_flexible": False}
+    again = sent({"response_format": {"type": "json_schema", "json_schema": asked}})
+    assert again == asked, "who does so already gets the same"
+    assert "type" not in WRAPPER, "the caller's own dict stays as it was"
+
+
+def test_a_response_format_that_is_the_schema_itself_stays_as_it_is() -> None:
+    assert sent({"response_format": {"type": "json_schema", "json_schema": SCHEMA}}) == SCHEMA
+
+
+@pytest.mark.parametrize("given", [WRAPPED, WRAPPER, {**WRAPPER, **SCHEMA}, {"schema": SCHEMA}], ids=str)
+def test_openais_wrapper_as_response_model_is_understood(given: dict[str, Any]) -> None:
+    shape = shape_of(given)
+    assert shape.schema == SCHEMA and shape.name == "city"
+    with pytest.raises(ValueError, match="required"):
+        shape.read('{"name": "Rome"}')
+
+
+def test_the_name_that_is_sent_is_one_that_openais_service_takes() -> None:
+    asked = shape_of({**SCHEMA, "title": "A city, or town[1]"}).response_format()
+    assert asked is not None and asked["json_schema"]["name"] == "A_city_or_town_1_"
+
+
+class PydanticBill(BaseModel):
+    price: Decimal
+
+
+class StructBill(msgspec.Struct):
+    price: Decimal
+    paid: Decimal = Decimal("0.50")
+
+
+@dataclass
+class DataBill:
+    price: Decimal
+
+
+@pytest.mark.parametrize("shape", [PydanticBill, StructBill, DataBill], ids=lambda shape: shape.__name__)
+def test_decimals_work_in_every_kind_of_class(shape: Any) -> None:
+    """The grammar of the service knows no format "decimal" and would refuse the schema."""
+    assert '"format"' not in json.dumps(shape_of(shape).response_format())
+    for text in ('{"price": 10.10}', '{"price": "10.10"}'):
+        assert shape_of(shape).read(text).price == Decimal("10.10")

@@ -40,6 +40,7 @@ def test_wheel_carries_package_and_notebooks_and_nothing_else(built: Path) -> No
     tops = {name.split("/")[0] for name in names}
     assert tops == {"foundry_lab", f"foundry_lab-{foundry_lab.__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".onnx", ".gguf", ".pyc"))]
+    assert not [name for name in names if "_notebooks/source" in name]
 
 
 def test_source_archive_can_be_tested(built: Path) -> None:
@@ -53,7 +54,7 @@ def test_source_archive_can_be_tested(built: Path) -> None:
 def test_installed_wheel_finds_its_notebooks(built: Path, tmp_path: Path) -> None:
     [wheel] = built.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    command = [sys.executable, "-m", "foundry_lab", "new", "mine"]
+    command = [sys.executable, "-m", "foundry_lab", "new", "mine", "--teacher"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -61,4 +62,5 @@ def test_installed_wheel_finds_its_notebooks(built: Path, tmp_path: Path) -> Non
         "notebooks/" + path.relative_to(tmp_path / "mine").as_posix()
         for path in (tmp_path / "mine").rglob("*.ipynb")
     }
-    assert copied == notebooks()
+    assert {name for name in copied if "/grading/" not in name} == notebooks()
+    assert sum("/grading/source/" in name for name in copied) == len(notebooks()) / 2

@@ -1,8 +1,7 @@
-"""Finding and copying the notebooks."""
+"""Finding the notebooks."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -73,44 +72,6 @@ def test_nonsense_names_are_refused(books: Path, name: str) -> None:
         workbook.find([name])
 
 
-def test_copy_takes_everything_once(books: Path, tmp_path: Path) -> None:
-    target = tmp_path / "new" / "place"
-    first = workbook.copy_to(target)
-    assert len(first.copied) == 5
-    assert (target / "data" / "words.txt").read_text() == "one two"
-    again = workbook.copy_to(target)
-    assert (again.copied, again.kept, len(again.unchanged)) == ([], [], 5)
-
-
-def test_copy_never_overwrites_work(books: Path, tmp_path: Path) -> None:
-    target = tmp_path / "mine"
-    workbook.copy_to(target)
-    (target / "01_basic.ipynb").write_text("my work")
-    (target / "02_streaming.ipynb").unlink()
-    report = workbook.copy_to(target)
-    assert report.kept == ["01_basic.ipynb"]
-    assert report.copied == ["02_streaming.ipynb"]
-    assert (target / "01_basic.ipynb").read_text() == "my work"
-
-
-def test_copy_onto_a_file_names_it(books: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(WorkbookError, match=r"taken: .*Choose another folder"):
-        workbook.copy_to(tmp_path / "taken")
-
-
-def test_full_disk_leaves_no_half_notebook(
-    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(WorkbookError, match="No space left"):
-        workbook.copy_to(tmp_path / "new")
-    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
-
-
 def test_missing_notebooks_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
     with pytest.raises(WorkbookError, match="pip install"):
@@ -123,7 +84,5 @@ def test_installed_notebooks_win_over_a_folder_beside(
     monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
     write_notebook(tmp_path / "notebooks" / "01.ipynb", "1")
     assert workbook.folder() == tmp_path / "notebooks"
-    assert not workbook.is_installed_copy()
     write_notebook(tmp_path / "foundry_lab" / "_notebooks" / "01.ipynb", "1")
     assert workbook.folder() == tmp_path / "foundry_lab" / "_notebooks"
-    assert workbook.is_installed_copy()

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import runs
+from raw_server import RawServer, floods
 
 from foundry_lab import Settings, engine
 from foundry_lab.engine.service import discovery, foundry_cli, launch, probe, state
@@ -118,6 +119,14 @@ def test_a_server_that_trickles_does_not_hang_us(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(probe, "PROBE_TIMEOUT_S", 0.3)
     with answering({"/status": (200, CURRENT * 3)}, delay_s=0.02) as url:
         assert probe.answering_pid(url) is None
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_server_that_floods_does_not_hang_us(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    """Python's own reader goes on for ever where one "100 Continue" follows the other."""
+    monkeypatch.setattr(probe, "PROBE_TIMEOUT_S", 0.3)
+    with RawServer(floods(head, b"HTTP/1.1 100 Continue\r\n\r\n" * 2600), path=None) as server:
+        assert probe.answering_pid(server.url) is None
 
 
 def test_an_answer_without_end_does_not_fill_the_memory() -> None:

@@ -129,11 +129,12 @@ def test_an_engine_error_is_one_paragraph(
 ) -> None:
     write_notebook(tmp_path / "01.ipynb", "1")
     monkeypatch.setattr(workbook, "folder", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
     engine.error = EngineError("The disk is full. Free some.")
     result = call(*command)
     assert result.exit_code == 1
     assert result.stderr == "Error: The disk is full. Free some.\n"
-    assert result.stdout == ""
+    assert result.stdout == "" or command == ["lab"]  # which says first what it copied
     assert isinstance(call("--debug", *command).exception, EngineError)
 
 
@@ -143,6 +144,17 @@ def test_a_bad_setting_is_one_paragraph(engine: StubEngine, monkeypatch: pytest.
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: FOUNDRY_TIMEOUT='abc' is not a time limit.")
     assert isinstance(call("--debug", "serve").exception, ConfigurationError)
+
+
+def test_new_leaves_the_solutions_to_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_notebook(tmp_path / "books" / "01.ipynb", "1")
+    write_notebook(tmp_path / "books" / "solutions" / "01_solutions.ipynb", "1")
+    monkeypatch.setattr(workbook, "folder", lambda: tmp_path / "books")
+    call("new", str(tmp_path / "mine"))
+    assert not (tmp_path / "mine" / "solutions").exists()
+    call("new", str(tmp_path / "all"), "--teacher")
+    assert (tmp_path / "all" / "solutions" / "01_solutions.ipynb").is_file()
+    assert (tmp_path / "all" / "grading" / "source" / "01" / "01.ipynb").is_file()
 
 
 def test_new_reports_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,30 +183,36 @@ class Jupyter:
         return self.code
 
 
-def test_lab_opens_a_copy_where_the_package_is_installed(
-    engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["foundry_lab/_notebooks", "notebooks"], ids=["installed", "checkout"])
+def test_lab_opens_the_learners_own_copy(
+    engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    write_notebook(tmp_path / "foundry_lab" / "_notebooks" / "01.ipynb", "1")
+    """Nobody edits inside site-packages, or changes a checkout by learning from it."""
+    write_notebook(tmp_path / place / "01.ipynb", "1")
+    write_notebook(tmp_path / place / "solutions" / "01_solutions.ipynb", "1")
     monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
     monkeypatch.setattr(subprocess, "Popen", Jupyter)
     monkeypatch.chdir(tmp_path)
     result = call("lab", "--no-browser", "--port", "9999")
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "foundry-lab-notebooks" / "01.ipynb").is_file()
+    copied = [path.name for path in (tmp_path / "foundry-lab-notebooks").rglob("*.ipynb")]
+    assert copied == ["01.ipynb"]
     assert Jupyter.command[:3] == [sys.executable, "-m", "jupyterlab"]
     assert Jupyter.command[3:7] == ["foundry-lab-notebooks", "--no-browser", "--port", "9999"]
     assert engine.calls == ["ensure", "stop"]
 
 
-def test_lab_opens_the_notebooks_of_a_checkout(
+def test_lab_may_open_the_notebooks_of_a_checkout(
     engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For those who write them; they are not copied onto themselves."""
     write_notebook(tmp_path / "notebooks" / "01.ipynb", "1")
     monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
     monkeypatch.setattr(subprocess, "Popen", Jupyter)
     monkeypatch.setattr(Jupyter, "code", 1)
-    result = call("lab")
+    result = call("lab", "--folder", str(tmp_path / "notebooks"))
     assert Jupyter.command[3] == str(tmp_path / "notebooks")
+    assert "copied" not in result.stdout
     assert result.exit_code == 1
     assert "JupyterLab ended with exit code 1" in result.stderr
 

@@ -1,0 +1,193 @@
+"""Checks of the exercises in notebook 3: how many at once, Little's law, bad rows, resuming, examples."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from foundry_lab.exercises.registry import exercise
+from foundry_lab.exercises.trying import Wrong, attempt, described, need_function, shown, value_of
+
+RECORDED = ((1, 2.25, 0.44), (2, 2.28, 0.87), (4, 2.22, 1.79), (8, 2.19, 3.6), (16, 2.14, 7.1))
+"""Runs of 64-token answers on two cores: at once, items a second, mean latency in seconds."""
+NEAR = 0.3
+
+
+@exercise("3.1", "At most so many at once", points=3)
+def ask_some(ask_some: Any) -> None:
+    """Never more than the limit, never needlessly fewer, and the answers in the prompts' order."""
+    function = need_function(ask_some, "ask_some")
+    prompts = [f"p{number}" for number in range(9)]
+    for limit in (3, 1):
+        now = most = asked = 0
+
+        async def ask(prompt: str) -> str:
+            nonlocal now, most, asked
+            now, asked = now + 1, asked + 1
+            most = max(most, now)
+            await asyncio.sleep(0.05 if int(prompt[1:]) % 2 else 0.15)
+            now -= 1
+            return prompt.upper()
+
+        call = f"ask_some(ask, 9 prompts, limit={limit})"
+        value = value_of(function, ask, prompts, limit, call=call)
+        if most > limit:
+            raise Wrong(f"in {call} there were {most} requests under way at the same time.")
+        if asked != len(prompts):
+            raise Wrong(f"in {call} {asked} requests were sent; one for each prompt is wanted.")
+        if most < limit:
+            raise Wrong(
+                f"in {call} there was never more than {most} under way; {limit} are allowed, use them."
+            )
+        if not isinstance(value, list | tuple):
+            raise Wrong(f"{call} returned {shown(value)}; a list of answers is wanted.")
+        if list(value) != [prompt.upper() for prompt in prompts]:
+            raise Wrong(f"{call} returned {shown(value)}. The answers' order should be that of the prompts.")
+
+
+@exercise("3.2", "Little's law", points=2)
+def mean_latency_s(mean_latency_s: Any) -> None:
+    """The prediction is near what recorded runs measured."""
+    function = need_function(mean_latency_s, "mean_latency_s")
+    for at_once, items_per_s, measured_s in RECORDED:
+        call = f"mean_latency_s(at_once={at_once}, items_per_s={items_per_s})"
+        value = value_of(function, at_once, items_per_s, call=call)
+        if not isinstance(value, int | float):
+            raise Wrong(f"{call} returned {shown(value)}; seconds are wanted.")
+        if abs(value - measured_s) > NEAR * measured_s:
+            raise Wrong(
+                f"{call} returned {value:.3g} s. A run with these values was recorded, and its mean latency "
+                f"was {measured_s} s. Which of the law's three numbers do you know, and which is wanted?"
+            )
+
+
+ROWS: list[dict[str, str]] = [
+    {"id": "a1", "text": "The soup was cold."},
+    {"id": "a2", "text": "Thank you all!"},
+    {"id": "a1", "text": "Do you have a table for two?"},
+    {"id": "a3", "text": ""},
+    {"id": "", "text": "Great service."},
+    {"id": "a4", "text": "The soup was cold."},
+    {"id": "a5", "text": "   "},
+    {"id": "a6"},
+]
+GOOD = (0, 1, 5)
+_WHY = {
+    2: "a row before it has the same id, so their results couldn't be told apart",
+    3: "its text is empty",
+    4: "it has no id, so its result couldn't be found",
+    6: "its text is nothing but spaces",
+    7: "it has no text at all",
+}
+
+
+@exercise("3.3", "Rows that can't be used", points=2)
+def usable(usable: Any) -> None:
+    """Rows without a text, or without an id of their own, are left out, and no other."""
+    function = need_function(usable, "usable")
+    given = [dict(row) for row in ROWS]
+    outcome = attempt(function, given, call="usable(rows)")
+    if isinstance(outcome.error, KeyError):
+        raise Wrong(f"it raised {described(outcome.error)} at a row without that column: {ROWS[7]}.")
+    if outcome.error is not None:
+        raise Wrong(f"it raised {described(outcome.error)}")
+    if not isinstance(outcome.value, list | tuple):
+        raise Wrong(f"it returned {shown(outcome.value)}; a list of rows is wanted.")
+    kept = list(outcome.value)
+    for number, row in enumerate(ROWS):
+        times = kept.count(row)
+        if number in GOOD and not times:
+            raise Wrong(f"you left out {row}, and nothing is wrong with it.")
+        if number not in GOOD and times:
+            raise Wrong(f"you kept {row}, but {_WHY[number]}.")
+    if kept != [ROWS[number] for number in GOOD]:
+        raise Wrong(f"you returned {len(kept)} rows, some of them twice, changed, or in another order.")
+
+
+class _Killed(BaseException):
+    """As sudden as a power cut: no `except Exception` stops it."""
+
+
+class _Mortal:
+    """Answers, and notes what it was asked, until its time has come."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.dies_at: int | None = dies_at
+        self.asked: list[str] = []
+
+    async def ask(self, prompt: str) -> str:
+        if len(self.asked) == self.dies_at:
+            raise _Killed
+        self.asked.append(prompt)
+        return prompt.upper()
+
+
+@exercise("3.4", "Go on where it stopped", points=3)
+def run_all(run_all: Any) -> None:
+    """Killed after any number of answers and run again, nothing is asked twice and nothing is missing."""
+    function = need_function(run_all, "run_all")
+    prompts = {f"m{number}": f"Question {number}" for number in range(5)}
+    wanted = {name: prompt.upper() for name, prompt in prompts.items()}
+    for killed_after in (0, 2, 4):
+        service = _Mortal(killed_after)
+        when = f"killed after {killed_after} answers and run again"
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "results.jsonl"
+            first = attempt(function, service.ask, prompts, file, call="run_all(ask, prompts, file)")
+            if first.error is None:
+                raise Wrong("the run was killed in the middle, and your function went on as if nothing were.")
+            if not isinstance(first.error, _Killed):
+                raise Wrong(f"it raised {described(first.error)}")
+            service.dies_at = None
+            value = value_of(function, service.ask, prompts, file, call=f"{when}, it")
+            again = value_of(function, service.ask, prompts, file, call="run a third time, it")
+        if twice := {prompt for prompt in service.asked if service.asked.count(prompt) > 1}:
+            raise Wrong(
+                f"{when}, it asked {min(twice)!r} twice. Is each answer in the file before the next question?"
+            )
+        if value != wanted:
+            raise Wrong(
+                f"{when}, it returned {shown(value)}; all five answers by name, old and new, are wanted."
+            )
+        if again != wanted:
+            raise Wrong(
+                f"when nothing was left to do, it returned {shown(again)}. Did the second run keep the "
+                "lines of the first?"
+            )
+
+
+TEMPLATE = "Classify the customer's message as praise, complaint or question.\n\nMessage: {text}"
+EXAMPLES = [("Lovely cake!", "praise"), ("Why {name} on my bill?", "question")]
+
+
+@exercise("3.5", "Examples in the prompt", points=2)
+def with_examples(with_examples: Any) -> None:
+    """The wording stays as it was, the examples stand before the message, and braces do no harm."""
+    function = need_function(with_examples, "with_examples")
+    template = value_of(function, TEMPLATE, list(EXAMPLES), call="with_examples(template, examples)")
+    if not isinstance(template, str):
+        raise Wrong(f"it returned {shown(template)}; a template is a text.")
+    outcome = attempt(lambda: template.format(text="Is it open?"))
+    if outcome.error is not None:
+        raise Wrong(
+            f"the new template can't be filled: {described(outcome.error).partition('   (')[0]}. The example "
+            f"{EXAMPLES[1][0]!r} has braces. How are they written in a template, if they are meant as braces?"
+        )
+    prompt = outcome.value
+    if prompt.count("Is it open?") != 1:
+        raise Wrong(f"a row's text stands {prompt.count('Is it open?')} times in the prompt; once is wanted.")
+    for text, label in EXAMPLES:
+        if text not in prompt:
+            raise Wrong(f"the example {text!r} is not in the prompt: {prompt!r}")
+        if label not in prompt[prompt.index(text) : prompt.index("Is it open?")]:
+            raise Wrong(
+                f"the example {text!r} is not followed by its label, {label!r}, before the message comes."
+            )
+    instruction, _, _ = TEMPLATE.partition("\n\n")
+    if instruction not in prompt:
+        raise Wrong(
+            "the instruction of the old template is no longer there, word by word. Then nobody can tell "
+            "whether the examples or the new words made the difference."
+        )

@@ -1,0 +1,188 @@
+"""Trying what a learner wrote: any function, async or not, bounded in time, and each end of it in words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import dis
+import inspect
+import reprlib
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+LIMIT_S = 10.0
+"""How long one call of an answer may take. None needs a tenth of it, but a machine may be busy."""
+POLL_S = 0.2
+"""Ctrl-C doesn't get through a wait on Windows, so waits are made of pieces."""
+LAST_WORD_S = 1.0
+_NOT_THEIRS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+_STUB_STEPS = {
+    *("RESUME", "NOP", "RETURN_VALUE", "RETURN_GENERATOR", "POP_TOP", "COPY_FREE_VARS"),
+    *("CALL_INTRINSIC_1", "RERAISE", "NOT_TAKEN"),  # these stand in every coroutine of newer Pythons
+}
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+_short.maxlist = _short.maxtuple = _short.maxdict = 5
+
+
+class Wrong(Exception):
+    """The answer isn't right; the message is the hint."""
+
+
+class Partly(Wrong):
+    """The answer is right in part, and worth `points`; the message says what is missing."""
+
+    def __init__(self, hint: str, *, points: float) -> None:
+        super().__init__(hint)
+        self.points = points
+
+
+class Unanswered(Exception):
+    """There is no answer yet."""
+
+
+class Outcome(NamedTuple):
+    """How a call ended: with a value or an error."""
+
+    value: Any
+    error: BaseException | None
+
+
+def shown(value: Any) -> str:
+    """Return a value as a hint names it: short."""
+    return _short.repr(value)
+
+
+def need_function(thing: Any, name: str) -> Callable[..., Any]:
+    """Return the answer if it is a function that does something.
+
+    Raises:
+        Unanswered: it is `...` or still the stub.
+        Wrong: it isn't a function.
+    """
+    if is_stub(thing):
+        raise Unanswered
+    if callable(thing):
+        return thing
+    if inspect.iscoroutine(thing):
+        thing.close()  # or Python complains that nobody awaited it
+    raise Wrong(f"Give the function itself: {name}, without brackets behind it. This is {shown(thing)}.")
+
+
+def is_stub(thing: Any) -> bool:
+    """Whether an answer is still as the learner found it: `...`, or a function without a line of its own."""
+    if thing is ...:
+        return True
+    code = getattr(thing, "__code__", None)
+    return isinstance(code, CodeType) and all(map(_does_nothing, dis.get_instructions(code)))
+
+
+def _does_nothing(step: dis.Instruction) -> bool:
+    is_value = step.opname in ("LOAD_CONST", "RETURN_CONST")
+    return step.argval in (None, ...) if is_value else step.opname in _STUB_STEPS
+
+
+def value_of(
+    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
+) -> Any:
+    """Return what a call of the learner's function gives; `call` is how a hint names it.
+
+    Raises:
+        Wrong: it raised, or didn't end in time.
+        Unanswered: it raised NotImplementedError, or gave `...`.
+    """
+    call = call or name_call(function, *args)
+    outcome = attempt(function, *args, call=call, limit_s=limit_s)
+    if outcome.error is not None:
+        raise Wrong(f"{call} raised {described(outcome.error)}")
+    return outcome.value
+
+
+def attempt(
+    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
+) -> Outcome:
+    """Return how a call of the learner's function ends, where an error may be right.
+
+    Raises:
+        Wrong: it didn't end in time.
+        Unanswered: it raised NotImplementedError, or gave `...`.
+    """
+    work = _Work(function, args)
+    if not work.wait(limit_s):
+        work.end()
+        raise Wrong(
+            f"{call or name_call(function, *args)} was not back after {limit_s:g} s. Does a loop never end, "
+            "or does something wait for what never comes?"
+        )
+    outcome = work.outcome
+    if isinstance(outcome.error, NotImplementedError) or outcome.value is ...:
+        raise Unanswered
+    return outcome
+
+
+def name_call(function: Callable[..., Any], *args: Any) -> str:
+    """Return a call as text, for hints."""
+    return f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
+
+
+def described(error: BaseException) -> str:
+    """Return an error in words: its name, what it says, and the learner's line it came from."""
+    said = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if frame.line and not frame.filename.startswith(_NOT_THEIRS)]
+    return f"{text}   (line {frames[-1].lineno}: {frames[-1].line})" if frames else text
+
+
+class _Work:
+    """A function's call in a thread of its own, which a notebook's running event loop doesn't disturb."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.outcome = Outcome(None, None)
+        self._call = (function, args)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._thread = threading.Thread(target=self._run, name="exercise", daemon=True)
+        self._thread.start()
+
+    def wait(self, limit_s: float) -> bool:
+        """Return whether it has ended, after at most so many seconds."""
+        give_up_at = time.monotonic() + limit_s
+        while self._thread.is_alive() and time.monotonic() < give_up_at:
+            self._thread.join(POLL_S)
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Stop it, as far as Python can: cancel what awaits, and raise in what computes."""
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None:
+            with contextlib.suppress(RuntimeError):  # it has just closed
+                loop.call_soon_threadsafe(task.cancel)
+            self.wait(LAST_WORD_S)
+        if (
+            self._thread.is_alive()
+        ):  # a loop that never ends would use a processor for as long as the kernel lives
+            thread_id = ctypes.c_ulong(self._thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(SystemExit))
+
+    def _run(self) -> None:
+        function, args = self._call
+        try:
+            value = function(*args)
+            if inspect.isawaitable(value):
+                value = asyncio.run(self._awaited(value))
+            self.outcome = Outcome(value, None)
+        except BaseException as error:  # whatever a learner's code raises, SystemExit too
+            self.outcome = Outcome(None, error)
+
+    async def _awaited(self, value: Any) -> Any:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        return await value

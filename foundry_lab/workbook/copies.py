@@ -1,0 +1,103 @@
+"""Copies of the course: one to learn from, and one to teach with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import nbformat
+
+from foundry_lab import workbook
+from foundry_lab._ground.files import write_whole
+from foundry_lab.workbook import SOLUTIONS, WorkbookError
+
+GRADING = "grading"
+"""Folder, in a teacher's copy, that is a course for nbgrader."""
+_ONE_UP = re.compile(r'(\]\(|Path\("|src=")\.\./')
+_NBGRADER_CONFIG = """\
+# A course for nbgrader: run its commands in this folder. Each notebook is an assignment.
+#   nbgrader generate_assignment 02_streaming    makes release/ from source/
+#   nbgrader autograde 02_streaming              grades submitted/STUDENT/02_streaming/
+c = get_config()  # noqa: F821, which nbgrader defines
+c.CourseDirectory.course_id = "foundry-lab"
+c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
+c.ClearSolutions.text_stub = "Your answer here."
+c.ExecutePreprocessor.timeout = 600
+"""
+
+
+class CopyReport(msgspec.Struct, frozen=True):
+    """What `copy_to` did, as paths below the target folder.
+
+    Attributes:
+        copied: files that were not there before.
+        unchanged: files that were there and equal.
+        kept: files that were there and differ; they were not touched.
+    """
+
+    copied: list[str]
+    unchanged: list[str]
+    kept: list[str]
+
+
+def copy_to(target: Path, *, teacher: bool = False) -> CopyReport:
+    """Copy the course into a folder, made if missing. What is there stays as it is.
+
+    Args:
+        target: the folder.
+        teacher: everything as it is, the solutions too, and a course for nbgrader. A learner gets the
+            notebooks without the solutions, and without outputs, which would answer what is to be guessed.
+
+    Raises:
+        WorkbookError: the folder can't be written.
+    """
+    report = CopyReport(copied=[], unchanged=[], kept=[])
+    try:
+        for name, content in _for_teachers() if teacher else _for_learners():
+            copy = target / name
+            if copy.exists():
+                same = copy.is_file() and copy.read_bytes() == content
+                (report.unchanged if same else report.kept).append(name)
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(copy, content)
+            report.copied.append(name)
+    except OSError as error:
+        raise WorkbookError(
+            f"The notebooks can't be copied to {target}: {error.strerror or error}. Choose another folder."
+        ) from error
+    return report
+
+
+def _for_learners() -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents."""
+    for path in workbook.files():
+        name = path.relative_to(workbook.folder())
+        if name.parts[0] != SOLUTIONS:
+            yield name.as_posix(), _without_outputs(path) if path.suffix == ".ipynb" else path.read_bytes()
+
+
+def _for_teachers() -> Iterator[tuple[str, bytes]]:
+    for path in workbook.files():
+        yield path.relative_to(workbook.folder()).as_posix(), path.read_bytes()
+    yield f"{GRADING}/nbgrader_config.py", _NBGRADER_CONFIG.encode()
+    for path in sorted((workbook.folder() / SOLUTIONS).glob("*_solutions.ipynb")):
+        assignment = path.stem.removesuffix("_solutions")
+        source = f"{GRADING}/source/{assignment}"
+        yield f"{source}/{assignment}.ipynb", _without_outputs(path, raise_paths=True)
+        for file in workbook.data_files():
+            yield f"{source}/{file.relative_to(workbook.folder()).as_posix()}", file.read_bytes()
+
+
+def _without_outputs(path: Path, *, raise_paths: bool = False) -> bytes:
+    """Return a notebook as one that was never run; `raise_paths` for one that will lie a folder higher."""
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if raise_paths:
+            cell.source = _ONE_UP.sub(r"\1", cell.source)
+    return (nbformat.writes(book) + "\n").encode()

@@ -1,0 +1,172 @@
+"""Wrong answers to the exercises of notebook 3."""
+
+# ruff: noqa: F811, SIM105
+
+import asyncio
+import json
+
+from wrong_answers.table import Table
+
+WRONG = Table()
+
+
+@WRONG.case("3.1", "there were 9 requests under way")
+async def ask_some(ask, prompts, limit):
+    return await asyncio.gather(*map(ask, prompts))
+
+
+@WRONG.case("3.1", "3 are allowed")
+async def ask_some(ask, prompts, limit):
+    return [await ask(each) for each in prompts]
+
+
+@WRONG.case("3.1", "there were 9 requests under way")
+async def ask_some(ask, prompts, limit):
+
+    async def one(prompt):
+        async with asyncio.Semaphore(limit):
+            return await ask(prompt)
+
+    return await asyncio.gather(*map(one, prompts))
+
+
+@WRONG.case("3.1", "order should be that of the prompts")
+async def ask_some(ask, prompts, limit):
+    places = asyncio.Semaphore(limit)
+
+    async def one(prompt):
+        async with places:
+            return await ask(prompt)
+
+    return [await each for each in asyncio.as_completed([one(each) for each in prompts])]
+
+
+@WRONG.case("3.1", "3 requests were")
+async def ask_some(ask, prompts, limit):
+    return await asyncio.gather(*map(ask, prompts[:limit]))
+
+
+@WRONG.case("3.2", "Which of the law's three numbers")
+def mean_latency_s(at_once, items_per_s):
+    return at_once * items_per_s
+
+
+@WRONG.case("3.2", "at_once=2")
+def mean_latency_s(at_once, items_per_s):
+    return 1 / items_per_s
+
+
+@WRONG.case("3.2", "at_once=1")
+def mean_latency_s(at_once, items_per_s):
+    return items_per_s / at_once
+
+
+@WRONG.case("3.2", "seconds are wanted")
+def mean_latency_s(at_once, items_per_s):
+    return f"{at_once / items_per_s} s"
+
+
+@WRONG.case("3.3", "KeyError")
+def usable(rows):
+    return [row for row in rows if row["text"]]
+
+
+@WRONG.case("3.3", "the same id")
+def usable(rows):
+    return [row for row in rows if row.get("text", "").strip() and row["id"]]
+
+
+@WRONG.case("3.3", "nothing but spaces")
+def usable(rows):
+    seen = {}
+    for row in rows:
+        if row.get("id") and row.get("text"):
+            seen.setdefault(row["id"], row)
+    return list(seen.values())
+
+
+@WRONG.case("3.3", "you left out")
+def usable(rows):
+    seen = {}
+    for row in rows:
+        if row["id"] and row.get("text", "").strip():
+            seen.setdefault(row["text"], row)
+    return list({row["id"]: row for row in reversed(seen.values())}.values())
+
+
+@WRONG.case("3.3", "the same id")
+def usable(rows):
+    return rows
+
+
+@WRONG.case("3.4", "twice")
+async def run_all(ask, prompts, file):
+    answers = json.loads(file.read_text()) if file.exists() else {}
+    for name in prompts:
+        if name not in answers:
+            answers[name] = await ask(prompts[name])
+    file.write_text(json.dumps(answers))
+    return answers
+
+
+@WRONG.case("3.4", "twice")
+async def run_all(ask, prompts, file):
+    answers = {}
+    for name in prompts:
+        answers[name] = await ask(prompts[name])
+        with file.open("a") as f:
+            f.write(json.dumps({name: answers[name]}) + "\n")
+    return answers
+
+
+@WRONG.case("3.4", "it returned")
+async def run_all(ask, prompts, file):
+    done = {}
+    if file.exists():
+        for line in file.read_text().splitlines():
+            done |= json.loads(line)
+    new = {}
+    for name in prompts:
+        if name in done:
+            continue
+        new[name] = await ask(prompts[name])
+        with file.open("a") as f:
+            f.write(json.dumps({name: new[name]}) + "\n")
+    return new
+
+
+@WRONG.case("3.4", "went on as if nothing were")
+async def run_all(ask, prompts, file):
+    answers = {}
+    for name in prompts:
+        try:
+            answers[name] = await ask(prompts[name])
+        except BaseException:
+            pass
+    return answers
+
+
+@WRONG.case("3.5", "has braces")
+def with_examples(template, examples):
+    return "".join((f"{text}: {label}\n" for text, label in examples)) + template
+
+
+@WRONG.case("3.5", "is not in the prompt")
+def with_examples(template, examples):
+    return template
+
+
+@WRONG.case("3.5", "no longer there, word by word")
+def with_examples(template, examples):
+    return (
+        "Label it.\n"
+        + "".join((f"{text}: {label}\n" for text, label in examples)).replace("{", "{{").replace("}", "}}")
+        + "{text}"
+    )
+
+
+@WRONG.case("3.5", "stands 0 times")
+def with_examples(template, examples):
+    return template.replace("{text}", "") + "".join(
+        (f"{text}: {label}\n" for text, label in examples)
+    ).replace("{", "{{").replace("}", "}}")

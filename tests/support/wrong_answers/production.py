@@ -1,0 +1,149 @@
+"""Wrong answers to the exercises of notebook 4."""
+
+# ruff: noqa: F811, B007
+
+import random
+
+from wrong_answers.table import Table
+
+WRONG = Table()
+
+
+@WRONG.case("4.1", "a 400")
+def should_retry(error):
+    return True
+
+
+@WRONG.case("4.1", "a 429")
+def should_retry(error):
+    return hasattr(error, "status") and error.status >= 500
+
+
+@WRONG.case("4.1", "may still be working on it")
+def should_retry(error):
+    from foundry_lab.errors import FoundryError
+
+    return isinstance(error, FoundryError) and (not 400 <= getattr(error, "status", 0) < 429)
+
+
+@WRONG.case("4.1", "AttributeError")
+def should_retry(error):
+    return error.status in (429, 500, 503)
+
+
+@WRONG.case("4.2", "the longest allowed is 5.0 s")
+def wait_s(retry, initial_s, cap_s):
+    return random.uniform(0, initial_s * 2 ** (retry - 1))
+
+
+@WRONG.case("4.2", "the same number")
+def wait_s(retry, initial_s, cap_s):
+    return min(cap_s, initial_s * 2 ** (retry - 1))
+
+
+@WRONG.case("4.2", "the mean of 1000 draws")
+def wait_s(retry, initial_s, cap_s):
+    limit = min(cap_s, initial_s * 2 ** (retry - 1))
+    return random.uniform(limit / 2, limit)
+
+
+@WRONG.case("4.2", "before retry 1 the limit is 0.2 s")
+def wait_s(retry, initial_s, cap_s):
+    return random.uniform(0, min(cap_s, initial_s * 2**retry))
+
+
+@WRONG.case("4.3", "RequestTimeoutError")
+async def read_or_keep(client, question, limit_s):
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    async for chunk in stream:
+        pass
+    return (stream.text, None)
+
+
+@WRONG.case("4.3", "the phase 'total'")
+async def read_or_keep(client, question, limit_s):
+    from foundry_lab.errors import FoundryError
+
+    stream = client.stream_complete(question, timeout=limit_s)
+    try:
+        async for chunk in stream:
+            pass
+    except FoundryError as error:
+        return (stream.text, error.phase)
+    return (stream.text, None)
+
+
+@WRONG.case("4.3", "some had come before the silence")
+async def read_or_keep(client, question, limit_s):
+    from foundry_lab.errors import FoundryError
+
+    try:
+        stream = client.stream_complete(question, idle_timeout=limit_s)
+        async for chunk in stream:
+            pass
+    except FoundryError as error:
+        return ("", error.phase)
+    return (stream.text, None)
+
+
+@WRONG.case("4.3", "a text and a phase are wanted")
+async def read_or_keep(client, question, limit_s):
+    from foundry_lab.errors import FoundryError
+
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    try:
+        async for chunk in stream:
+            pass
+    except FoundryError:
+        pass
+    return stream.text
+
+
+@WRONG.case("4.4", "30.5 s after it opened")
+class RateBreaker:
+    def __init__(self, clock):
+        self.failed = 0
+
+    def allow(self):
+        return self.failed < 5
+
+    def record(self, worked):
+        self.failed = 0 if worked else self.failed + 1
+
+
+@WRONG.case("4.4", "5 of the last 10 calls have failed")
+class RateBreaker:
+    def __init__(self, clock):
+        self.all = []
+
+    def allow(self):
+        return len(self.all) < 10 or self.all.count(False) * 2 < len(self.all)
+
+    def record(self, worked):
+        self.all.append(worked)
+
+
+@WRONG.case("4.4", "four failures are too few")
+class RateBreaker:
+    def __init__(self, clock):
+        self.all = []
+
+    def allow(self):
+        return self.all[-10:].count(False) * 2 < max(1, len(self.all[-10:]))
+
+    def record(self, worked):
+        self.all.append(worked)
+
+
+@WRONG.case("4.4", "let a second call through")
+class RateBreaker:
+    def __init__(self, clock):
+        self.clock, self.last, self.at = (clock, [], None)
+
+    def allow(self):
+        return self.at is None or self.clock() - self.at >= 30
+
+    def record(self, worked):
+        self.last = [*self.last, worked][-10:]
+        if len(self.last) == 10 and self.last.count(False) >= 5:
+            self.at = self.clock()

@@ -1,0 +1,220 @@
+"""Wrong answers to the exercises of notebook 2."""
+
+# ruff: noqa: F811, B007
+
+import asyncio
+import json
+import re
+
+from wrong_answers.table import Table
+
+WRONG = Table()
+
+
+@WRONG.case("2.1", "without [DONE] at its end, but in its text")
+def stream_text(pieces):
+    text = b"".join(pieces).decode()
+    if "[DONE]" not in text:
+        raise ValueError("cut")
+    return "".join(
+        c["delta"].get("content", "")
+        for e in text.replace("\r", "").split("\n\n")
+        if e and e != "data: [DONE]"
+        for c in json.loads(e[6:])["choices"]
+    )
+
+
+@WRONG.case("2.1", 'fed b"…\\xc3" and b"\\xa9')
+def stream_text(pieces):
+    text = "".join(piece.decode() for piece in pieces)
+    return "".join(
+        c["delta"].get("content", "")
+        for e in text.split("\n\n")
+        if e and e != "data: [DONE]"
+        for c in json.loads(e[6:])["choices"]
+    )
+
+
+@WRONG.case("2.1", "IndexError")
+def stream_text(pieces):
+    text = ""
+    for piece in pieces:
+        for event in piece.decode().split("\n\n"):
+            if event and "DONE" not in event:
+                text += json.loads(event[6:])["choices"][0]["delta"].get("content", "")
+    return text
+
+
+@WRONG.case("2.1", "an event whose text holds [DONE]")
+def stream_text(pieces):
+    text = b"".join(pieces).decode().replace("\r", "")
+    return "".join(
+        c["delta"].get("content", "")
+        for e in text.split("\n\n")
+        if e and "[DONE]" not in e
+        for c in json.loads(e[6:])["choices"]
+    )
+
+
+@WRONG.case("2.1", 'the event {"error": …}')
+def stream_text(pieces):
+    text = b"".join(pieces).decode().replace("\r", "")
+    if not text.rstrip().endswith("data: [DONE]"):
+        raise ValueError("cut")
+    return "".join(
+        c["delta"].get("content", "")
+        for e in text.split("\n\n")
+        if e and e != "data: [DONE]"
+        for c in json.loads(e[6:])["choices"]
+    )
+
+
+@WRONG.case("2.1", "lines that end in b'\\r\\n'")
+def stream_text(pieces):
+    text = b"".join(pieces).decode()
+    return "".join(
+        c["delta"].get("content", "")
+        for e in text.split("\n\n")
+        if e and e != "data: [DONE]"
+        for c in json.loads(e[6:])["choices"]
+    )
+
+
+@WRONG.case("2.1", "a comment, `: keep-alive`")
+def stream_text(pieces):
+    text = b"".join(pieces).decode().replace("\r", "")
+    if not text.rstrip().endswith("data: [DONE]"):
+        raise ValueError("cut")
+    events = [json.loads(e[6:]) for e in text.split("\n\n") if e and e != "data: [DONE]"]
+    if "error" in events[0]:
+        raise RuntimeError(events[0]["error"]["message"])
+    return "".join(c["delta"].get("content", "") for event in events for c in event["choices"])
+
+
+@WRONG.case("2.2", "That is the mean")
+def percentile(values, percent):
+    return sum(values) / len(values)
+
+
+@WRONG.case("2.2", "isn't right")
+def percentile(values, percent):
+    return values[len(values) * percent // 100]
+
+
+@WRONG.case("2.2", "IndexError")
+def percentile(values, percent):
+    return sorted(values)[len(values) * percent // 100]
+
+
+@WRONG.case("2.2", "changed the list")
+def percentile(values, percent):
+    values.sort()
+    return values[max(0, -(-len(values) * percent // 100) - 1)]
+
+
+@WRONG.case("2.3", "the first sentence is 'Pi is 3.14, about.'")
+async def first_sentence(client, question):
+    async with client.stream_complete(question) as stream:
+        async for chunk in stream:
+            if "." in chunk.content:
+                break
+        return stream.text
+
+
+@WRONG.case("2.3", "it never saw you hang up")
+async def first_sentence(client, question):
+    stream = client.stream_complete(question)
+    async for chunk in stream:
+        pass
+    return re.split("(?<!Dr)(?<=[.!?]) ", stream.text.replace("Dr. ", "Dr._"))[0].replace("_", " ")
+
+
+@WRONG.case("2.3", "the first sentence is 'Is it so?'")
+async def first_sentence(client, question):
+    async with client.stream_complete(question) as stream:
+        async for chunk in stream:
+            if found := re.search("[.](?=\\s)", stream.text):
+                return stream.text[: found.end()]
+        return stream.text
+
+
+@WRONG.case("2.3", "the first sentence is 'Ask Dr. Who now!'")
+async def first_sentence(client, question):
+    async with client.stream_complete(question) as stream:
+        async for chunk in stream:
+            if found := re.search("[.!?](?=\\s)", stream.text):
+                return stream.text[: found.end()]
+        return stream.text
+
+
+@WRONG.case("2.4", "they ran one by one")
+async def first_tokens(client, together):
+    waits = []
+    for n in range(together):
+        stream = client.stream_complete(f"Thing {n}")
+        async for chunk in stream:
+            pass
+        waits.append(stream.ttft_s)
+    return waits
+
+
+@WRONG.case("2.4", "the time until the last token")
+async def first_tokens(client, together):
+
+    async def one(n):
+        stream = client.stream_complete(f"Thing {n}")
+        async for chunk in stream:
+            pass
+        return stream.arrivals_s[-1]
+
+    return await asyncio.gather(*map(one, range(together)))
+
+
+@WRONG.case("2.4", "a list of seconds is wanted")
+async def first_tokens(client, together):
+
+    async def one(n):
+        stream = client.stream_complete(f"Thing {n}")
+        async for chunk in stream:
+            pass
+        return stream.ttft_s
+
+    return max(await asyncio.gather(*map(one, range(together))))
+
+
+@WRONG.case("2.4", "sent 2 requests")
+async def first_tokens(client, together):
+
+    async def one(n):
+        stream = client.stream_complete(f"Thing {n}")
+        async for chunk in stream:
+            pass
+        return stream.ttft_s
+
+    return await asyncio.gather(*map(one, range(together + 1)))
+
+
+@WRONG.case("2.5", "RequestTimeoutError")
+async def patient(client, question, limit_s):
+    stream = client.stream_complete(question, first_token_timeout=limit_s)
+    async for chunk in stream:
+        pass
+    return stream.text
+
+
+@WRONG.case("2.5", "RequestTimeoutError")
+async def patient(client, question, limit_s):
+    return (await client.complete(question, timeout=limit_s)).content
+
+
+@WRONG.case("2.5", "return the text")
+async def patient(client, question, limit_s):
+    stream = client.stream_complete(question, first_token_timeout=limit_s, on_stall="fallback")
+    async for chunk in stream:
+        pass
+    return stream
+
+
+@WRONG.case("2.5", "nothing was asked")
+async def patient(client, question, limit_s):
+    return "Hello."

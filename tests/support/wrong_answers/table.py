@@ -1,0 +1,26 @@
+"""How wrong answers are written down: as the code itself, under a decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Case(NamedTuple):
+    """A wrong answer, and what its hint must hold."""
+
+    answer: Any
+    hint: str
+
+
+class Table(dict[str, list[Case]]):
+    """The cases of a notebook, by exercise."""
+
+    def case(self, number: str, hint: str) -> Callable[[Any], Any]:
+        """Take the decorated function or class as a wrong answer to this exercise."""
+
+        def add(answer: Any) -> Any:
+            self.setdefault(number, []).append(Case(answer, hint))
+            return answer
+
+        return add

@@ -1,0 +1,52 @@
+"""Every exercise takes its own solution, and refuses wrong answers for the right reason."""
+
+from __future__ import annotations
+
+import pytest
+from course_sources import answers, run, stub_of
+from wrong_answers import WRONG
+
+from foundry_lab.exercises import check, exercises
+
+CASES = [(number, *case) for number, cases in WRONG.items() for case in cases]
+pytestmark = pytest.mark.usefixtures("stub")
+
+
+@pytest.mark.parametrize("number", answers())
+def test_the_solution_passes(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(number, run(answers()[number])) is None
+    assert f"✓ {number} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", answers())
+def test_the_stub_is_told_to_be_unanswered(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check(number, run(stub_of(answers()[number])))
+    assert f"· {number} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "hint"), CASES, ids=[f"{case[0]}-{case[2][:30]}" for case in CASES]
+)
+def test_a_wrong_answer_is_refused_with_its_reason(
+    number: str, answer: object, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(number, answer)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"✗ {number} ")
+    assert hint in said
+
+
+def test_every_exercise_has_an_answer_and_three_wrong_ones() -> None:
+    assert set(answers()) == set(exercises())
+    assert {number for number in exercises() if len(WRONG.get(number, ())) < 3} == set()
+
+
+@pytest.mark.parametrize("number", answers())
+def test_no_hint_gives_the_solution_away(number: str) -> None:
+    """A line of the solution, word by word, never stands in the test's text."""
+    import inspect
+
+    test = inspect.getsource(exercises()[number].test)
+    solution = set(answers()[number].splitlines()) - set(stub_of(answers()[number]).splitlines())
+    lines = [line.strip() for line in solution if len(line.strip()) > 25 and "SOLUTION" not in line]
+    assert not [line for line in lines if line in test]

@@ -1,0 +1,215 @@
+"""The frame around the checks: what is told of any answer, what is kept, and what happens under nbgrader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from foundry_lab.engine import paths
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.exercises import NotSolvedError, check, exercises, operations, trying
+from foundry_lab.faults.checklist import Checklist, Trial
+from foundry_lab.workbook import kernel
+
+Capture = pytest.CaptureFixture[str]
+
+
+def right(values: list[float], percent: int) -> float:
+    return sorted(values)[max(-(-len(values) * percent // 100), 1) - 1]
+
+
+async def right_later(values: list[float], percent: int) -> float:
+    await asyncio.sleep(0)
+    return right(values, percent)
+
+
+def said(capsys: Capture, *answers: object, number: str = "2.2") -> str:
+    assert check(number, *answers) is None
+    return capsys.readouterr().out
+
+
+def test_a_right_answer_is_ticked(capsys: Capture) -> None:
+    assert said(capsys, right) == "✓ 2.2 A percentile\n"
+
+
+def test_an_async_function_is_taken_where_a_plain_one_would_do(capsys: Capture) -> None:
+    assert said(capsys, right_later).startswith("✓")
+
+
+async def test_it_works_where_a_loop_is_running(capsys: Capture) -> None:
+    """Every cell of a notebook runs inside the kernel's loop."""
+    assert said(capsys, right_later).startswith("✓")
+
+
+def only_words(values: object, percent: object) -> None:
+    """Return something."""
+
+
+async def only_words_later(values: object, percent: object) -> None:
+    """Return something."""
+
+
+def not_implemented(values: object, percent: object) -> None:
+    raise NotImplementedError("later")
+
+
+def gives_dots(values: object, percent: object) -> object:
+    return ...
+
+
+@pytest.mark.parametrize("answer", [..., only_words, only_words_later, not_implemented, gives_dots])
+def test_a_stub_counts_as_unanswered(capsys: Capture, answer: object) -> None:
+    assert "not answered yet" in said(capsys, answer)
+
+
+def test_a_forgotten_return_is_not_taken_for_a_stub(capsys: Capture) -> None:
+    assert "returned None" in said(capsys, lambda values, percent: print(end=""))
+
+
+def test_what_raises_is_told_with_its_line(capsys: Capture) -> None:
+    def index(values: list[float], percent: int) -> float:
+        return values[17]
+
+    text = said(capsys, index)
+    assert "percentile([3.0], 50) raised IndexError: list index out of range" in text
+    assert "return values[17]" in text
+
+
+def test_even_an_exit_is_told_and_not_done(capsys: Capture) -> None:
+    assert "raised SystemExit: 3" in said(capsys, lambda values, percent: exit(3))
+
+
+def test_a_result_instead_of_a_function_is_told(capsys: Capture) -> None:
+    assert "without brackets" in said(capsys, 3.0)
+
+
+def spin(values: object, percent: object) -> None:
+    while True:
+        time.sleep(0)
+
+
+async def wait_for_ever(values: object, percent: object) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("answer", [spin, wait_for_ever])
+def test_what_hangs_is_ended_and_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    """A loop that went on would use a processor for as long as the kernel lives."""
+    monkeypatch.setattr(trying.value_of, "__kwdefaults__", {"call": None, "limit_s": 0.3})
+    assert "was not back after 0.3 s" in said(capsys, answer)
+    end = time.monotonic() + 30
+    while any(thread.name == "exercise" for thread in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "exercise" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_unknown_exercise_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"no exercise '9.9'.*2\.1"):
+        check("9.9", right)
+
+
+def test_a_missing_answer_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r'check\("2.2", percentile\)'):
+        check("2.2")
+
+
+# --- progress ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_solved_is_kept_in_the_labs_folder(capsys: Capture) -> None:
+    said(capsys, right)
+    assert json.loads((paths.home() / "progress.json").read_text()) == {"2.2": 2.0}
+    check.progress()
+    text = capsys.readouterr().out
+    assert "· 2.1  ✓ 2.2  · 2.3" in text
+    assert f"2 of {sum(each.points for each in exercises().values())} points" in text
+
+
+def test_a_later_mistake_takes_nothing_away(capsys: Capture) -> None:
+    said(capsys, right)
+    said(capsys, lambda values, percent: 0)
+    check.progress()
+    assert "✓ 2.2" in capsys.readouterr().out
+
+
+def test_a_run_without_anybody_is_no_progress(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`foundry-lab run` executes the solutions too."""
+    monkeypatch.setitem(os.environ, "FOUNDRY_LAB_UNATTENDED", kernel.environment()["FOUNDRY_LAB_UNATTENDED"])
+    assert said(capsys, right).startswith("✓")
+    assert not paths.home().exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"2.2": "yes"}', b"\xff"])
+def test_a_damaged_file_counts_as_none(capsys: Capture, content: bytes) -> None:
+    paths.home().mkdir()
+    (paths.home() / "progress.json").write_bytes(content)
+    check.progress()
+    assert "✓" not in capsys.readouterr().out
+    assert said(capsys, right).startswith("✓")
+    check.progress()
+    assert "✓ 2.2" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure(capsys: Capture) -> None:
+    Path(paths.home()).write_text("a file where the folder should be")
+    text = said(capsys, right)
+    assert text.startswith("✓ 2.2")
+    assert "Progress is not kept" in text
+
+
+# --- under nbgrader ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+
+
+@pytest.mark.usefixtures("grading")
+@pytest.mark.parametrize("answer", [only_words, lambda values, percent: 0])
+def test_under_nbgrader_a_check_that_is_not_passed_raises(answer: object) -> None:
+    """A cell that raises gets no points; one that printed a cross would get all."""
+    with pytest.raises(NotSolvedError, match=r"2\.2"):
+        check("2.2", answer)
+
+
+@pytest.mark.usefixtures("grading")
+def test_under_nbgrader_nothing_is_kept_and_the_points_come_back() -> None:
+    assert check("2.2", right) == 2
+    assert not paths.home().exists()
+
+
+@pytest.mark.usefixtures("grading")
+def test_under_nbgrader_a_warning_costs_no_points(capsys: Capture) -> None:
+    """nbgrader gives none to a cell that has written anything to stderr."""
+
+    def noisy(values: list[float], percent: int) -> float:
+        os.sys.stderr.write("careful\n")  # type: ignore[attr-defined]
+        return right(values, percent)
+
+    check("2.2", noisy)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("passed", "mark"), [(5, "✗"), (6, "◐"), (7, "◐"), (8, "✓"), (9, "✓")])
+@pytest.mark.usefixtures("stub")
+def test_a_client_that_passes_six_trials_earns_half(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, passed: int, mark: str
+) -> None:
+    trials = tuple(Trial(f"demand {number}", number < passed, "seen") for number in range(9))
+    monkeypatch.setattr(operations, "run_checklist", lambda make, upstream: Checklist(trials))
+    assert said(capsys, lambda url: len, number="5.2").splitlines()[-1].startswith(mark)
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    if passed >= 6:
+        assert check("5.2", lambda url: len) == (4 if passed >= 8 else 2)
+    else:
+        with pytest.raises(NotSolvedError, match="5 of 9 trials passed"):
+            check("5.2", lambda url: len)
