@@ -35,6 +35,8 @@ class Work(Generic[T]):
     __slots__ = ("_coroutine", "_ended", "_loop", "_task", "done")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+        if not asyncio.iscoroutine(coroutine):  # else nobody would ever release the lock below
+            raise TypeError(f"{coroutine!r} is no coroutine.")
         self._coroutine = coroutine
         self._loop = loop
         self._task: asyncio.Task[T] | None = None

@@ -176,6 +176,8 @@ _TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
     "tools": ((list, tuple), "a list of tools"),
     "response_format": ((Mapping,), 'a dict, such as {"type": "json_object"}'),
 }
+LARGEST_SEED = 2**31 - 1
+"""A larger or a negative seed is ignored or cut to 32 bits without a word (foundry-local-sdk 2.2.1)."""
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:
@@ -188,6 +190,8 @@ def _check_types(fields: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{name}={value!r} must be {words}.")
         if types is _NUMBER and not math.isfinite(as_number(value)):
             raise ConfigurationError(f"{name}={str(value)[:40]} can't be sent; give a finite number.")
+        if name == "seed" and not 0 <= value <= LARGEST_SEED:
+            raise ConfigurationError(f"seed={value} must be from 0 to {LARGEST_SEED}: others aren't kept to.")
         if name == "stop":
             texts = [value] if isinstance(value, str) else value
             if not all(isinstance(each, str) and each for each in texts):

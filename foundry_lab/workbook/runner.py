@@ -131,7 +131,7 @@ def run_notebook(
             freeze(book)
             _hide_machine(book, work_dir)
             write_whole(target, f"{nbformat.writes(book)}\n".encode())
-            write_whole(page, _html(book, target.stem).encode())
+            write_whole(page, _html(book, target.stem, notebook.parent).encode())
     except OSError as problem:
         raise RunError(
             f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "
@@ -264,8 +264,11 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
         book.metadata.widgets = clean(book.metadata.widgets)
 
 
-def _html(book: NotebookNode, title: str) -> str:
-    """Return the notebook as one page. Scripts from the network are named only where the page needs them."""
+def _html(book: NotebookNode, title: str, folder: Path) -> str:
+    """Return the notebook as one page, with the pictures in `folder` that it names.
+
+    Scripts from the network are named only where the page needs them.
+    """
     log = logging.getLogger(f"{__name__}.html")
     log.setLevel(logging.ERROR)  # it warns of every plot without an alternative text
     exporter = HTMLExporter(template_name="lab", embed_images=True, log=log)
@@ -273,5 +276,6 @@ def _html(book: NotebookNode, title: str) -> str:
         exporter.require_js_url = NO_SCRIPT
     if not any(cell.cell_type == "markdown" and "$" in cell.source for cell in book.cells):
         exporter.mathjax_url = NO_SCRIPT
-    page, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": title}})
+    beside = {"name": title, "path": str(folder)}
+    page, _ = exporter.from_notebook_node(book, resources={"metadata": beside})
     return str(page)

@@ -72,6 +72,11 @@ def test_it_brings_results_and_errors() -> None:
         portal.wait(fail())
 
 
+def test_what_is_no_coroutine_is_refused_and_not_waited_for() -> None:
+    with pytest.raises(TypeError, match="no coroutine"):
+        portal.wait(42)  # type: ignore[arg-type]
+
+
 def test_a_function_that_the_loop_calls_may_wait_itself() -> None:
     """A callback of the caller's, such as a progress function, knows nothing of loops."""
 

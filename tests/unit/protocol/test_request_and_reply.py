@@ -539,6 +539,8 @@ def test_a_request_carries_only_what_was_given() -> None:
         {"temperature": float("nan")},
         {"top_p": float("inf")},
         {"seed": "a"},
+        {"seed": -1},
+        {"seed": 2**31},
         {"stop": 5},
         {"stop": ["a", 5]},
         {"stop": ""},

@@ -91,6 +91,17 @@ def test_page_without_widgets_or_formulas_needs_no_network_scripts(
     assert "mathjax/" in (tmp_path / "out" / "formula.html").read_text(encoding="utf-8")
 
 
+def test_pictures_beside_a_notebook_are_in_its_page(books: Path, engine: StubEngine, tmp_path: Path) -> None:
+    """The page is read elsewhere, where the picture isn't."""
+    write_notebook(books / "drawn.ipynb", "# Drawn\n\n![two boxes](images/drawn.svg)", "1")
+    (books / "images").mkdir(exist_ok=True)
+    (books / "images" / "drawn.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    assert run("-o", "out").exit_code == 0
+    page = (tmp_path / "out" / "drawn.html").read_text(encoding="utf-8")
+    assert "images/drawn.svg" not in page
+    assert 'src="data:image/svg+xml;base64,' in page
+
+
 def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngine, tmp_path: Path) -> None:
     write_notebook(
         books / "widgets.ipynb",
