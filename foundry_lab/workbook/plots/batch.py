@@ -84,7 +84,7 @@ def sweep_figure(points: Sequence[SweepPoint]) -> LabFigure:
         raise ConfigurationError("There is nothing to draw: give at least one SweepPoint.")
     points = sorted(points, key=lambda point: point.concurrency)
     x = np.array([point.concurrency for point in points])
-    fig, (left, right) = panels(2, "More requests at once: the same work, a longer wait")
+    fig, (left, right) = panels(2, "How much is done, and how long one waits, by requests at once")
     left.plot(x, [point.tokens_per_s for point in points], "o-", color=BLUE, linewidth=2)
     left.set_ylim(0, 1.25 * max(point.tokens_per_s for point in points))
     label(left, "requests at once", "throughput (tokens/s)", "Throughput")

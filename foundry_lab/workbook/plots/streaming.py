@@ -72,7 +72,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
         ttft_s: its time to first token in seconds.
         decode_s: its mean inter-token latency in seconds.
     """
-    fig, (left, right) = panels(2, "A long prompt delays the first token much, the others little")
+    fig, (left, right) = panels(2, "What a longer prompt does to the first token, and to the others")
     ttft_ms = 1000 * np.asarray(ttft_s, float)
     fit = fit_latency(prompt_tokens, list(ttft_ms))
     ends = np.array([0, max(prompt_tokens) * 1.05])
