@@ -2,7 +2,7 @@
 
     python -m pip install jupyterhub foundry-lab && npm install -g configurable-http-proxy
     FOUNDRY_LAB_HOME=/srv/foundry-lab foundry-lab model prepare     # once, as the administrator
-    chmod -R go+rX,go-w /srv/foundry-lab
+    chmod go+x /srv/foundry-lab && chmod -R go+rX,go-w /srv/foundry-lab/models
     jupyterhub -f jupyterhub_config.py
 
 Each learner has a service, files and progress of his own; all share one copy of the model, which they can
