@@ -136,8 +136,8 @@ def drips(head: bytes, body: Iterable[int], every_s: float = 1.0) -> Script:
     return sends(head, *(bytes([byte]) for byte in body), pause_s=every_s, then="hang")
 
 
-def floods(head: bytes, block: bytes = b"x" * 65536, total: int = 1 << 30) -> Script:
-    """Send a head and then the same block over and over."""
+def floods(head: bytes, block: bytes = b"x" * 65536, total: int = 1 << 36) -> Script:
+    """Send a head and then the same block over and over: more than anybody reads in a minute."""
 
     def script(connection: socket.socket, stop: threading.Event) -> None:
         connection.sendall(head)
