@@ -139,6 +139,7 @@ import asyncio, sys
 from foundry_lab.calls import portal
 
 async def stubborn():
+    await asyncio.sleep(1)  # the main thread has begun to wait
     print("waiting", flush=True)
     try:
         await asyncio.sleep(3600)
