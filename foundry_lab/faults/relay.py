@@ -21,6 +21,7 @@ from yarl import URL
 from foundry_lab._ground.loopback import foreign
 from foundry_lab.faults.kinds import STREAM_ONLY, Fault
 from foundry_lab.faults.upstream import Upstream
+from foundry_lab.protocol.headers import without_credentials
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
@@ -95,6 +96,9 @@ class Relay:
     async def _ask(self, request: web.Request, upstream: Upstream, fault: Fault | None) -> web.StreamResponse:
         url = URL(f"{upstream.url}{_raw_path(request)}", encoded=True)
         headers = _passed_on(request.raw_headers, leave_out=b"host")
+        if upstream.found:  # as for a client: its key is for who was named, not for who has the port now
+            kept = without_credentials(headers)
+            headers = CIMultiDict((name, value) for name, value in headers.items() if name in kept)
         if request.method == "HEAD":
             return await asyncio.to_thread(_head, request, url, headers)
         async with self._session.request(

@@ -27,6 +27,11 @@ class Upstream:
         """Its base URL; None before it was found."""
         return self._target.endpoint if self._target is not None else None
 
+    @property
+    def found(self) -> bool:
+        """Whether nobody named it: it was found, or is the lab's own."""
+        return self._target is not None and self._target.found
+
     def find(self) -> str:
         """Return its base URL. May take seconds.
 

@@ -374,6 +374,17 @@ def test_the_labs_service_is_followed_when_it_is_started_again(lab_service: list
         assert again.count("POST", CHAT) == 1
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_a_key_is_passed_on_to_a_service_that_was_named_only(
+    stub: StubService, lab_service: list[str], found: bool
+) -> None:
+    lab_service[0] = stub.url if found else "http://127.0.0.1:9"
+    with FaultProxy(None if found else stub.url) as proxy:
+        fetch(proxy.url, "GET", "/status", headers={"Authorization": "Bearer secret", "X-Team": "a"})
+    assert stub.seen[-1].headers.get("authorization") == (None if found else "Bearer secret")
+    assert stub.seen[-1].headers["x-team"] == "a"
+
+
 def test_another_service_is_not_replaced_by_the_labs(lab_service: list[str]) -> None:
     with StubService() as other:
         url = other.url
