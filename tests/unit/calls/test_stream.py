@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -257,3 +259,15 @@ def test_a_closed_stream_gives_nothing_more(kind: str) -> None:
         client.next(answer)
         client.leave(answer)
         assert client.read(answer) == []
+
+
+@both_clients
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda take: take.__name__)
+def test_a_stream_is_not_copied(kind: str, take: Callable[[Any], object]) -> None:
+    """Two would read one connection; a copy of the task inside it fails with words about futures."""
+    with (
+        StubService() as stub,
+        Client(kind, stub.url) as client,
+        pytest.raises(TypeError, match=r"Keep its \.text"),
+    ):
+        take(client.open())
