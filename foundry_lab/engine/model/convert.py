@@ -7,7 +7,7 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tqdm.auto import tqdm
 
 from foundry_lab.engine.model import quantization as quant
-from foundry_lab.engine.model.genai import MODEL_FILE
+from foundry_lab.engine.model.genai import MODEL_FILE, Model, Sizes
 from foundry_lab.engine.model.quantization import BLOCK, Array
 
 DATA_FILE = "model.onnx.data"
@@ -25,45 +25,35 @@ ALIGNMENT = 4096
 MICROSOFT = "com.microsoft"
 
 
-class Architecture(NamedTuple):
-    """The model's hyperparameters."""
-
-    layers: int
-    hidden: int
-    feed_forward: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    context: int
-    vocabulary: int
-    rope_base: float
-    epsilon: float
+def metadata(reader: gguf.GGUFReader, key: str) -> Any:
+    """Return a value of the GGUF's metadata. Raises KeyError if there is none of that name."""
+    return reader.fields[key].contents()
 
 
-def read_architecture(reader: gguf.GGUFReader) -> Architecture:
-    """Read the hyperparameters from the GGUF's metadata."""
-
-    def value(key: str) -> Any:
-        return reader.fields[f"llama.{key}"].contents()
-
-    return Architecture(
-        layers=value("block_count"),
-        hidden=value("embedding_length"),
-        feed_forward=value("feed_forward_length"),
-        heads=value("attention.head_count"),
-        kv_heads=value("attention.head_count_kv"),
-        head_size=value("embedding_length") // value("attention.head_count"),
-        context=value("context_length"),
-        vocabulary=value("vocab_size"),
-        rope_base=value("rope.freq_base"),
-        epsilon=value("attention.layer_norm_rms_epsilon"),
+def read_model(reader: gguf.GGUFReader) -> Model:
+    """Read the model's numbers from the GGUF's metadata."""
+    hidden_size = metadata(reader, "llama.embedding_length")
+    heads = metadata(reader, "llama.attention.head_count")
+    return Model(
+        bos_token_id=metadata(reader, "tokenizer.ggml.bos_token_id"),
+        eos_token_id=metadata(reader, "tokenizer.ggml.eos_token_id"),
+        pad_token_id=metadata(reader, "tokenizer.ggml.padding_token_id"),
+        context_length=metadata(reader, "llama.context_length"),
+        vocab_size=metadata(reader, "llama.vocab_size"),
+        decoder=Sizes(
+            hidden_size=hidden_size,
+            head_size=hidden_size // heads,
+            num_attention_heads=heads,
+            num_key_value_heads=metadata(reader, "llama.attention.head_count_kv"),
+            num_hidden_layers=metadata(reader, "llama.block_count"),
+        ),
     )
 
 
-def rotary_caches(arch: Architecture) -> tuple[Array, Array]:
+def rotary_caches(head_size: int, context: int, base: float) -> tuple[Array, Array]:
     """Cosines and sines (context, head_size / 2) of the rotary angles, in float32."""
-    exponents = np.arange(0, arch.head_size, 2) / arch.head_size
-    angles = np.outer(np.arange(arch.context), arch.rope_base**-exponents)
+    exponents = np.arange(0, head_size, 2) / head_size
+    angles = np.outer(np.arange(context), base**-exponents)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
@@ -108,16 +98,20 @@ class Decoder:
     """Builds the graph; every method adds nodes and returns the name of their output."""
 
     def __init__(self, reader: gguf.GGUFReader, weights: Weights) -> None:
-        self.arch = read_architecture(reader)
+        self.model = read_model(reader)
+        self.sizes = self.model.decoder
+        self.feed_forward_size = metadata(reader, "llama.feed_forward_length")
+        self.rope_base = metadata(reader, "llama.rope.freq_base")
+        self.epsilon = metadata(reader, "llama.attention.layer_norm_rms_epsilon")
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self._tensors = {tensor.name: tensor.data for tensor in reader.tensors}
 
     def build(self, *, progress: bool) -> onnx.ModelProto:
-        arch = self.arch
         self._constants()
         total, branch = self._embedding(), ""
-        for i in tqdm(range(arch.layers), desc="Converting the model", unit="layer", disable=not progress):
+        layers = range(self.sizes.num_hidden_layers)
+        for i in tqdm(layers, desc="Converting the model", unit="layer", disable=not progress):
             x, total = self._norm(f"blk.{i}.attn_norm", total, branch)
             branch = self._attention(i, x)
             x, total = self._norm(f"blk.{i}.ffn_norm", total, branch)
@@ -133,9 +127,10 @@ class Decoder:
 
     def _constants(self) -> None:
         """Rotary caches, sums of blocks, and the lengths GroupQueryAttention reads off the mask."""
-        for name, cache in zip(("cos", "sin"), rotary_caches(self.arch), strict=True):
-            self.weights.add(name, cache)
-        for columns in (self.arch.hidden, self.arch.feed_forward):
+        cos, sin = rotary_caches(self.sizes.head_size, self.model.context_length, self.rope_base)
+        self.weights.add("cos", cos)
+        self.weights.add("sin", sin)
+        for columns in (self.sizes.hidden_size, self.feed_forward_size):
             self.weights.add(f"block_sums.{columns}", quant.block_sums(columns))
         one = self.weights.integer("one", 1)
         tokens = self._node("ReduceSum", ["attention_mask", one], "mask.tokens", keepdims=0)
@@ -148,10 +143,9 @@ class Decoder:
     def _embedding(self) -> str:
         """Look the tokens up in the table, which is also the matrix of the head."""
         table = quant.from_q8_0(self._tensors["token_embd.weight"])
+        rows = table.weights.reshape(self.model.vocab_size, self.sizes.hidden_size)
         inputs = [
-            self.weights.add(
-                "embedding.weight", table.weights.reshape(self.arch.vocabulary, self.arch.hidden)
-            ),
+            self.weights.add("embedding.weight", rows),
             "input_ids",
             self.weights.add("embedding.scale", table.scales),
             self.weights.add("embedding.zero", table.zero_points),
@@ -169,21 +163,21 @@ class Decoder:
 
     def _head(self, x: str) -> str:
         """Logits of the last position alone: nobody reads the prompt's, and they'd take 200 kB a token."""
-        arch, blocks = self.arch, self.arch.hidden // BLOCK
+        rows, blocks = self.model.vocab_size, self.sizes.hidden_size // BLOCK
         last = self._node("Gather", [x, self.weights.integer("last", -1)], "last_hidden", axis=1)
-        matrix = self.weights.alias("head.weight", "embedding.weight", (arch.vocabulary, blocks, BLOCK))
+        matrix = self.weights.alias("head.weight", "embedding.weight", (rows, blocks, BLOCK))
         parts = [matrix, "embedding.scale", "embedding.zero"]
-        return self._multiply("logits", last, parts, (arch.vocabulary, blocks), bits=8)
+        return self._multiply("logits", last, parts, (rows, blocks), bits=8)
 
     def _norm(self, name: str, x: str, branch: str) -> tuple[str, str]:
         """Return the normalized sum of x and branch, and the sum itself."""
         gamma = self.weights.add(f"{name}.weight", self._tensors[f"{name}.weight"])
-        epsilon = self.arch.epsilon
         if not branch:
-            return self._node("SimplifiedLayerNormalization", [x, gamma], name, axis=-1, epsilon=epsilon), x
+            op, inputs = "SimplifiedLayerNormalization", [x, gamma]
+            return self._node(op, inputs, name, axis=-1, epsilon=self.epsilon), x
         total = f"{name}.sum"
         op, inputs = "SkipSimplifiedLayerNormalization", [x, branch, gamma]
-        return self._node(op, inputs, name, "", "", total, domain=MICROSOFT, epsilon=epsilon), total
+        return self._node(op, inputs, name, "", "", total, domain=MICROSOFT, epsilon=self.epsilon), total
 
     def _with_sums(self, x: str, columns: int) -> str:
         """Append to x the sums of its blocks, which `from_q4_1` matrices take."""
@@ -215,10 +209,11 @@ class Decoder:
         )
 
     def _attention(self, i: int, x: str) -> str:
-        arch, layer = self.arch, f"blk.{i}"
+        sizes, layer = self.sizes, f"blk.{i}"
+        heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
         q, k, v = (self._tensors[f"{layer}.attn_{part}.weight"] for part in "qkv")
-        rows = np.concatenate([quant.unpermute(q, arch.heads), quant.unpermute(k, arch.kv_heads), v])
-        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, arch.hidden), rows)
+        rows = np.concatenate([quant.unpermute(q, heads), quant.unpermute(k, kv_heads), v])
+        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, sizes.hidden_size), rows)
         past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         mixed = self._node(
             "GroupQueryAttention",
@@ -227,36 +222,36 @@ class Decoder:
             f"present.{i}.key",
             f"present.{i}.value",
             domain=MICROSOFT,
-            num_heads=arch.heads,
-            kv_num_heads=arch.kv_heads,
-            scale=arch.head_size**-0.5,
+            num_heads=heads,
+            kv_num_heads=kv_heads,
+            scale=sizes.head_size**-0.5,
             do_rotary=1,
         )
         output = self._tensors[f"{layer}.attn_output.weight"]
-        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, arch.hidden), output)
+        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, sizes.hidden_size), output)
 
     def _feed_forward(self, i: int, x: str) -> str:
         def raw(part: str) -> Array:
             return self._tensors[f"blk.{i}.ffn_{part}.weight"]
 
         name = f"blk.{i}.ffn"
-        x = self._with_sums(x, self.arch.hidden)
+        x = self._with_sums(x, self.sizes.hidden_size)
         gate = self._matmul(f"{name}_gate", x, raw("gate"))
         up = self._matmul(f"{name}_up", x, raw("up"))
         # With alpha 1, QuickGelu is x * sigmoid(x), Llama's SiLU.
         silu = self._node("QuickGelu", [gate], f"{name}_silu", domain=MICROSOFT, alpha=1.0)
         gated = self._node("Mul", [silu, up], f"{name}_gated")
-        return self._matmul(f"{name}_down", self._with_sums(gated, self.arch.feed_forward), raw("down"))
+        return self._matmul(f"{name}_down", self._with_sums(gated, self.feed_forward_size), raw("down"))
 
     def _model(self) -> onnx.ModelProto:
-        arch = self.arch
-
         def tensor(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, kind, shape)
 
         def cache(prefix: str, length: str) -> list[onnx.ValueInfoProto]:
-            shape = ("batch", arch.kv_heads, length, arch.head_size)
-            names = [f"{prefix}.{i}.{part}" for i in range(arch.layers) for part in ("key", "value")]
+            sizes = self.sizes
+            shape = ("batch", sizes.num_key_value_heads, length, sizes.head_size)
+            layers = range(sizes.num_hidden_layers)
+            names = [f"{prefix}.{i}.{part}" for i in layers for part in ("key", "value")]
             return [tensor(name, TensorProto.FLOAT, *shape) for name in names]
 
         inputs = [
@@ -264,7 +259,7 @@ class Decoder:
             tensor("attention_mask", TensorProto.INT64, "batch", "total"),
             *cache("past_key_values", "past"),
         ]
-        logits = tensor("logits", TensorProto.FLOAT, "batch", 1, arch.vocabulary)
+        logits = tensor("logits", TensorProto.FLOAT, "batch", 1, self.model.vocab_size)
         outputs = [logits, *cache("present", "total")]
         initializers = list(self.weights.initializers.values())
         graph = helper.make_graph(self.nodes, "llama", inputs, outputs, initializers)

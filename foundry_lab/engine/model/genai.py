@@ -13,8 +13,8 @@ from foundry_lab.engine import spec
 MODEL_FILE = "model.onnx"
 
 
-class Decoder(msgspec.Struct, frozen=True, kw_only=True):
-    """The sizes of the network."""
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """The sizes of the network, under GenAI's names."""
 
     hidden_size: int
     head_size: int
@@ -31,7 +31,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     pad_token_id: int
     context_length: int
     vocab_size: int
-    decoder: Decoder
+    decoder: Sizes
 
 
 class _File(msgspec.Struct):

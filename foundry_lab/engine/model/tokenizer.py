@@ -9,8 +9,8 @@ from typing import Any
 import gguf
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.convert import read_architecture
-from foundry_lab.engine.model.genai import Decoder, Model, genai_config
+from foundry_lab.engine.model.convert import metadata, read_model
+from foundry_lab.engine.model.genai import genai_config
 
 CONTROL_TOKEN = int(gguf.TokenType.CONTROL)
 
@@ -61,34 +61,11 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> di
     }
 
 
-def read_model(reader: gguf.GGUFReader) -> Model:
-    """Return what GenAI's configuration says about the model."""
-    arch = read_architecture(reader)
-
-    def token(name: str) -> int:
-        return reader.fields[f"tokenizer.ggml.{name}_token_id"].contents()
-
-    return Model(
-        bos_token_id=token("bos"),
-        eos_token_id=token("eos"),
-        pad_token_id=token("padding"),
-        context_length=arch.context,
-        vocab_size=arch.vocabulary,
-        decoder=Decoder(
-            hidden_size=arch.hidden,
-            head_size=arch.head_size,
-            num_attention_heads=arch.heads,
-            num_key_value_heads=arch.kv_heads,
-            num_hidden_layers=arch.layers,
-        ),
-    )
-
-
 def write_configuration(reader: gguf.GGUFReader, directory: Path) -> None:
     """Write the tokenizer, the chat template, GenAI's configuration and Foundry Local's card of the model."""
 
     def value(key: str) -> Any:
-        return reader.fields[f"tokenizer.{key}"].contents()
+        return metadata(reader, f"tokenizer.{key}")
 
     tokens, template = value("ggml.tokens"), value("chat_template")
     start, end = tokens[value("ggml.bos_token_id")], tokens[value("ggml.eos_token_id")]
