@@ -12,18 +12,20 @@ from foundry_lab.engine import spec
 SHARED_VARIABLE = "FOUNDRY_LAB_MODELS"
 
 
+def named_by(variable: str) -> Path | None:
+    """The path that an environment variable names, or None."""
+    value = os.environ.get(variable, "").strip()
+    return Path(value).expanduser().absolute() if value else None
+
+
 def home() -> Path:
     """Root of everything: FOUNDRY_LAB_HOME, or the platform's cache directory for this user."""
-    chosen = os.environ.get("FOUNDRY_LAB_HOME", "").strip()
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return platformdirs.user_cache_path("foundry-lab", appauthor=False)
+    return named_by("FOUNDRY_LAB_HOME") or platformdirs.user_cache_path("foundry-lab", appauthor=False)
 
 
 def shared_models() -> Path | None:
     """FOUNDRY_LAB_MODELS: a folder of prepared models that somebody else looks after and the lab reads."""
-    chosen = os.environ.get(SHARED_VARIABLE, "").strip()
-    return Path(chosen).expanduser().absolute() if chosen else None
+    return named_by(SHARED_VARIABLE)
 
 
 def model_cache() -> Path:
@@ -42,5 +44,5 @@ def downloads() -> Path:
 
 
 def run_dir() -> Path:
-    """State, lock and log of the running service."""
+    """State, locks and log of the running service; closed to other users, who can't even hold its locks."""
     return home() / "run"

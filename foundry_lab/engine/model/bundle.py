@@ -15,7 +15,7 @@ from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.genai import read_numbers
 from foundry_lab.engine.model.manifest import MANIFEST, Manifest
 from foundry_lab.engine.model.prepare import install, refuse_shared
-from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, workspace
+from foundry_lab.engine.model.storage import exclusive, require_space, workspace
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
@@ -83,7 +83,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
     if not source.is_file():
         raise EngineError(f"{source} is not a file. Give the archive that `foundry-lab model export` wrote.")
     refuse_shared()
-    with exclusive(), disk_errors(), workspace() as work:
+    with exclusive(), workspace() as work:
         built = work / FOLDER
         built.mkdir()
         try:

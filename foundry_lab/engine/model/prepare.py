@@ -13,15 +13,14 @@ from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.storage import (
-    disk_errors,
     exclusive,
     remove_leftovers,
     replace_directory,
     require_space,
     workspace,
 )
-from foundry_lab.engine.paths import SHARED_VARIABLE, model_cache, model_dir, shared_models
-from foundry_lab.engine.private import take_from_others
+from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
+from foundry_lab.engine.private import model_parts
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -47,7 +46,7 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
             remove_leftovers()
         return model
     refuse_shared()
-    with exclusive(), disk_errors():
+    with exclusive():
         # Another process may have done it while we waited for the lock.
         if not force and (model := find_prepared()):
             return model
@@ -67,10 +66,7 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
 
 def find_prepared() -> PreparedModel | None:
     """Return the prepared model if it is there and whole, going by sizes and times."""
-    manifest = manifests.read(model_dir())
-    if manifests.problem_of(model_dir(), manifest):
-        return None
-    return _model(manifest)
+    return next((model for model in prepared_models() if not model.problem), None)
 
 
 def prepared_models(*, full: bool = False) -> list[PreparedModel]:
@@ -92,7 +88,7 @@ def remove_model() -> bool:
         EngineError: its files are in use or not ours to remove.
     """
     refuse_shared()
-    with exclusive(), disk_errors():
+    with exclusive():
         remove_downloads()
         if not model_dir().exists():
             return False
@@ -107,7 +103,8 @@ def install(built: Path, work: Path) -> PreparedModel:
     manifests.write(built, manifest)
     write_config(built)
     replace_directory(built, model_dir(), work)
-    take_from_others(model_cache(), model_dir().parent, model_dir(), *model_dir().iterdir())
+    for part in model_parts():  # nobody else may change them, whatever the umask allowed
+        part.chmod(part.stat().st_mode & ~0o022)
     return _model(manifest)
 
 

@@ -29,9 +29,10 @@ def exclusive() -> Iterator[None]:
     """Hold the lock under which models are fetched, prepared, moved and removed. May be nested.
 
     Raises:
-        EngineError: another process held it for half an hour, or the home directory can't be written.
+        EngineError: another process held it for half an hour, or an OSError came up while it was held; the
+            message says what to do.
     """
-    with disk_errors():
+    with _disk_errors():
         lock = _lock()
         try:
             lock.acquire(timeout=0)
@@ -44,39 +45,32 @@ def exclusive() -> Iterator[None]:
                     f"Another process has been at work on the model in {home()} for {LOCK_TIMEOUT_S // 60} "
                     "minutes. End it, then run this again."
                 ) from None
-    try:
-        if lock.lock_counter == 1:
-            _empty()
-        yield
-    finally:
-        lock.release()
+        try:
+            if lock.lock_counter == 1:
+                _empty()
+            yield
+        finally:
+            lock.release()
 
 
 @contextlib.contextmanager
 def workspace() -> Iterator[Path]:
     """A temporary directory on the same disk as the model; gone afterwards. Call it under `exclusive()`."""
-    directory = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=home()))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    place = tempfile.TemporaryDirectory(prefix=WORKSPACE_PREFIX, dir=home(), ignore_cleanup_errors=True)
+    with place as directory:
+        yield Path(directory)
 
 
 def remove_leftovers() -> None:
     """Remove the workspaces of processes that were killed; none is removed while another is at work."""
-    if any(_workspaces()):
-        with contextlib.suppress(EngineError, OSError, filelock.Timeout), _lock().acquire(timeout=0):
-            _empty()
+    with contextlib.suppress(EngineError, OSError, filelock.Timeout), _lock().acquire(timeout=0):
+        _empty()
 
 
 def _empty() -> None:
     """Under the lock, any workspace is of a process that was killed."""
-    for leftover in _workspaces():
+    for leftover in home().glob(f"{WORKSPACE_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _workspaces() -> Iterator[Path]:
-    return home().glob(f"{WORKSPACE_PREFIX}*")
 
 
 def _lock() -> filelock.BaseFileLock:
@@ -84,7 +78,7 @@ def _lock() -> filelock.BaseFileLock:
 
 
 @contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     """Turn an OSError into an EngineError that says what to do."""
     try:
         yield
