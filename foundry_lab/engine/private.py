@@ -57,29 +57,17 @@ def check(path: Path, *, of_others: bool = False) -> None:
         raise EngineError(f"{found.found}, so what is there can't be trusted. {found.advice}")
 
 
-def own_home() -> Path:
-    """Return the home directory, made if need be, for this user alone.
-
-    Raises:
-        EngineError: others could change it.
-        OSError: it can't be made.
-    """
-    home = paths.home()
-    if not home.exists():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)
-    check(home)
-    return home
-
-
 def own_folder(folder: Path) -> Path:
-    """Return a folder below the home directory, made if need be, closed to other users.
+    """Return a folder below the home directory, closed to other users. It and the home are made if need be.
 
     Raises:
         EngineError: it can't be made or isn't ours.
     """
+    home = paths.home()
     try:
-        own_home()
+        if not home.exists():
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check(home)
         folder.mkdir(mode=0o700, exist_ok=True)
         if sys.platform != "win32" and folder.stat().st_uid == os.getuid():
             folder.chmod(0o700)
@@ -96,12 +84,6 @@ def model_parts() -> Iterator[Path]:
     """Yield the folders and files of the prepared model. Raises OSError if there is none."""
     model = paths.model_dir()
     yield from (paths.model_cache(), model.parent, model, *model.iterdir())
-
-
-def take_from_others(*made: Path) -> None:
-    """Let nobody else change what we made, whatever the umask allowed."""
-    for path in made:
-        path.chmod(path.stat().st_mode & ~0o022)
 
 
 def _user(number: int) -> str:

@@ -22,6 +22,7 @@ from service_tools import ask, chat, eventually, service_processes
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
 from foundry_lab.engine import paths
+from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, launch, probe, state
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE
 from foundry_lab.errors import EngineError
@@ -174,7 +175,7 @@ def test_survives_the_process_that_started_it(own_home: Path) -> None:
 
 
 def test_a_garbage_state_is_as_good_as_none(own_home: Path) -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     state.state_file().write_bytes(b"\xff garbage \x00")
     endpoint = engine.ensure_service(progress=False)
     assert engine.control_for(endpoint) is not None

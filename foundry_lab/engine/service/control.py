@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from foundry_lab.engine.service.runtime import plain
+from foundry_lab.engine.service.runtime import Runtime, plain
 
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, IModel
@@ -34,26 +34,18 @@ class _DownloadRequest(msgspec.Struct):
 
 
 class Control:
-    """The routes over one catalog of the SDK, whose blocking calls run in threads.
+    """The routes over the runtime's catalog, whose blocking calls run in threads.
 
     Args:
-        token: what the caller has to know.
+        token: what the caller has to know; it is told to nobody before the runtime has started.
+        runtime: whose catalog it is.
         stop: called once when somebody asks for the shutdown.
     """
 
-    def __init__(self, token: str, stop: Callable[[], None]) -> None:
+    def __init__(self, token: str, runtime: Runtime, stop: Callable[[], None]) -> None:
         self._authorization = f"Bearer {token}".encode()
+        self._runtime = runtime
         self._stop = stop
-        self._catalog: Catalog | None = None
-        self._stopping = threading.Event()
-
-    def attach(self, catalog: Catalog) -> None:
-        """Give it the SDK's catalog, once there is one; until then the routes answer 503."""
-        self._catalog = catalog
-
-    def cancel_downloads(self) -> None:
-        """Make running downloads end."""
-        self._stopping.set()
 
     def add_routes(self, app: web.Application) -> None:
         """Put the routes and the check of the token into the application."""
@@ -72,95 +64,73 @@ class Control:
                 return _error(401, "The control routes want the token of the service's state file.")
         return await handler(request)
 
-    def _ready_catalog(self) -> Catalog:
-        if self._catalog is None:
-            raise web.HTTPServiceUnavailable(
-                text='{"error": "The service is still starting."}', content_type="application/json"
-            )
-        return self._catalog
-
     async def _models(self, request: web.Request) -> web.Response:
-        catalog = self._ready_catalog()
-        return _json(await asyncio.to_thread(_describe_all, catalog))
+        return web.json_response(await asyncio.to_thread(_describe_all, self._runtime.catalog))
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        catalog = self._ready_catalog()
+        catalog = self._runtime.catalog
         try:
             alias = msgspec.json.decode(await request.read(), type=_DownloadRequest).alias
         except ValueError as error:
             return _error(400, f'Send {{"alias": "…"}} with the alias or id of a model: {error}')
         model = await asyncio.to_thread(_find, catalog, alias)
         if model is None:
-            names = ", ".join(sorted(await asyncio.to_thread(_aliases, catalog))) or "none at all"
+            aliases = {known.alias for known in await asyncio.to_thread(catalog.list_models)}
+            names = ", ".join(sorted(aliases)) or "none at all"
             return _error(404, f"The catalog has no model {alias!r}. It has: {names}.")
 
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        progress = _Progress(model, self._stopping)
+        cancel = threading.Event()
         try:
-            async for line in progress.lines():
+            async for line in _download_lines(model, cancel):
                 await response.write(msgspec.json.encode(line) + b"\n")
             await response.write_eof()
         finally:
-            progress.cancel()  # a caller who went away wants no download either
+            cancel.set()  # a caller who went away wants no download either, nor does a service that stops
         return response
 
     async def _shutdown(self, request: web.Request) -> web.Response:
         self._stop()
-        return _json({"status": "stopping"}, status=202)
+        return web.json_response({"status": "stopping"}, status=202)
 
 
-class _Progress:
-    """One download in a thread, told as a sequence of lines."""
+async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterator[dict[str, Any]]:
+    """Download in a thread; yield {"percent": …} as it grows, then {"done": …} or {"error": …}."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    told = -1.0
 
-    def __init__(self, model: IModel, stopping: threading.Event) -> None:
-        self._model = model
-        self._stopping = stopping
-        self._cancelled = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._last_percent = -1.0
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    async def lines(self) -> Any:
-        """Yield {"percent": …} as it grows, then {"done": …} or {"error": …}."""
-        threading.Thread(target=self._run, name="download", daemon=True).start()
-        while True:
-            line = await self._queue.get()
-            yield line
-            if "percent" not in line:
-                return
-
-    def _run(self) -> None:
+    def tell(line: dict[str, Any]) -> None:
         try:
-            self._model.download(self._on_progress, self._cancelled)
-            self._put({"done": True, "id": self._model.id})
-        except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
-            self._put({"error": f"The download of {self._model.alias} failed: {plain(error)}. {RETRY_HINT}"})
-
-    def _on_progress(self, percent: float) -> None:
-        if self._stopping.is_set():
-            self._cancelled.set()
-        if percent - self._last_percent >= 0.1 or percent >= 100.0 > self._last_percent:
-            self._last_percent = percent
-            self._put({"percent": percent})
-
-    def _put(self, line: dict[str, Any]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, line)
         except RuntimeError:  # the loop is closed: nobody listens any more
-            self._cancelled.set()
+            cancel.set()
+
+    def on_progress(percent: float) -> None:
+        nonlocal told
+        if percent - told >= 0.1 or percent >= 100.0 > told:
+            told = percent
+            tell({"percent": percent})
+
+    def download() -> None:
+        try:
+            model.download(on_progress, cancel)
+            tell({"done": True, "id": model.id})
+        except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
+            tell({"error": f"The download of {model.alias} failed: {plain(error)}. {RETRY_HINT}"})
+
+    threading.Thread(target=download, name="download", daemon=True).start()
+    while True:
+        line = await lines.get()
+        yield line
+        if "percent" not in line:
+            return
 
 
 def _find(catalog: Catalog, name: str) -> IModel | None:
     """Look a model up by alias, else by id."""
     return catalog.get_model(name) or catalog.get_model_variant(name)
-
-
-def _aliases(catalog: Catalog) -> set[str]:
-    return {model.alias for model in catalog.list_models()}
 
 
 def _describe_all(catalog: Catalog) -> list[dict[str, Any]]:
@@ -184,9 +154,5 @@ def _describe(model: IModel) -> dict[str, Any]:
     }
 
 
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
 def _error(status: int, message: str) -> web.Response:
-    return _json({"error": message}, status=status)
+    return web.json_response({"error": message}, status=status)

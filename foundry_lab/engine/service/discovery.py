@@ -13,20 +13,19 @@ from urllib.parse import urlsplit
 
 import filelock
 import psutil
-import requests
 
 from foundry_lab.config import Settings
+from foundry_lab.engine import paths
 from foundry_lab.engine.model.prepare import prepare_model
-from foundry_lab.engine.service import foundry_cli
+from foundry_lab.engine.private import own_folder
+from foundry_lab.engine.service import foundry_cli, probe
 from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import End, failure, last_end, launch
-from foundry_lab.engine.service.probe import answering_pid, check_foundry_local
 from foundry_lab.engine.service.state import (
     ServiceState,
     discard_state,
     identity,
     live_state,
-    make_run_dir,
     process_of,
     remove_state,
     state_file,
@@ -63,7 +62,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
     settings = settings or Settings()
     idle_stop_s()  # a bad value is to be an error here, not in the service's log
     if settings.endpoint:
-        check_foundry_local(settings.endpoint)
+        probe.check_foundry_local(settings.endpoint)
         return settings.endpoint
     state = service_status()
     if state is not None and _answers(state):
@@ -168,7 +167,7 @@ def serve(
 
 
 def _answers(state: ServiceState) -> bool:
-    return answering_pid(state.url) == state.pid
+    return probe.answering_pid(state.url) == state.pid
 
 
 def _address(url: str) -> tuple[str | None, int | None]:
@@ -180,18 +179,14 @@ def _address(url: str) -> tuple[str | None, int | None]:
 @contextlib.contextmanager
 def _lock(timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold the lock under which services are started and stopped, across processes and threads."""
-    lock = filelock.FileLock(make_run_dir() / "service.lock", timeout=timeout)
     try:
-        lock.acquire()
+        with filelock.FileLock(own_folder(paths.run_dir()) / "service.lock", timeout=timeout):
+            yield
     except filelock.Timeout as error:
         raise EngineError(
             f"Another program has been starting or stopping the service for {timeout:.0f} s "
-            f"(lock {lock.lock_file}). End that program, then try again."
+            f"(lock {error.lock_file}). End that program, then try again."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
@@ -263,13 +258,9 @@ def _end(state: ServiceState, timeout: float) -> None:
 
 
 def _ask_to_stop(state: ServiceState) -> None:
-    with requests.Session() as session, contextlib.suppress(requests.RequestException):
-        session.trust_env = False
-        session.post(
-            f"{state.control_url}/control/shutdown",
-            headers={"Authorization": f"Bearer {state.control_token}"},
-            timeout=2.0,
-        )
+    with contextlib.suppress(*probe.NO_ANSWER):
+        token = f"Bearer {state.control_token}"
+        probe.request("POST", f"{state.control_url}/control/shutdown", Authorization=token)
 
 
 def _gone(state: ServiceState, timeout: float) -> bool:

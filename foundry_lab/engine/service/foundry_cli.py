@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
@@ -35,9 +36,7 @@ def running_endpoint() -> str | None:
     if command is None:
         return None
     endpoint = parse_endpoint(_status(command))
-    if endpoint is None or not is_foundry_local(endpoint):
-        return None
-    return endpoint
+    return endpoint if endpoint is not None and is_foundry_local(endpoint) else None
 
 
 def _status(command: str) -> str:
@@ -69,14 +68,9 @@ def _status(command: str) -> str:
 def _kill_tree(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is not None:
         return
-    try:
-        descendants = psutil.Process(child.pid).children(recursive=True)
-    except psutil.Error:
-        descendants = []
-    for process in descendants:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(child.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may have ended by itself
+                process.kill()
     child.kill()
     child.wait()

@@ -16,10 +16,12 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, identity, make_run_dir, write_state
+from foundry_lab.engine.service.state import ServiceState, identity, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
+PUBLIC_CATALOG = "--public-catalog"
+"""The module's one argument: serve the models of Microsoft's catalog as well."""
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
 ENDED_MARK = "foundry-lab ended: "
@@ -49,11 +51,9 @@ def launch(*, public_catalog: bool) -> None:
     Raises:
         EngineError: it can't be started.
     """
-    for stray in make_run_dir().glob("state-*.tmp"):  # of a process that was killed while it wrote
-        stray.unlink(missing_ok=True)
-    command = [sys.executable, "-m", SERVICE_MODULE, "--log-file", str(log_file())]
+    command = [sys.executable, "-m", SERVICE_MODULE]
     if public_catalog:
-        command.append("--public-catalog")
+        command.append(PUBLIC_CATALOG)
     try:
         with _new_log().open("wb") as output:
             child = subprocess.Popen(

@@ -6,8 +6,8 @@ import contextlib
 import socket
 import threading
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
-from typing import Any, NamedTuple
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,14 +22,8 @@ STATUS_ROUTES = ("/status", "/openai/status")
 """Current contract, then the one of the `foundry` command before SDK 2."""
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: HTTPMessage
-    body: bytes
-
-
-def _get(url: str) -> _Answer:
-    """Fetch the beginning of what is there; whoever sends endlessly, or byte by byte, doesn't hold us up.
+def request(method: str, url: str, **headers: str) -> tuple[HTTPResponse, bytes]:
+    """Return who answers and the beginning of what he says; one who sends without end doesn't hold us up.
 
     No proxy is asked, as the way to a local service leads through none; nor is a redirect followed.
 
@@ -45,9 +39,9 @@ def _get(url: str) -> _Answer:
         timer.daemon = True
         timer.start()
         try:
-            connection.request("GET", parts.path)
+            connection.request(method, parts.path, headers=headers)
             response = connection.getresponse()
-            return _Answer(response.status, response.headers, response.read(MAX_BODY))
+            return response, response.read(MAX_BODY)
         finally:
             timer.cancel()
 
@@ -57,21 +51,21 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _status_of(answer: _Answer) -> Mapping[str, Any] | None:
+def _status_of(response: HTTPResponse, body: bytes) -> Mapping[str, Any] | None:
     """Return the body if it is what Foundry Local says about itself: an object that names its endpoints."""
     try:
-        body = msgspec.json.decode(answer.body) if answer.status == 200 else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = msgspec.json.decode(body) if response.status == 200 else None
+    except ValueError:  # no JSON, or no UTF-8
         return None
-    if isinstance(body, dict) and any(key.lower() == "endpoints" for key in body):
-        return body
+    if isinstance(said, dict) and any(key.lower() == "endpoints" for key in said):
+        return said
     return None
 
 
 def answering_pid(url: str) -> int | None:
     """Return the process id that the Foundry Local service at this base URL reports, or None."""
     try:
-        status = _status_of(_get(url + STATUS_ROUTES[0]))
+        status = _status_of(*request("GET", url + STATUS_ROUTES[0]))
     except NO_ANSWER:
         return None
     pid = status.get("pid") if status else None
@@ -97,16 +91,16 @@ def check_foundry_local(url: str) -> None:
     """
     for route in STATUS_ROUTES:
         try:
-            answer = _get(url + route)
+            response, body = request("GET", url + route)
         except NO_ANSWER as error:
             raise ServiceUnavailableError(
                 f"Nobody answers at {url} ({_reason(error)}). Start that service, or unset FOUNDRY_ENDPOINT "
                 "to use the embedded one."
             ) from error
-        if answer.status in (401, 403) or _status_of(answer) is not None:
+        if response.status in (401, 403) or _status_of(response, body) is not None:
             return
     raise EngineError(
-        f"What answers at {url} is not Foundry Local: {_description(answer)}. "
+        f"What answers at {url} is not Foundry Local: {_description(response, body)}. "
         "Correct FOUNDRY_ENDPOINT, or unset it to use the embedded service."
     )
 
@@ -117,8 +111,8 @@ def _reason(error: Exception) -> str:
     return "connection refused" if isinstance(error, ConnectionRefusedError) else type(error).__name__
 
 
-def _description(answer: _Answer) -> str:
-    server = answer.headers.get("Server", "a server without a name")
-    kind = answer.headers.get("Content-Type", "no content type")
-    start = " ".join(answer.body.decode("utf-8", "replace").split())[:80]
-    return f"{server} answered {answer.status} ({kind}) to {STATUS_ROUTES[-1]}: {start!r}"
+def _description(response: HTTPResponse, body: bytes) -> str:
+    server = response.headers.get("Server", "a server without a name")
+    kind = response.headers.get("Content-Type", "no content type")
+    start = " ".join(body.decode("utf-8", "replace").split())[:80]
+    return f"{server} answered {response.status} ({kind}) to {STATUS_ROUTES[-1]}: {start!r}"

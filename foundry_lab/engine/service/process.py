@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import atexit
 import contextlib
@@ -26,14 +25,13 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
-from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End
-from foundry_lab.engine.service.runtime import Runtime
+from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, PUBLIC_CATALOG, End, log_file
+from foundry_lab.engine.service.runtime import HOST, Runtime
 from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 POLL_S = 0.5
 CLOSE_TIMEOUT_S = 5.0
 
@@ -51,8 +49,7 @@ async def run(
     *,
     port: int = 0,
     public_catalog: bool = False,
-    log_file: str = "",
-    idle_stop_s: float | None = None,
+    background: bool = False,
     on_ready: Callable[[ServiceState], None] | None = None,
 ) -> None:
     """Serve until a signal, the control route, the web service's own /shutdown or idleness ends it.
@@ -60,31 +57,29 @@ async def run(
     Args:
         port: of the web service on 127.0.0.1; 0 takes a free one.
         public_catalog: serve the models of Microsoft's catalog as well.
-        log_file: told in the state.
-        idle_stop_s: seconds without work after which it ends; None for never.
+        background: it was started with its words going to the log, and ends after FOUNDRY_LAB_IDLE_STOP
+            seconds without work.
         on_ready: called with the state once requests are taken.
 
     Raises:
         EngineError: it can't start.
+        ConfigurationError: FOUNDRY_LAB_IDLE_STOP is no time.
     """
     umask = os.umask(0o077)  # what the runtime writes is nobody else's
     stop = asyncio.Event()
     _stop_on_signals(stop)
+    idle = IdleWatch(idle_stop_s() if background else None)
     token, used = secrets.token_urlsafe(32), versions()
-    control = Control(token, stop.set)
+    runtime = Runtime()
     app = web.Application(middlewares=[refuse_foreign])
     app.router.add_post(CATALOG_ROUTE, handle_query)
-    control.add_routes(app)
+    Control(token, runtime, stop.set).add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    runtime = Runtime()
     try:
         await web.TCPSite(runner, HOST, 0).start()
         own_url = f"http://{HOST}:{runner.addresses[0][1]}"
-        await asyncio.to_thread(
-            runtime.start, f"http://{HOST}:{port}", own_url + CATALOG_ROUTE, public_catalog
-        )
-        control.attach(runtime.catalog)
+        await asyncio.to_thread(runtime.start, port, own_url + CATALOG_ROUTE, public_catalog)
         state = ServiceState(
             **identity(os.getpid()),
             url=runtime.url,
@@ -93,7 +88,7 @@ async def run(
             versions=used,
             model_id=spec.MODEL_ID,
             alias=spec.ALIAS,
-            log_file=log_file,
+            log_file=str(log_file()) if background else "",
             public_catalog=public_catalog,
         )
         write_state(state)
@@ -101,15 +96,14 @@ async def run(
             log.info("%s serves %s", state.url, state.model_id)
             if on_ready is not None:
                 on_ready(state)
-            if ended := await _until_stopped(stop, runtime, IdleWatch(idle_stop_s)):
+            if ended := await _until_stopped(stop, runtime, idle):
                 print(f"{ENDED_MARK}{ended}", flush=True)  # before the state goes: who misses it looks here
         finally:
             remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
             log.info("stopping")
     finally:
-        control.cancel_downloads()
+        await runner.cleanup()  # first, as it cancels downloads, which the runtime would wait for
         closed = await asyncio.to_thread(runtime.close, CLOSE_TIMEOUT_S)
-        await runner.cleanup()
         os.umask(umask)
         if not closed:
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
@@ -144,21 +138,11 @@ def _end_process() -> None:
 
 
 def main() -> None:
-    """Run the service as a background process: arguments from the command line, words into the log."""
-    parser = argparse.ArgumentParser(prog="python -m foundry_lab.engine.service.process")
-    parser.add_argument("--public-catalog", action="store_true")
-    parser.add_argument("--log-file", default="")
-    arguments = parser.parse_args()
+    """Run the service as the background process that `launch` starts."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
-        asyncio.run(
-            run(
-                public_catalog=arguments.public_catalog,
-                log_file=arguments.log_file,
-                idle_stop_s=idle_stop_s(),
-            )
-        )
+        asyncio.run(run(public_catalog=PUBLIC_CATALOG in sys.argv, background=True))
     except FoundryError as error:
         sys.exit(f"{FAILURE_MARK}{error}")
 

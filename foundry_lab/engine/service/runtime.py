@@ -11,7 +11,6 @@ import threading
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.cpu import write_config
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
 APP_NAME = "foundry-lab"
+HOST = "127.0.0.1"
 _SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
 
@@ -36,11 +36,11 @@ class Runtime:
     def __init__(self) -> None:
         self._manager: FoundryLocalManager | None = None
 
-    def start(self, address: str, catalog_url: str, public_catalog: bool) -> None:
+    def start(self, port: int, catalog_url: str, public_catalog: bool) -> None:
         """Start the web service and load the prepared model.
 
         Args:
-            address: to listen at, `http://127.0.0.1:PORT`; port 0 takes a free one.
+            port: to listen at on 127.0.0.1; 0 takes a free one.
             catalog_url: of the loopback catalog.
             public_catalog: ask Microsoft's catalog as well, behind ours.
 
@@ -48,7 +48,7 @@ class Runtime:
             EngineError: it doesn't come up.
         """
         _set_environment()
-        _check_free(address)
+        _check_free(port)
         load_runtime()
         from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
 
@@ -63,7 +63,7 @@ class Runtime:
             model_cache_dir=str(cache),
             logs_dir=str(paths.home() / "logs"),
             log_level=LogLevel.WARNING,
-            web=Configuration.WebService(urls=address),
+            web=Configuration.WebService(urls=f"http://{HOST}:{port}"),
             catalog_urls=catalogs,
             disable_nonessential_telemetry=True,
         )
@@ -176,15 +176,12 @@ def _link(model: Path, place: Path) -> None:
     write_config(place)
 
 
-def _check_free(address: str) -> None:
-    """Raise EngineError if somebody listens at the address; Windows would let two programs share a port."""
-    host, port = urlsplit(address).hostname, urlsplit(address).port
-    if not port:
-        return
+def _check_free(port: int) -> None:
+    """Raise EngineError if somebody listens at the port; Windows would let two programs share it."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        if probe.connect_ex((host, port)) == 0:
+        if port and probe.connect_ex((HOST, port)) == 0:
             raise EngineError(
-                f"Port {port} of {host} is taken by another program. "
+                f"Port {port} of {HOST} is taken by another program. "
                 "Choose another port, or none to get a free one."
             )

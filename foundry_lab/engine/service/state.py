@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import patiently, write_whole
 from foundry_lab.engine import paths
 from foundry_lab.engine.private import check, own_folder
 from foundry_lab.errors import EngineError
@@ -68,32 +67,15 @@ def state_file() -> Path:
     return paths.run_dir() / "state.json"
 
 
-def make_run_dir() -> Path:
-    """Return the run directory, made if need be, closed to other users: they can't even hold its locks.
-
-    Raises:
-        EngineError: it can't be made or isn't ours.
-    """
-    return own_folder(paths.run_dir())
-
-
 def write_state(state: ServiceState) -> None:
     """Put the note in place in one step, so that nobody ever reads half of it.
 
     Raises:
         EngineError: it can't be written.
     """
-    folder = make_run_dir()
+    folder = own_folder(paths.run_dir())
     try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix="state-", suffix=".tmp")  # mkstemp makes it 0600
-        temporary = Path(name)
-        try:
-            os.close(handle)
-            temporary.write_bytes(msgspec.json.encode(state))
-            patiently(temporary.replace, state_file())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(state_file(), msgspec.json.encode(state), private=True)
     except OSError as error:
         raise EngineError(
             f"The service's state can't be written to {folder}: {error.strerror}. "

@@ -21,7 +21,7 @@ from other_user import NOBODY, as_nobody, needs_root, process_of_nobody, public_
 from processes import runs
 
 from foundry_lab import engine
-from foundry_lab.engine import private
+from foundry_lab.engine import paths, private
 from foundry_lab.engine.model import storage
 from foundry_lab.engine.service import discovery, state
 from foundry_lab.errors import EngineError
@@ -44,7 +44,7 @@ def use_models() -> None:
 
 USES: list[Callable[[], object]] = [
     use_models,
-    state.make_run_dir,
+    lambda: private.own_folder(paths.run_dir()),
     engine.stop_service,
     functools.partial(state.write_state, state.ServiceState(pid=1, create_time=0)),
 ]

@@ -21,6 +21,8 @@ from processes import runs
 from raw_server import RawServer, floods
 
 from foundry_lab import Settings, engine
+from foundry_lab.engine import paths
+from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, foundry_cli, launch, probe, state
 from foundry_lab.errors import EngineError, ServiceUnavailableError
 
@@ -257,13 +259,13 @@ def test_a_lock_that_is_never_released_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_why_a_start_failed_is_read_from_the_log() -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     launch.log_file().write_text("INFO x\nTraceback\nfoundry-lab: The disk is full. Free some.\n[info] bye\n")
     assert str(launch.failure("It ended.")) == "The disk is full. Free some."
 
 
 def test_a_crash_shows_the_end_of_the_log() -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     launch.log_file().write_text(
         "".join(f"line {number}\n" for number in range(100)) + "Segmentation fault\n"
     )
@@ -278,7 +280,7 @@ def test_no_log_at_all_is_said() -> None:
 
 
 def test_the_log_of_the_service_before_is_kept() -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     launch.log_file().write_text("first")
     assert launch._new_log() == launch.log_file()
     assert launch.log_file().with_suffix(".log.1").read_text() == "first"
@@ -311,11 +313,3 @@ def test_every_public_name_is_there() -> None:
     assert set(engine.__all__) <= set(dir(engine))
     with pytest.raises(AttributeError, match="no_such_name"):
         engine.no_such_name  # noqa: B018
-
-
-def test_half_a_note_of_a_killed_process_goes_at_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    stray = state.make_run_dir() / "state-x.tmp"
-    stray.touch()
-    monkeypatch.setattr(launch, "SERVICE_MODULE", "no_such_module")
-    launch.launch(public_catalog=False)
-    assert not stray.exists()

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from foundry_lab import Settings, engine
+from foundry_lab.engine import paths
+from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, idle, launch
-from foundry_lab.engine.service.state import ServiceState, make_run_dir
+from foundry_lab.engine.service.state import ServiceState
 from foundry_lab.engine.service.supervisor import Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError
 
@@ -93,7 +95,7 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> list[dict[str, 
 
 
 def log(*lines: str) -> None:
-    make_run_dir()
+    own_folder(paths.run_dir())
     launch.log_file().write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

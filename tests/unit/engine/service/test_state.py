@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from foundry_lab import engine
 from foundry_lab.engine import paths
+from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, state
 from foundry_lab.engine.service.state import ServiceState
 from foundry_lab.errors import EngineError
@@ -52,6 +53,14 @@ def test_nothing_else_is_left_in_the_directory() -> None:
     assert list(paths.run_dir().iterdir()) == [state.state_file()]
 
 
+def test_half_a_note_of_a_killed_process_goes_with_the_next_one() -> None:
+    state.write_state(own_state())
+    state.state_file().with_name("state.json.part").write_bytes(b'{"pid": ')
+    state.write_state(own_state(url="http://127.0.0.1:1"))
+    assert list(paths.run_dir().iterdir()) == [state.state_file()]
+    assert state.read_state() == own_state(url="http://127.0.0.1:1")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_only_the_owner_can_read_it() -> None:
     paths.run_dir().mkdir(mode=0o777)
@@ -63,7 +72,7 @@ def test_only_the_owner_can_read_it() -> None:
 @given(content=st.binary(max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_none_and_is_cleaned_away(content: bytes) -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     state.state_file().write_bytes(content)
     assert state.read_state() is None
     assert engine.service_status() is None
@@ -84,7 +93,7 @@ def test_garbage_is_none_and_is_cleaned_away(content: bytes) -> None:
     ],
 )
 def test_half_right_garbage_is_none_too(content: bytes) -> None:
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     state.state_file().write_bytes(content)
     assert engine.service_status() is None
     assert not state.state_file().exists()
@@ -166,7 +175,7 @@ def test_a_process_we_may_not_look_at_is_not_ours(monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_is_cleaned_while_a_service_is_being_started() -> None:
     """The stale note may be replaced by a fresh one at any moment."""
-    state.make_run_dir()
+    own_folder(paths.run_dir())
     state.state_file().write_bytes(b"garbage")
     with discovery._lock():
         assert engine.service_status() is None
@@ -202,10 +211,10 @@ def test_a_home_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
+    def full(path: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(EngineError, match="No space left on device"):
         state.write_state(own_state())
     assert list(paths.run_dir().iterdir()) == []
