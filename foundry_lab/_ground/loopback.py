@@ -58,8 +58,7 @@ async def refuse_foreign(
 ) -> web.StreamResponse:
     """Answer 403 to what is `foreign`."""
     host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
-    transport = request.transport
-    port = transport.get_extra_info("sockname")[1] if transport is not None else 0
+    _, port, *_ = request.get_extra_info("sockname", ("", 0))
     if reason := foreign(host, origin, port, site):
         return web.json_response({"error": f"Refused: {reason}. Ask from a program."}, status=403)
     return await handler(request)

@@ -14,7 +14,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.genai import read_numbers
 from foundry_lab.engine.model.manifest import MANIFEST, Manifest
-from foundry_lab.engine.model.prepare import install, refuse_shared
+from foundry_lab.engine.model.prepare import install, prepared_models, refuse_shared
 from foundry_lab.engine.model.storage import exclusive, require_space, workspace
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
@@ -46,23 +46,23 @@ def export_model(file: str | Path) -> Path:
             f"There is no directory {target.parent} to write {target.name} to. Create it first."
         )
     with exclusive():
-        if not model_dir().exists():
+        models = prepared_models(full=True)
+        if not models:
             raise EngineError(
                 "There is no model to export yet. Prepare it first: `foundry-lab model prepare`."
             )
-        manifest = manifests.read(model_dir())
-        problem = manifests.problem_of(model_dir(), manifest, full=True)
-        if manifest is None or problem:
+        if problem := models[0].problem:
             raise EngineError(
                 f"The model can't be exported: {problem}. Prepare it anew: `foundry-lab model prepare`."
             )
-        require_space(manifest.size_bytes, "The archive", target.parent)
+        size = models[0].size_bytes
+        require_space(size, "The archive", target.parent)
         try:
             _write(target)
         except OSError as error:
             raise EngineError(
                 f"{target} can't be written ({error.strerror or error}); nothing was left there. Choose a "
-                f"place you can write to, with {manifest.size_bytes / 1e6:,.0f} MB free."
+                f"place you can write to, with {size / 1e6:,.0f} MB free."
             ) from error
     return target
 
@@ -87,22 +87,24 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
         built = work / FOLDER
         built.mkdir()
         try:
-            if source.stat().st_size > MAX_SIZE:
+            size = source.stat().st_size
+            if size > MAX_SIZE:
                 raise ValueError("it is too large")
+            require_space(size, "The imported model")
             with tarfile.open(source, "r:") as archive:
-                manifest = _extract(archive, built)
+                _extract(archive, built)
+            manifest = manifests.decode((built / MANIFEST).read_bytes())
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise EngineError(
                 f"{source} is not a model exported by the lab, or was cut short ({error}). Nothing was "
                 "changed. Copy the file again, or export it again with `foundry-lab model export FILE`."
             ) from error
-        _check_whole(source, built, manifest, trust)
-        if not trust:
-            _check_recipe(source, manifest)
+        _check(source, built, manifest, trust)
         return install(built, work)
 
 
-def _check_whole(source: Path, built: Path, manifest: Manifest, trust: bool) -> None:
+def _check(source: Path, built: Path, manifest: Manifest, trust: bool) -> None:
+    """Raise EngineError if what was extracted isn't whole, or isn't ours and nobody trusts it."""
     if trust:
         manifest = msgspec.structs.replace(manifest, recipe=spec.RECIPE)
     problem = manifests.problem_of(built, manifest, full=True)
@@ -116,11 +118,8 @@ def _check_whole(source: Path, built: Path, manifest: Manifest, trust: bool) -> 
             f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with the "
             "version of foundry-lab that is installed here."
         )
-
-
-def _check_recipe(source: Path, manifest: Manifest) -> None:
     other = [name for name, record in manifest.files.items() if record.sha256 != spec.SHA256[name]]
-    if other:
+    if other and not trust:
         raise EngineError(
             f"{source} holds another model than this version of foundry-lab makes: {', '.join(other)} differ."
             " Nothing was changed. A model from a stranger can say anything and crash the service. If you "
@@ -145,37 +144,26 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _extract(archive: tarfile.TarFile, directory: Path) -> Manifest:
-    """Extract the manifest, then exactly the files it lists; anything else in the archive is refused.
+def _extract(archive: tarfile.TarFile, directory: Path) -> None:
+    """Extract a model's files, each of which must be there once; anything else in the archive is refused.
 
     Only contents are taken: the archive's owners, permissions and times are left behind.
 
     Raises:
         ValueError: an archive that `_write` can't have written.
     """
-    first = archive.next()
-    if first is None or first.name != f"{FOLDER}/{MANIFEST}":
-        raise ValueError(f"it doesn't start with {FOLDER}/{MANIFEST}")
-    _copy(archive, first, MAX_MANIFEST_SIZE, directory / MANIFEST)
-    manifest = manifests.decode((directory / MANIFEST).read_bytes())
-    if not 0 < manifest.size_bytes < MAX_SIZE:
-        raise ValueError(f"its manifest speaks of {manifest.size_bytes:,} bytes")
-    require_space(manifest.size_bytes, "The imported model")
-    expected = {f"{FOLDER}/{name}": name for name in spec.MODEL_FILES if name in manifest.files}
+    missing = {f"{FOLDER}/{name}": name for name in (MANIFEST, *spec.MODEL_FILES)}
     while member := archive.next():
-        name = expected.pop(member.name, None)
+        name = missing.pop(member.name, None)
         if name is None:
             raise ValueError(f"{member.name!r} doesn't belong in it")
-        _copy(archive, member, manifest.files[name].size, directory / name)
-    return manifest
-
-
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int, target: Path) -> None:
-    if not member.isreg() or member.issparse():
-        raise ValueError(f"{member.name!r} is not a plain file")
-    if member.size > size:
-        raise ValueError(f"{member.name!r} has {member.size:,} bytes, more than {size:,}")
-    content = archive.extractfile(member)
-    assert content is not None, "a plain file has content"
-    with content, target.open("xb") as file:
-        shutil.copyfileobj(content, file)
+        if not member.isreg() or member.issparse():
+            raise ValueError(f"{member.name!r} is not a plain file")
+        if name == MANIFEST and member.size > MAX_MANIFEST_SIZE:
+            raise ValueError(f"{name} has {member.size:,} bytes, more than {MAX_MANIFEST_SIZE:,}")
+        content = archive.extractfile(member)
+        assert content is not None, "a plain file has content"
+        with content, (directory / name).open("xb") as file:
+            shutil.copyfileobj(content, file)
+    if missing:
+        raise ValueError(f"{', '.join(missing.values())} can't be found in it")

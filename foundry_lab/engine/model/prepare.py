@@ -78,7 +78,9 @@ def prepared_models(*, full: bool = False) -> list[PreparedModel]:
     if not model_dir().is_dir():
         return []
     manifest = manifests.read(model_dir())
-    return [_model(manifest, manifests.problem_of(model_dir(), manifest, full=full))]
+    problem = manifests.problem_of(model_dir(), manifest, full=full)
+    size = manifest.size_bytes if manifest else 0
+    return [PreparedModel(spec.MODEL_ID, spec.ALIAS, model_dir(), size, problem)]
 
 
 def remove_model() -> bool:
@@ -99,13 +101,12 @@ def remove_model() -> bool:
 
 def install(built: Path, work: Path) -> PreparedModel:
     """Describe a complete model and put it in its place. Call it under `exclusive()`."""
-    manifest = manifests.describe(built)
-    manifests.write(built, manifest)
+    manifests.write(built, manifests.describe(built))
     write_config(built)
     replace_directory(built, model_dir(), work)
     for part in model_parts():  # nobody else may change them, whatever the umask allowed
         part.chmod(part.stat().st_mode & ~0o022)
-    return _model(manifest)
+    return prepared_models()[0]
 
 
 def refuse_shared() -> None:
@@ -142,8 +143,3 @@ def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     for file in directory.iterdir():
         with file.open("rb+") as written:
             os.fsync(written.fileno())
-
-
-def _model(manifest: manifests.Manifest | None, problem: str | None = None) -> PreparedModel:
-    size = manifest.size_bytes if manifest else 0
-    return PreparedModel(spec.MODEL_ID, spec.ALIAS, model_dir(), size, problem)

@@ -99,12 +99,11 @@ def require_space(size: int, purpose: str, directory: Path | None = None) -> Non
     Raises:
         EngineError: they aren't.
     """
-    free = shutil.disk_usage(directory or home()).free
+    place = directory or home()
+    free = shutil.disk_usage(place).free
     if free < size:
-        where = f"in {directory or home()}"
-        raise EngineError(
-            _full(f"{purpose} takes {_megabytes(size)}, and only {_megabytes(free)} are free {where}")
-        )
+        needed = f"{purpose} takes {size / 1e6:,.0f} MB"
+        raise EngineError(_full(f"{needed}, and only {free / 1e6:,.0f} MB are free in {place}"))
 
 
 def sha256_of(file: Path) -> str:
@@ -132,7 +131,3 @@ def _full(what: str) -> str:
         f"{what}. Nothing half-written was kept. Free some space and run this again, or set FOUNDRY_LAB_HOME "
         "to a directory on a larger disk."
     )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

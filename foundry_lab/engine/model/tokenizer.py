@@ -20,16 +20,9 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> di
 
     That is what llama.cpp's pre-tokenizer named `smollm` does.
     """
+    as_it_stands = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [
-        {
-            "id": i,
-            "content": token,
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
+        {"id": i, "content": token, "special": True, **as_it_stands}
         for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind == CONTROL_TOKEN
     ]

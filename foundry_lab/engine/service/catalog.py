@@ -88,14 +88,10 @@ def find_models(query: bytes, size_bytes: int) -> dict[str, Any]:
     return {"summaries": summaries, "totalCount": len(summaries)}
 
 
-def prepared_size() -> int:
-    """Return the size of the prepared model's files in bytes."""
-    return sum(file.stat().st_size for file in paths.model_dir().glob("*") if file.is_file())
-
-
 async def handle_query(request: web.Request) -> web.Response:
     """aiohttp handler of `POST CATALOG_ROUTE`."""
+    size = sum(file.stat().st_size for file in paths.model_dir().glob("*"))
     try:
-        return web.json_response(find_models(await request.read(), prepared_size()))
+        return web.json_response(find_models(await request.read(), size))
     except ValueError as error:
         return web.json_response({"error": str(error)}, status=400)

@@ -20,7 +20,7 @@ from foundry_lab.engine.service.state import ServiceState, identity, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
-PUBLIC_CATALOG = "--public-catalog"
+PUBLIC_CATALOG_OPTION = "--public-catalog"
 """The module's one argument: serve the models of Microsoft's catalog as well."""
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
@@ -53,7 +53,7 @@ def launch(*, public_catalog: bool) -> None:
     """
     command = [sys.executable, "-m", SERVICE_MODULE]
     if public_catalog:
-        command.append(PUBLIC_CATALOG)
+        command.append(PUBLIC_CATALOG_OPTION)
     try:
         with _new_log().open("wb") as output:
             child = subprocess.Popen(

@@ -25,7 +25,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
-from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, PUBLIC_CATALOG, End, log_file
+from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, PUBLIC_CATALOG_OPTION, End, log_file
 from foundry_lab.engine.service.runtime import HOST, Runtime
 from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
@@ -142,7 +142,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
-        asyncio.run(run(public_catalog=PUBLIC_CATALOG in sys.argv, background=True))
+        asyncio.run(run(public_catalog=PUBLIC_CATALOG_OPTION in sys.argv, background=True))
     except FoundryError as error:
         sys.exit(f"{FAILURE_MARK}{error}")
 

@@ -142,16 +142,14 @@ def process_of(state: ServiceState) -> psutil.Process | None:
     """
     try:
         process = psutil.Process(state.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        if sys.platform != "win32" and process.uids().real != os.getuid():
-            return None
+        ours = sys.platform == "win32" or process.uids().real == os.getuid()
         if state.ticks:
-            return process if start_ticks(state.pid) == state.ticks else None
-        shift_s = abs(process.create_time() - state.create_time)
+            same = start_ticks(state.pid) == state.ticks
+        else:
+            same = abs(process.create_time() - state.create_time) <= CLOCK_TOLERANCE_S
+        return process if ours and same and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.Error, ValueError, OverflowError):
         return None
-    return process if shift_s <= CLOCK_TOLERANCE_S else None
 
 
 def live_state() -> ServiceState | None:
