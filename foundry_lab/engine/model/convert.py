@@ -140,19 +140,19 @@ class Decoder:
         length = self._node("Squeeze", [shape], "mask.length")
         self._node("Cast", [length], "total_length", to=TensorProto.INT32)
 
+    def _matrix(self, name: str, weights: Array, scales: Array, zero_points: Array) -> list[str]:
+        """Write a quantized matrix and return the names of its parts."""
+        parts = {"weight": weights, "scale": scales, "zero": zero_points}
+        return [self.weights.add(f"{name}.{part}", array) for part, array in parts.items()]
+
     def _embedding(self) -> str:
         """Look the tokens up in the table, which is also the matrix of the head."""
         table = quant.from_q8_0(self._tensors["token_embd.weight"])
         rows = table.weights.reshape(self.model.vocab_size, self.sizes.hidden_size)
-        inputs = [
-            self.weights.add("embedding.weight", rows),
-            "input_ids",
-            self.weights.add("embedding.scale", table.scales),
-            self.weights.add("embedding.zero", table.zero_points),
-        ]
+        weight, scale, zero = self._matrix("embedding", rows, table.scales, table.zero_points)
         return self._node(
             "GatherBlockQuantized",
-            inputs,
+            [weight, "input_ids", scale, zero],
             "embedding",
             domain=MICROSOFT,
             bits=8,
@@ -186,11 +186,8 @@ class Decoder:
 
     def _matmul(self, name: str, x: str, raw: Array) -> str:
         matrix = quant.from_q4_1(raw)
-        parts = [
-            self.weights.add(f"{name}.weight", quant.pack_nibbles(matrix.weights)),
-            self.weights.add(f"{name}.scale", matrix.scales),
-            self.weights.add(f"{name}.zero", quant.pack_nibbles(matrix.zero_points)),
-        ]
+        weights, zero_points = quant.pack_nibbles(matrix.weights), quant.pack_nibbles(matrix.zero_points)
+        parts = self._matrix(name, weights, matrix.scales, zero_points)
         return self._multiply(name, x, parts, matrix.scales.shape, bits=4)
 
     def _multiply(self, name: str, x: str, parts: list[str], shape: tuple[int, ...], bits: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
@@ -17,7 +16,7 @@ MANIFEST = "manifest.json"
 class FileRecord(msgspec.Struct, frozen=True):
     """Size in bytes, SHA-256 in hexadecimal digits, modification time in whole seconds since the epoch."""
 
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: int
     sha256: str
     mtime: int
 

@@ -12,13 +12,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
-from foundry_lab.engine.model.storage import (
-    exclusive,
-    remove_leftovers,
-    replace_directory,
-    require_space,
-    workspace,
-)
+from foundry_lab.engine.model.storage import exclusive, remove_leftovers, require_space, workspace
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
 from foundry_lab.engine.private import model_parts
 from foundry_lab.engine.spec import PreparedModel
@@ -100,10 +94,21 @@ def remove_model() -> bool:
 
 
 def install(built: Path, work: Path) -> PreparedModel:
-    """Describe a complete model and put it in its place. Call it under `exclusive()`."""
+    """Describe a complete model and put it in its place; what was there goes to the workspace.
+
+    Raises:
+        OSError: it can't be put there; then the old one still is.
+    """
     manifests.write(built, manifests.describe(built))
     write_config(built)
-    replace_directory(built, model_dir(), work)
+    model_dir().parent.mkdir(parents=True, exist_ok=True)
+    replaced = patiently(model_dir().rename, work / "replaced") if model_dir().exists() else None
+    try:
+        patiently(built.rename, model_dir())
+    except OSError:
+        if replaced:
+            patiently(replaced.rename, model_dir())
+        raise
     for part in model_parts():  # nobody else may change them, whatever the umask allowed
         part.chmod(part.stat().st_mode & ~0o022)
     return prepared_models()[0]

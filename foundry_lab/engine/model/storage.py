@@ -13,7 +13,6 @@ from pathlib import Path
 
 import filelock
 
-from foundry_lab._ground.files import patiently
 from foundry_lab.engine.paths import home, run_dir
 from foundry_lab.engine.private import own_folder
 from foundry_lab.errors import EngineError
@@ -110,20 +109,6 @@ def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def replace_directory(new: Path, target: Path, trash: Path) -> None:
-    """Put a finished directory in its place; what was there goes to `trash`, a directory on the same disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        patiently(new.rename, target)
-        return
-    replaced = patiently(target.rename, trash / "replaced")
-    try:
-        patiently(new.rename, target)
-    except OSError:
-        patiently(replaced.rename, target)
-        raise
 
 
 def _full(what: str) -> str:

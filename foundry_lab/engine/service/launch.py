@@ -55,7 +55,9 @@ def launch(*, public_catalog: bool) -> None:
     if public_catalog:
         command.append(PUBLIC_CATALOG_OPTION)
     try:
-        with _new_log().open("wb") as output:
+        if log_file().exists():  # the last service's is kept beside it
+            patiently(log_file().replace, log_file().with_suffix(".log.1"))
+        with log_file().open("wb") as output:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -100,14 +102,6 @@ def _logged() -> list[str]:
         return log_file().read_text("utf-8", "replace").splitlines()
     except OSError:
         return []
-
-
-def _new_log() -> Path:
-    """Return the log to write; the last service's is kept beside it."""
-    file = log_file()
-    if file.exists():
-        patiently(file.replace, file.with_suffix(".log.1"))
-    return file
 
 
 def _environment() -> dict[str, str]:

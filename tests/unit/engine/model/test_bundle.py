@@ -221,6 +221,13 @@ def test_missing_file_is_named(archive):
     assert_refused(archive, r"tokenizer_config\.json can't be found")
 
 
+def test_manifest_of_another_model_is_refused(archive):
+    entries = members(archive)
+    entries[0] = renamed(entries[0][0].name, entries[0][1].replace(spec.MODEL_ID.encode(), b"phi-4-mini:1"))
+    write(archive, entries)
+    assert_refused(archive, "that of another model")
+
+
 def test_changed_byte_is_noticed(archive):
     entries = members(archive)
     member, content = entries[5]

@@ -279,11 +279,13 @@ def test_no_log_at_all_is_said() -> None:
     assert str(launch.failure("It ended.")).endswith("service.log, ends with: nothing.")
 
 
-def test_the_log_of_the_service_before_is_kept() -> None:
+def test_the_log_of_the_service_before_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     own_folder(paths.run_dir())
     launch.log_file().write_text("first")
-    assert launch._new_log() == launch.log_file()
+    monkeypatch.setattr(launch, "SERVICE_MODULE", "no_such_module")
+    launch.launch(public_catalog=False)
     assert launch.log_file().with_suffix(".log.1").read_text() == "first"
+    assert "first" not in launch.log_file().read_text()
 
 
 def test_the_service_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
