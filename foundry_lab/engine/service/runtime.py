@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -20,8 +19,6 @@ from foundry_lab.errors import EngineError
 
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, FoundryLocalManager
-
-log = logging.getLogger(__name__)
 
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
@@ -84,10 +81,6 @@ class Runtime:
                 f"foundry-local-sdk {metadata.version('foundry-local-sdk')} doesn't take the lab's catalog: "
                 f"{spec.MODEL_ID} isn't listed. Install the version the lab was made for: "
                 "pip install --upgrade --force-reinstall foundry-lab"
-            )
-        if not model.is_cached:
-            raise EngineError(
-                f"The model isn't prepared in {paths.model_cache()}. Prepare it: foundry-lab model prepare"
             )
         model.load()
 
