@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.template import Template
 from foundry_lab.errors import ConfigurationError
 
 Raw = tuple[str, object]
@@ -102,33 +101,24 @@ def bad_byte(text: str) -> tuple[int, str] | None:
     return None
 
 
-def json_lines(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield the items of a JSONL file; a template is filled from each line's fields."""
-    decode = msgspec.json.Decoder().decode
+def text_lines(path: Path) -> Iterator[Raw]:
+    """Yield each line of a text as an item, but for empty ones."""
     for number, line in enumerate(lines(path), 1):
-        if not (line := line.strip()):
-            continue
-        raw: object
-        if found := bad_byte(line):
-            raw = ConfigurationError(found[1])
-        else:
+        if line := line.strip():
+            found = bad_byte(line)
+            yield f"line {number}", ConfigurationError(found[1]) if found else line
+
+
+def json_lines(path: Path) -> Iterator[Raw]:
+    """Yield the items of a JSONL file."""
+    decode = msgspec.json.Decoder().decode
+    for place, raw in text_lines(path):
+        if isinstance(raw, str):
             try:
-                raw = decode(line)
-                raw = template.item(raw) if template is not None else raw
+                raw = decode(raw)
             except (msgspec.DecodeError, RecursionError) as error:
                 raw = ConfigurationError(f"It is no JSON: {error}.")
-        yield f"line {number}", raw
-
-
-def text_lines(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield each line of a text as an item; a template is filled with it as {text}."""
-    for number, line in enumerate(lines(path), 1):
-        if not (line := line.strip()):
-            continue
-        if found := bad_byte(line):
-            yield f"line {number}", ConfigurationError(found[1])
-        else:
-            yield f"line {number}", template.item(line) if template is not None else line
+        yield place, raw
 
 
 def _encoding(head: bytes) -> str:

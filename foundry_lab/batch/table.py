@@ -31,7 +31,7 @@ def is_frame(items: object) -> bool:
 
 
 def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
-    """Yield a data frame's rows as items; without a template its columns are arguments of `complete`.
+    """Yield a data frame's rows; without a template their columns are arguments of `complete`.
 
     Raises:
         BatchInputError: a column is missing or there twice.
@@ -47,17 +47,14 @@ def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
     rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
     for number, cells in enumerate(rows, 1):
         row = dict(zip(names, cells, strict=True))
-        if template is not None:
-            yield f"row {number}", template.item(row)
-        else:
+        if template is None:
             given = {name: cell for name, cell in row.items() if not is_empty(cell)}
-            for column in ID_COLUMNS:
-                given.pop(column, None)
-            yield f"row {number}", given | id_of(row)
+            row = {name: cell for name, cell in given.items() if name not in ID_COLUMNS} | id_of(row)
+        yield f"row {number}", row
 
 
 def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield the rows of a CSV or TSV file as items. Rows in which all is empty, as Excel has them, are none.
+    """Yield the rows of a CSV or TSV file. Rows in which all is empty, as Excel has them, are none.
 
     Raises:
         BatchInputError: it can't be told how the columns are separated; one is missing, or there twice; a
@@ -82,10 +79,10 @@ def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
     names = [name.strip() for name in heading]
     _check_names(names, path.name)
     for number, row in rows:
-        yield _item(number, row, names, separator, template)
+        yield _named(number, row, names, separator)
 
 
-def _item(number: int, row: list[str], names: list[str], separator: str, template: Template) -> Raw:
+def _named(number: int, row: list[str], names: list[str], separator: str) -> Raw:
     text = "".join(row)
     if found := bad_byte(text):
         before = re.findall(r"\r\n|\r|\n", text[: found[0]])
@@ -95,7 +92,7 @@ def _item(number: int, row: list[str], names: list[str], separator: str, templat
             f"It has more or fewer fields than the heading ({len(row)} instead of {len(names)}). Put a field "
             f"that holds a {SEPARATORS.get(separator, repr(separator))} into quotes."
         )
-    return f"line {number}", template.item(dict(zip(names, row, strict=True)))
+    return f"line {number}", dict(zip(names, row, strict=True))
 
 
 def _separator(path: Path, head: list[str], separators: list[str], template: Template) -> str:

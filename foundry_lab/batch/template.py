@@ -58,10 +58,12 @@ class Template:
         if name := self.missing(row):
             known = ", ".join(map(str, row)) or "none"
             return ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
-        prompt = "".join(
-            literal + (cell_text(row[name]) if name is not None else "")
-            for literal, name, _, _ in self._parts
-        )
+        prompt = ""
+        try:
+            for literal, column, _, _ in self._parts:
+                prompt += literal + (cell_text(row[column]) if column is not None else "")
+        except RecursionError:
+            return ConfigurationError("A column is nested too deeply; flatten it.")
         return {"prompt": prompt, **id_of(row)}
 
 
