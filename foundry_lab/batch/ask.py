@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
 
-from foundry_lab.batch.concurrency import Policy
+from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.pool import Endpoint, EndpointPool
-from foundry_lab.batch.result import Outcome, write_line
+from foundry_lab.batch.result import Outcome, ended
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.errors import (
     AuthenticationError,
@@ -24,7 +22,9 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from foundry_lab.protocol import Reply
+from foundry_lab.metrics import Record
+from foundry_lab.policies.retry import Deadline
+from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Usage
 
 MAX_LOSSES = 3
@@ -38,49 +38,33 @@ LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
 SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)
 
 
-class Asker:
-    """What a batch has its items answered by.
+class PoolAsker:
+    """Asks the services of a pool, item by item.
 
     Attributes:
-        workers: how many chunks may be under way. chunk: items in one.
+        workers: how many chunks may ever be under way. chunk: items in one.
     """
 
-    workers: int
     chunk = 1
 
-    async def ask(self, items: list[BatchItem]) -> list[Outcome]:
-        """Return how the items ended, in any order."""
-        raise NotImplementedError
-
-    def allows(self, worker: int) -> bool:
-        """Return whether this worker may take more items now."""
-        return True
-
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        """Have it called when no service works, and when one works again; by default nobody knows."""
-
-    async def close(self) -> None:
-        """Let go of connections; by default there are none."""
-
-
-class PoolAsker(Asker):
-    """Asks the services of a pool, item by item."""
-
-    def __init__(self, pool: EndpointPool, policy: Policy) -> None:
+    def __init__(self, pool: EndpointPool, policy: AdaptiveConcurrency) -> None:
         self.pool = pool
         self._policy = policy
         self.workers = policy.maximum * len(pool.endpoints)
 
-    def allows(self, worker: int) -> bool:
-        return worker < self._policy.limit * len(self.pool.endpoints)
+    @property
+    def limit(self) -> int:
+        """How many chunks may be under way now."""
+        return self._policy.limit * len(self.pool.endpoints)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
+        """Return how the items ended, in any order."""
         return [await self.ask_one(item) for item in items]
 
     async def ask_one(self, item: BatchItem) -> Outcome:
         """Return how one item ended; asked again while it is the service that goes away."""
         if item.request is None:
-            return failed(item)
+            return ended(item, None, ConfigurationError(item.problem), None)
         for _ in range(MAX_LOSSES):
             started = time.perf_counter()
             endpoint = await self.pool.acquire()
@@ -98,12 +82,6 @@ class PoolAsker(Asker):
             return outcome  # it reached nobody
         self._judge(endpoint, outcome, error)
         return outcome
-
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        self.pool.on_wait = callback
-
-    async def close(self) -> None:
-        await self.pool.close()
 
     def _is_lost(self, model: str | None, error: Exception | None) -> bool:
         """Say whether it is the service that went away, or lost a model that it had at the start."""
@@ -130,30 +108,28 @@ async def _ask_once(
     endpoint: Endpoint, item: BatchItem, request: ChatRequest
 ) -> tuple[Outcome, Exception | None]:
     """Ask one endpoint, with the client's own retries and the item's deadline."""
-    replies: deque[Reply] = deque(maxlen=1)
+    replies: list[Reply] = []  # that the model made; more than one where it had to be asked for a shape again
+
+    async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
+        reply = await endpoint.caller.send(call, deadline, record)
+        if call.generates:
+            replies.append(reply)
+        return reply
+
     started = time.perf_counter()
     try:
-        completion = await endpoint.complete(request, replies.append)
+        completion = await endpoint.caller.perform(request, send)
     except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
         said_something = not isinstance(error, FoundryError) or hasattr(error, "text")  # but in another shape
-        last = replies[0] if replies and said_something else None
-        line, code = write_line(item.custom_id, item.fingerprint, last, error)
-        return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
-    line, code = write_line(item.custom_id, item.fingerprint, replies[0], None)
-    outcome = Outcome(
-        item.custom_id,
-        item.fingerprint,
-        line,
-        code,
+        last = replies[-1] if replies and said_something else None
+        return ended(item, last, error, time.perf_counter() - started), error
+    outcome = ended(
+        item,
+        replies[-1],
+        None,
         completion.latency_s,
         usage=Usage() if completion.cached or completion.usage is None else completion.usage,
         cached=completion.cached,
         retries=max(0, completion.attempts - 1),
     )
     return outcome, None
-
-
-def failed(item: BatchItem) -> Outcome:
-    """Return the outcome of an item that wasn't sent, as it has no request."""
-    line, code = write_line(item.custom_id, item.fingerprint, None, ConfigurationError(item.problem))
-    return Outcome(item.custom_id, item.fingerprint, line, code, None)

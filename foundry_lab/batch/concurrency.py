@@ -1,4 +1,4 @@
-"""How many requests of a batch are under way at once: a fixed number, or one that feels its way."""
+"""How many requests of a batch are under way at once: a number that feels its way, or is held."""
 
 from __future__ import annotations
 
@@ -9,20 +9,6 @@ DEFAULT_CONCURRENCY = 2
 """One request at work and the next one on its way, so that the service never waits for the client."""
 
 MAX_CONCURRENCY = 1024
-
-
-class FixedConcurrency:
-    """Always the same limit."""
-
-    def __init__(self, limit: int = DEFAULT_CONCURRENCY) -> None:
-        if not is_whole(limit) or not 1 <= limit <= MAX_CONCURRENCY:
-            raise ConfigurationError(
-                f'concurrency={limit!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
-            )
-        self.limit = self.maximum = int(limit)
-
-    def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
-        """Take in one finished request, which changes nothing."""
 
 
 class AdaptiveConcurrency:
@@ -93,13 +79,19 @@ class AdaptiveConcurrency:
         self._sum, self._count = 0.0, 0
 
 
-Policy = FixedConcurrency | AdaptiveConcurrency
+def as_policy(concurrency: object) -> AdaptiveConcurrency:
+    """Return what a `concurrency` argument means: a number, "adaptive", or a policy.
 
-
-def as_policy(concurrency: object) -> Policy:
-    """Return what a `concurrency` argument means: a number, "adaptive", or a policy."""
-    if isinstance(concurrency, AdaptiveConcurrency | FixedConcurrency):
+    Raises:
+        ConfigurationError: none of these.
+    """
+    if isinstance(concurrency, AdaptiveConcurrency):
         return concurrency
     if concurrency == "adaptive":
         return AdaptiveConcurrency()
-    return FixedConcurrency(concurrency)  # type: ignore[arg-type]
+    if not is_whole(concurrency) or not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise ConfigurationError(
+            f'concurrency={concurrency!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
+        )
+    fixed = int(concurrency)
+    return AdaptiveConcurrency(fixed, minimum=fixed, maximum=fixed)  # it has nowhere to go

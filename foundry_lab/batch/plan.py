@@ -9,10 +9,9 @@ from typing import Any
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.items import MAX_ID_LENGTH, BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.options import Choices, Items
-from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.output import BatchOutput, BatchOutputError, nameless_output
 from foundry_lab.batch.report import BatchReport
 from foundry_lab.batch.results_file import ResultsFile
-from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings
 
@@ -47,12 +46,8 @@ class Plan:
             BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
         """
         if self.choices.output is None:
-            return ScratchOutput(self._index, ordered=self.choices.ordered)
+            return nameless_output(self._index, ordered=self.choices.ordered)
         return ResultsFile(self.choices.output, self._index, ordered=self.choices.ordered)
-
-    def close(self) -> None:
-        """Drop the index."""
-        self._index.close()
 
     async def check_input(self) -> int | None:
         """Go through the whole input; return how many items it has, None if it can be read only once.

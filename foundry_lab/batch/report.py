@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -172,7 +171,7 @@ class BatchReport:
                 lines.append(
                     f"replaced    {self.replaced} of other requests or damaged, kept in {self._store.backup}"
                 )
-            lines.append(f"results     {os.fspath(self.output)}")
+            lines.append(f"results     {self.output}")
         return "\n".join(lines)
 
     __repr__ = __str__

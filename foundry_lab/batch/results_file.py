@@ -11,25 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import filelock
-import msgspec
 
 from foundry_lab._ground.files import WINDOWS, check_links, create, force_to_disk, no_link, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
-from foundry_lab.batch.result import ID_PREFIX, ErrorPart, fingerprint_in
+from foundry_lab.batch.result import ID_PREFIX, decode_line, fingerprint_in
+from foundry_lab.protocol.reply import UNREADABLE
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
-
-
-class _Head(msgspec.Struct):
-    """What the scan needs of a line."""
-
-    id: str
-    custom_id: str
-    error: ErrorPart | None
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
 
 
 class ResultsFile(BatchOutput):
@@ -78,9 +67,9 @@ class ResultsFile(BatchOutput):
         try:
             if old:
                 with open(self.backup, "ab", opener=no_link) as kept:
-                    self._copy_to(kept, self._index.old_places())
+                    self._copy(self._index.old_places(), kept)
             with create(part) as new:
-                self._copy_to(new, self._index.places(by_input=self._ordered))
+                self._copy(self._index.places(by_input=self._ordered), new)
             self._file.close()
             patiently(part.replace, self._real)
             _sync_folder(self._real)
@@ -103,12 +92,13 @@ class ResultsFile(BatchOutput):
     def close(self) -> None:
         super().close()
         self._file.close()
+        self._index.close()
         self._unlock()
 
-    def _copy_to(self, new: BinaryIO, places: Iterable[tuple[int, int]]) -> None:
+    def _copy(self, places: Iterable[tuple[int, int]], new: BinaryIO) -> None:
         if new.tell():
             new.write(b"\n")  # what is there may have been cut off
-        self._copy(places, new)
+        new.writelines(self._lines_at(places))
         new.flush()
         force_to_disk(new.fileno())
 
@@ -141,8 +131,8 @@ class ResultsFile(BatchOutput):
                     break
                 try:
                     line.decode()  # all of it: the decoder looks into no text that it doesn't need
-                    head = _decode_head(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    head = decode_line(line)
+                except UNREADABLE as error:
                     if not line.startswith(_LINE_START):
                         raise self._foreign(number, error) from None
                     self._index.put_damaged(start, len(line))

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from foundry_lab.batch.ask import Asker, PoolAsker
+from foundry_lab.batch.ask import PoolAsker
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
@@ -19,6 +20,7 @@ from foundry_lab.batch.report import BatchReport, BatchStoppedError
 from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
 
 if TYPE_CHECKING:
+    from foundry_lab.batch.cluster import DaskAsker
     from foundry_lab.calls.core import ClientCore
 
 _log = logging.getLogger(__name__)
@@ -34,16 +36,14 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         BatchStoppedError: it had to stop; what is finished is in the output.
     """
     plan = Plan(core.settings, items, options)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(plan.close)
+    async with AsyncExitStack() as stack:
         total = await plan.check_input()
         output = stack.enter_context(contextlib.closing(plan.open_output()))
         report = BatchReport(output, plan.reader.shape, plan.choices.concurrency)
         report.total, report.total_is_known = total or 0, total is not None
         await plan.compare(output, report)
         if report.skipped != total:
-            asker = await _open_asker(core, plan)
-            stack.push_async_callback(asker.close)
+            asker = await _open_asker(core, plan, stack)
             await Run(plan, output, report, asker).work()
         try:
             report.replaced = output.tidy()
@@ -58,7 +58,7 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         return report
 
 
-async def _open_asker(core: ClientCore, plan: Plan) -> Asker:
+async def _open_asker(core: ClientCore, plan: Plan, stack: AsyncExitStack) -> PoolAsker | DaskAsker:
     choices = plan.choices
     if choices.cluster is not None:
         from foundry_lab.batch.cluster import DaskAsker
@@ -71,6 +71,7 @@ async def _open_asker(core: ClientCore, plan: Plan) -> Asker:
         if models - {None, plan.reader.model} and error.available:
             raise _naming_another(error) from None
         raise
+    stack.push_async_callback(pool.close)
     return PoolAsker(pool, choices.policy)
 
 
@@ -90,9 +91,13 @@ def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
 class Run:
     """The workers of one run, and what they share."""
 
-    def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
+    def __init__(
+        self, plan: Plan, output: BatchOutput, report: BatchReport, asker: PoolAsker | DaskAsker
+    ) -> None:
         self._output, self._report, self._asker = output, report, asker
         self._progress = Progress(report, plan.choices.progress)
+        if isinstance(asker, PoolAsker):
+            asker.pool.on_wait = self._progress.waiting
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
@@ -108,15 +113,13 @@ class Run:
         """
         output, report = self._output, self._report
         report.start()
-        output.on_durable = self._progress.durable
-        self._asker.on_wait(self._progress.waiting)
-        syncing = asyncio.create_task(output.keep_synced())
+        syncing = asyncio.create_task(output.keep_synced(self._progress.durable))
         workers = [asyncio.create_task(self._worker(number)) for number in range(self._asker.workers)]
         everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
             (syncing if syncing.done() else everything).result()
-            output.sync()
+            self._progress.durable(output.sync())
         except (BatchOutputError, ServiceUnavailableError) as error:
             if not self._asking:
                 raise
@@ -131,13 +134,13 @@ class Run:
                 task.cancel()
             await asyncio.gather(everything, *workers, syncing, return_exceptions=True)
             with contextlib.suppress(BatchOutputError):  # a full disk was complained of before
-                output.sync()
+                self._progress.durable(output.sync())
             report.end()
             self._progress.close()
 
     async def _worker(self, number: int) -> None:
         while not self._used_up:
-            if not self._asker.allows(number):
+            if number >= self._asker.limit:
                 self._wake.clear()
                 await self._wake.wait()
                 continue

@@ -16,7 +16,7 @@ from aiohttp import web
 from stub_server import CHAT, MODEL, StubService, chat, error, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
-from foundry_lab.batch.concurrency import AdaptiveConcurrency, FixedConcurrency, as_policy
+from foundry_lab.batch.concurrency import AdaptiveConcurrency, as_policy
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError, ModelNotFoundError, ServiceUnavailableError
 
@@ -224,13 +224,20 @@ def test_limits_out_of_order_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_what_concurrency_may_be() -> None:
-    assert as_policy(5).limit == 5
-    assert isinstance(as_policy("adaptive"), AdaptiveConcurrency)
-    fixed = FixedConcurrency(3)
-    assert as_policy(fixed) is fixed
+    adaptive, own = as_policy("adaptive"), AdaptiveConcurrency(3)
+    assert adaptive.limit < adaptive.maximum
+    assert as_policy(own) is own
     for bad in (0, True, 2.0, "5", 5000):
         with pytest.raises(ConfigurationError, match="whole number"):
             as_policy(bad)
+
+
+@pytest.mark.parametrize("number", [1, 5, 1024])
+def test_a_number_stays_whatever_is_seen(number: int) -> None:
+    policy = as_policy(number)
+    assert set(feed(policy, lambda limit: 1.0) + feed(policy, float)) == {number}
+    policy.observe(1.0, 1, ok=False)
+    assert policy.limit == policy.maximum == number
 
 
 async def test_an_adaptive_batch_follows_its_policy(stubs: list[StubService]) -> None:

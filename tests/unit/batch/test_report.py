@@ -14,9 +14,9 @@ from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.index import Index
+from foundry_lab.batch.output import nameless_output
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
 from foundry_lab.batch.result import Outcome
-from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.errors import (
     FoundryError,
 )
@@ -141,7 +141,7 @@ async def test_the_report_tells_the_run(client: FoundryAPIClient, stub: StubServ
 
 
 async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPIClient) -> None:
-    output = ScratchOutput(Index())
+    output = nameless_output(Index())
     report = BatchReport(output, None, 2)
     for number in range(5 * MAX_SAMPLES):
         report.add(Outcome("x", "", b"", "ok", float(number)))
