@@ -7,16 +7,6 @@ to a service of the `pool` (or `cluster` to a Dask worker), `output` has its lin
 """
 
 from foundry_lab.batch.concurrency import AdaptiveConcurrency
-from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.output import BatchOutputError
-from foundry_lab.batch.report import BatchReport, BatchStoppedError
 from foundry_lab.batch.result import BatchResult
 
-__all__ = [
-    "AdaptiveConcurrency",
-    "BatchInputError",
-    "BatchOutputError",
-    "BatchReport",
-    "BatchResult",
-    "BatchStoppedError",
-]
+__all__ = ["AdaptiveConcurrency", "BatchResult"]

@@ -47,8 +47,8 @@ def path_of(file: io.IOBase) -> Path:
     )
 
 
-def check_readable(path: Path) -> None:
-    """Raise BatchInputError for a file that can't be opened, is empty, or holds no text."""
+def _encoding(path: Path) -> str:
+    """Return how a file's text is encoded. Raises BatchInputError if it isn't there, is empty, or no text."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -59,21 +59,23 @@ def check_readable(path: Path) -> None:
         ) from None
     if not head:
         raise BatchInputError(f"The input {str(path)!r} is empty; give at least one item.")
-    if b"\0" in head and not _encoding(head).startswith(("utf-16", "utf-32")):
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    if b"\0" in head and not encoding.startswith(("utf-16", "utf-32")):
         raise BatchInputError(
             f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
             "and Excel's own files do. Save it as UTF-8 text."
         )
+    return encoding
 
 
 def lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
 
     Raises:
-        BatchInputError: what begins as UTF-16 isn't that to its end.
+        BatchInputError: it can't be opened, is empty, or is no text; or begins as UTF-16 and isn't that to its
+            end.
     """
-    with path.open("rb") as file:
-        encoding = _encoding(file.read(_HEAD_BYTES))
+    encoding = _encoding(path)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     with path.open(encoding=encoding, errors=errors, newline=newline) as text:
         try:
@@ -119,7 +121,3 @@ def json_lines(path: Path) -> Iterator[Raw]:
             except (msgspec.DecodeError, RecursionError) as error:
                 raw = ConfigurationError(f"It is no JSON: {error}.")
         yield place, raw
-
-
-def _encoding(head: bytes) -> str:
-    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")

@@ -35,19 +35,22 @@ class ResultsFile(BatchOutput):
         self.path = path
         try:
             check_links(path)
+            self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
+            if self._real.exists() and not self._real.is_file():
+                what = "a folder" if self._real.is_dir() else "a device or a pipe"
+                raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
+            self.backup = self._real.with_name(self._real.name + ".bak")
+            self._lock = _lock(path, self._real)
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._unlock)
+                super().__init__(undo.enter_context(_open(self._real)), index, ordered=ordered)
+                self._end = self._scan()
+                undo.pop_all()
         except OSError as error:
-            raise _unusable(path, error) from None
-        self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
-        if self._real.exists() and not self._real.is_file():
-            what = "a folder" if self._real.is_dir() else "a device or a pipe"
-            raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
-        self.backup = self._real.with_name(self._real.name + ".bak")
-        self._lock = _lock(path, self._real)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._unlock)
-            super().__init__(undo.enter_context(_open(self._real)), index, ordered=ordered)
-            self._end = self._scan()
-            undo.pop_all()
+            raise BatchOutputError(
+                f"The output {str(path)!r} can't be opened: {error.strerror or error}. Choose a file you may "
+                "write."
+            ) from error
 
     def tidy(self) -> int:
         """Rewrite the file, where that is needed: one line for each custom_id, in order if asked for.
@@ -161,26 +164,15 @@ def _lock(path: Path, real: Path) -> filelock.BaseFileLock:
         raise BatchOutputError(
             f"Another batch is writing to {path}. Wait until it has ended, or choose another output."
         ) from None
-    except OSError as error:
-        raise _unusable(path, error) from error
     return lock
 
 
 def _open(path: Path) -> FileIO:
-    try:
-        is_new = not path.exists()
-        file = FileIO(path, "x+b" if is_new else "r+b", opener=no_link)
-        if is_new:
-            _sync_folder(path)
-        return file
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> BatchOutputError:
-    return BatchOutputError(
-        f"The output {str(path)!r} can't be opened: {error.strerror or error}. Choose a file you may write."
-    )
+    is_new = not path.exists()
+    file = FileIO(path, "x+b" if is_new else "r+b", opener=no_link)
+    if is_new:
+        _sync_folder(path)
+    return file
 
 
 def _sync_folder(path: Path) -> None:

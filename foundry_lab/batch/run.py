@@ -123,7 +123,6 @@ class Run:
         except (BatchOutputError, ServiceUnavailableError) as error:
             if not self._asking:
                 raise
-            report.end()
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved()}"
             raise BatchStoppedError(f"{error}{again}", report) from error
         except asyncio.CancelledError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab._ground.files import as_path
-from foundry_lab.batch.files import ENDINGS, Raw, check_readable, json_lines, path_of, text_lines
+from foundry_lab.batch.files import ENDINGS, Raw, json_lines, path_of, text_lines
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.table import csv_rows, frame_rows, is_frame
 from foundry_lab.batch.template import Template
@@ -45,8 +45,6 @@ class Source:
         _check_kind(items)
         in_memory = hasattr(items, "__len__") and hasattr(items, "__getitem__")
         self.rereadable = self.path is not None or is_frame(items) or in_memory
-        if self.path is not None:
-            check_readable(self.path)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, BatchItem]]:
         """Go through the items and their places; other tasks get their turn meanwhile."""

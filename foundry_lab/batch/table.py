@@ -60,14 +60,14 @@ def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
         BatchInputError: it can't be told how the columns are separated; one is missing, or there twice; a
             quote isn't closed.
     """
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    rest = lines(path, newline="")
+    head = list(itertools.islice(rest, _HEAD_LINES))
     if template is None:
         raise BatchInputError(
             f"{path.name} is a table: say how a row becomes a prompt, such as "
             'template="Summarise: {text}" (--template on the command line).'
         )
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    rest = lines(path, newline="")
-    head = list(itertools.islice(rest, _HEAD_LINES))
     skipped = 0
     if said := _EXCEL_SEPARATOR.fullmatch("".join(head[:1])):
         skipped, separators = 1, [said[1]]
