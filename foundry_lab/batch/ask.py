@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.pool import Endpoint, EndpointPool
 from foundry_lab.batch.result import Outcome, ended
@@ -42,20 +41,14 @@ class PoolAsker:
     """Asks the services of a pool, item by item.
 
     Attributes:
-        workers: how many chunks may ever be under way. chunk: items in one.
+        workers: how many chunks are taken at once. chunk: items in one.
     """
 
     chunk = 1
 
-    def __init__(self, pool: EndpointPool, policy: AdaptiveConcurrency) -> None:
+    def __init__(self, pool: EndpointPool) -> None:
         self.pool = pool
-        self._policy = policy
-        self.workers = policy.maximum * len(pool.endpoints)
-
-    @property
-    def limit(self) -> int:
-        """How many chunks may be under way now."""
-        return self._policy.limit * len(self.pool.endpoints)
+        self.workers = pool.policy.maximum * len(pool.endpoints)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items ended, in any order."""
@@ -75,12 +68,10 @@ class PoolAsker:
             finally:
                 self.pool.release(endpoint)
             if not self._is_lost(item.request.model, error):
+                self._judge(endpoint, outcome, error)
                 break
             endpoint.failed_in_a_row += 1
             self.pool.lose(endpoint, str(error), probe=endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW)
-        else:
-            return outcome  # it reached nobody
-        self._judge(endpoint, outcome, error)
         return outcome
 
     def _is_lost(self, model: str | None, error: Exception | None) -> bool:
@@ -96,10 +87,10 @@ class PoolAsker:
         if error is None and not outcome.cached:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
-            self._policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
+            self.pool.policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
         elif isinstance(error, SUSPICIOUS) and not getattr(error, "lasting", False):
             endpoint.failed_in_a_row += 1
-            self._policy.observe(outcome.latency_s or 0.0, 0, ok=False)
+            self.pool.policy.observe(outcome.latency_s or 0.0, 0, ok=False)
             if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:
                 self.pool.lose(endpoint, str(error), probe=True)
 

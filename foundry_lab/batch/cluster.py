@@ -50,7 +50,7 @@ class DaskAsker:
     The cluster is its owner's to close.
 
     Attributes:
-        workers, limit: how many chunks may be under way. chunk: items in one.
+        workers: how many chunks are taken at once. chunk: items in one.
 
     Raises:
         ConfigurationError: not a `distributed.Client`, a cluster without workers, or a client with a cache.
@@ -75,7 +75,7 @@ class DaskAsker:
         workers = len(cluster.nthreads())
         if workers == 0:
             raise ConfigurationError("The cluster has no workers yet; start some, or wait_for_workers(1).")
-        self.workers = self.limit = 2 * workers  # one chunk at work and one on its way, for each
+        self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
         model = core.settings.model if core.settings.model_is_explicit else None
         headers = without_credentials(core._headers)
@@ -92,7 +92,7 @@ class DaskAsker:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
             await done.wait()
-            outcomes: list[Outcome] = await asyncio.to_thread(future.result)
+            return await asyncio.to_thread(future.result)
         except FoundryError as error:
             raise ServiceUnavailableError(f"A worker of the cluster can't go on: {error}") from error
         except Exception as error:
@@ -101,7 +101,6 @@ class DaskAsker:
             ) from error
         finally:
             future.cancel()  # nothing if it is done; else nobody waits for it any more
-        return outcomes
 
 
 def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
@@ -121,21 +120,13 @@ async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[O
         retry=settings.retry,
     )
     models = {item.request.model for item in items if item.request is not None}
-    pool = await open_pool(core, [], models, settings.policy.maximum, settings.patience_s)
-    asker = PoolAsker(pool, settings.policy)
-    outcomes: list[Outcome] = []
-    waiting = iter(items)
-
-    async def work() -> None:
-        for item in waiting:
-            outcomes.append(await asker.ask_one(item))
-
+    pool = await open_pool(core, [], models, settings.policy, settings.patience_s)
+    asker = PoolAsker(pool)
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(settings.policy.limit):
-                group.create_task(work())
+            tasks = [group.create_task(asker.ask_one(item)) for item in items]
     except* FoundryError as errors:
         raise errors.exceptions[0] from None
     finally:
         await pool.close()
-    return outcomes
+    return [task.result() for task in tasks]

@@ -49,8 +49,7 @@ class AdaptiveConcurrency:
         self._minimum = minimum
         self._tolerance = tolerance
         self._window = window
-        self._sum = 0.0
-        self._count = 0
+        self._start_window()
         self._best: float | None = None
 
     def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
@@ -76,7 +75,8 @@ class AdaptiveConcurrency:
         self._start_window()
 
     def _start_window(self) -> None:
-        self._sum, self._count = 0.0, 0
+        self._sum = 0.0
+        self._count = 0
 
 
 def as_policy(concurrency: object) -> AdaptiveConcurrency:

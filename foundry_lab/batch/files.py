@@ -72,8 +72,7 @@ def lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
 
     Raises:
-        BatchInputError: it can't be opened, is empty, or is no text; or begins as UTF-16 and isn't that to its
-            end.
+        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
     """
     encoding = _encoding(path)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"

@@ -97,7 +97,8 @@ class ItemReader:
             if named is not None:
                 custom_id = _check_id(named)
             request = self._prompt(str(raw)) if isinstance(raw, str) else self._request(raw)
-            return BatchItem(number, custom_id, _digest(_body(request, self._model)), request)
+            body = request.call(request.model or self._model).body or b""
+            return BatchItem(number, custom_id, _digest(body), request)
         except ConfigurationError as error:
             problem = str(error)
         except RecursionError:
@@ -190,10 +191,6 @@ def _check_answerable(request: ChatRequest) -> None:
                     f"A message has a part of type {part['type']!r}, which the service leaves out without a "
                     "word; give text alone."
                 )
-
-
-def _body(request: ChatRequest, default_model: str) -> bytes:
-    return request.call(request.model or default_model).body or b""
 
 
 def _digest(data: bytes) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.calls.async_caller import AsyncCaller, Start
 from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.core import ClientCore
@@ -86,8 +87,7 @@ class Endpoint:
         try:
             found = await self.caller.health(timeout_s=self.caller.settings.timeout)
             if not found.loaded_models:
-                self.reason = " ".join(found.reasons)
-                return False
+                raise ServiceUnavailableError(" ".join(found.reasons))
             ready = await self.check(models)
             if probe:
                 await self._manage("health_check", lambda _: one_token(ready[0]))
@@ -106,7 +106,7 @@ class EndpointPool:
     Args:
         callers: one for each service, without circuit breakers: waiting is the pool's own way.
         models: names that the batch's items use, None for those that name none; a service needs them all.
-        limit: requests under way at one endpoint.
+        policy: says how many requests may be under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
 
     Attributes:
@@ -114,11 +114,15 @@ class EndpointPool:
     """
 
     def __init__(
-        self, callers: list[AsyncCaller], models: set[str | None], *, limit: int, patience_s: float
+        self,
+        callers: list[AsyncCaller],
+        models: set[str | None],
+        policy: AdaptiveConcurrency,
+        patience_s: float,
     ) -> None:
         self.endpoints = [Endpoint(caller) for caller in callers]
         self.models = models
-        self.limit = limit
+        self.policy = policy
         self.patience_s = patience_s
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
@@ -133,7 +137,7 @@ class EndpointPool:
         while True:
             working = (each for each in self.endpoints if each.is_up)
             choice = min(working, key=Endpoint.load, default=None)
-            if choice is not None and choice.busy < self.limit:
+            if choice is not None and choice.busy < self.policy.limit:
                 choice.busy += 1
                 return choice
             self._changed.clear()
@@ -200,7 +204,7 @@ async def open_pool(
     core: ClientCore,
     endpoints: Sequence[str],
     models: set[str | None],
-    limit: int,
+    policy: AdaptiveConcurrency,
     patience_s: float,
 ) -> EndpointPool:
     """Return the services of a batch; one that isn't there now is looked for while the others work.
@@ -210,7 +214,7 @@ async def open_pool(
     """
     # Without a circuit breaker: a batch waits where a call gives up.
     callers = [core.twin(endpoint, breaker=False).caller for endpoint in endpoints or (None,)]
-    pool = EndpointPool(callers, models, limit=limit, patience_s=patience_s)
+    pool = EndpointPool(callers, models, policy, patience_s)
     missing: list[Exception] = []
     try:
         for endpoint in pool.endpoints:

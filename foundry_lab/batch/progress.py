@@ -27,7 +27,6 @@ class Progress:
             from tqdm.notebook import tqdm_notebook
         ask_tqdm = show is None and not issubclass(tqdm, tqdm_notebook)  # whether there is a terminal
         self._report = report
-        self._lines = 0
         self._shown_at = 0.0
         self._bar: Any = tqdm(
             total=report.total if report.total_is_known else None,
@@ -48,8 +47,7 @@ class Progress:
                 f"{self._report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {self._report.failed} failed"
             )
             self._bar.set_postfix_str(details, refresh=False)
-        self._lines = lines
-        self._catch_up()
+        self._bar.update(self._report.skipped + lines - self._bar.n)
 
     def waiting(self, waiting: bool) -> None:
         """Show that no service works, or that one works again."""
@@ -61,8 +59,4 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._catch_up()
         self._bar.close()
-
-    def _catch_up(self) -> None:
-        self._bar.update(self._report.skipped + self._lines - self._bar.n)

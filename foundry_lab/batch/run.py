@@ -66,13 +66,13 @@ async def _open_asker(core: ClientCore, plan: Plan, stack: AsyncExitStack) -> Po
         return DaskAsker(core, choices)
     models = plan.models or {plan.reader.model}
     try:
-        pool = await open_pool(core, choices.endpoints, models, choices.policy.maximum, choices.patience_s)
+        pool = await open_pool(core, choices.endpoints, models, choices.policy, choices.patience_s)
     except ModelNotFoundError as error:
         if models - {None, plan.reader.model} and error.available:
             raise _naming_another(error) from None
         raise
     stack.push_async_callback(pool.close)
-    return PoolAsker(pool, choices.policy)
+    return PoolAsker(pool)
 
 
 def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
@@ -101,7 +101,6 @@ class Run:
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
-        self._wake = asyncio.Event()
         self._asking = self._used_up = False
 
     async def work(self) -> None:
@@ -114,7 +113,7 @@ class Run:
         output, report = self._output, self._report
         report.start()
         syncing = asyncio.create_task(output.keep_synced(self._progress.durable))
-        workers = [asyncio.create_task(self._worker(number)) for number in range(self._asker.workers)]
+        workers = [asyncio.create_task(self._worker()) for _ in range(self._asker.workers)]
         everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,19 +136,14 @@ class Run:
             report.end()
             self._progress.close()
 
-    async def _worker(self, number: int) -> None:
+    async def _worker(self) -> None:
         while not self._used_up:
-            if number >= self._asker.limit:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
             items: list[BatchItem] = []
             while len(items) < self._asker.chunk and (item := await self._next()) is not None:
                 items.append(item)
             for outcome in await self._asker.ask(items) if items else ():
                 self._output.write(outcome.custom_id, outcome.fingerprint, not outcome.ok, outcome.line)
                 self._report.add(outcome)
-            self._wake.set()
 
     async def _next(self) -> BatchItem | None:
         """Return the next item to do, None at the end of the input.

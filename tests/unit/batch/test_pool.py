@@ -252,6 +252,18 @@ async def test_an_adaptive_batch_follows_its_policy(stubs: list[StubService]) ->
         assert policy.limit == 1
 
 
+async def test_an_adaptive_batch_keeps_to_the_limit_of_the_moment_at_each_service(
+    stubs: list[StubService],
+) -> None:
+    for stub in stubs[:2]:
+        stub.on("POST", CHAT, chat(delay_s=0.05))
+    policy = AdaptiveConcurrency(2, maximum=8, window=1000)  # it decides nothing before the end
+    async with FoundryAPIClient(NOWHERE) as client:
+        report = await client.complete_batch(PROMPTS, endpoints=urls(stubs[:2]), concurrency=policy)
+    assert report.done == 90
+    assert [stub.most_at_once for stub in stubs[:2]] == [2, 2]
+
+
 async def test_what_never_reached_the_service_teaches_the_policy_nothing(stubs: list[StubService]) -> None:
     class Spy(AdaptiveConcurrency):
         seen = 0
