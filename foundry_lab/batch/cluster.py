@@ -22,7 +22,7 @@ from foundry_lab.batch.ask import PoolAsker
 from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Choices
-from foundry_lab.batch.pool import open_pool
+from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.result import Outcome
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.config import Settings
@@ -120,9 +120,10 @@ async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[O
         retry=settings.retry,
     )
     models = {item.request.model for item in items if item.request is not None}
-    pool = await open_pool(core, [], models, settings.policy, settings.patience_s)
+    pool = EndpointPool(core, [], models, settings.policy, settings.patience_s)
     asker = PoolAsker(pool)
     try:
+        await pool.open()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(asker.ask_one(item)) for item in items]
     except* FoundryError as errors:

@@ -158,10 +158,8 @@ class ItemReader:
         if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
             raise ConfigurationError("body.messages isn't a list of messages.")
         model = fields.pop("model", None)
-        options: dict[str, Any] = {
-            "messages": messages,
-            "extra_body": {**self._options.get("extra_body", {}), **fields},
-        }
+        extra = {**self._options.get("extra_body", {}), **fields}
+        options: dict[str, Any] = {"messages": messages, "extra_body": extra}
         if model is not None:
             if not isinstance(model, str) or not model:
                 raise ConfigurationError(

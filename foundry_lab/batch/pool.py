@@ -101,10 +101,11 @@ class Endpoint:
 
 
 class EndpointPool:
-    """Chooses endpoints.
+    """Chooses endpoints, once it is open; to be closed whether or not that succeeds.
 
     Args:
-        callers: one for each service, without circuit breakers: waiting is the pool's own way.
+        core: the client whose settings, headers and policies all of them have.
+        endpoints: addresses; none for the client's own.
         models: names that the batch's items use, None for those that name none; a service needs them all.
         policy: says how many requests may be under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
@@ -115,18 +116,37 @@ class EndpointPool:
 
     def __init__(
         self,
-        callers: list[AsyncCaller],
+        core: ClientCore,
+        endpoints: Sequence[str],
         models: set[str | None],
         policy: AdaptiveConcurrency,
         patience_s: float,
     ) -> None:
-        self.endpoints = [Endpoint(caller) for caller in callers]
+        # Without a circuit breaker: a batch waits where a call gives up.
+        twins = [core.twin(endpoint, breaker=False) for endpoint in endpoints or (None,)]
+        self.endpoints = [Endpoint(twin.caller) for twin in twins]
         self.models = models
         self.policy = policy
         self.patience_s = patience_s
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
         self._give_up_at: float | None = None  # by the loop's clock, while no endpoint works
+
+    async def open(self) -> None:
+        """Look at the services. One that isn't there now is looked for while the others work.
+
+        Raises:
+            FoundryError: none is there, or one doesn't have a model that the batch names.
+        """
+        missing: list[Exception] = []
+        for endpoint in self.endpoints:
+            try:
+                await endpoint.check(self.models)
+            except (ServiceUnavailableError, RequestTimeoutError) as error:
+                missing.append(error)
+                self.lose(endpoint, str(error))
+        if len(missing) == len(self.endpoints):
+            raise missing[0]
 
     async def acquire(self) -> Endpoint:
         """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
@@ -145,7 +165,10 @@ class EndpointPool:
                 async with asyncio.timeout_at(self._give_up_at):
                     await self._changed.wait()
             except TimeoutError:
-                raise self._gone() from None
+                reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
+                raise ServiceUnavailableError(
+                    f"No service worked for {self.patience_s:g} s ({reasons})"
+                ) from None
 
     def release(self, endpoint: Endpoint) -> None:
         """Give an endpoint back."""
@@ -194,38 +217,3 @@ class EndpointPool:
             self.on_wait(False)
         _log.warning("%s works again", endpoint.url)
         self._changed.set()
-
-    def _gone(self) -> ServiceUnavailableError:
-        reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
-        return ServiceUnavailableError(f"No service worked for {self.patience_s:g} s ({reasons})")
-
-
-async def open_pool(
-    core: ClientCore,
-    endpoints: Sequence[str],
-    models: set[str | None],
-    policy: AdaptiveConcurrency,
-    patience_s: float,
-) -> EndpointPool:
-    """Return the services of a batch; one that isn't there now is looked for while the others work.
-
-    Raises:
-        FoundryError: none is there, or one doesn't have a model that the batch names.
-    """
-    # Without a circuit breaker: a batch waits where a call gives up.
-    callers = [core.twin(endpoint, breaker=False).caller for endpoint in endpoints or (None,)]
-    pool = EndpointPool(callers, models, policy, patience_s)
-    missing: list[Exception] = []
-    try:
-        for endpoint in pool.endpoints:
-            try:
-                await endpoint.check(models)
-            except (ServiceUnavailableError, RequestTimeoutError) as error:
-                missing.append(error)
-                pool.lose(endpoint, str(error))
-        if len(missing) == len(callers):
-            raise missing[0]
-    except BaseException:
-        await pool.close()
-        raise
-    return pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SAMPLES = 8192
-RECENT = 256
 
 
 class BatchStoppedError(FoundryError):
@@ -78,7 +77,6 @@ class BatchReport:
         self.failures: Counter[str] = Counter()
         self.wall_s = 0.0
         self.samples: list[Sample] = []
-        self.recent: deque[float] = deque(maxlen=RECENT)
         self._stride = 1
         self._started = time.perf_counter()
 
@@ -96,8 +94,6 @@ class BatchReport:
         self.cached += outcome.cached
         self.prompt_tokens += outcome.usage.prompt_tokens
         self.completion_tokens += outcome.usage.completion_tokens
-        if outcome.latency_s is not None:
-            self.recent.append(outcome.latency_s)
         self.wall_s = time.perf_counter() - self._started
         if (self.done + self.failed - 1) % self._stride == 0:
             if len(self.samples) == MAX_SAMPLES:  # keep every second one, and from now on as seldom

@@ -126,9 +126,8 @@ class ResultsFile(BatchOutput):
         with self._real.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    if not (
-                        line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
-                    ):
+                    begun = line.startswith(_LINE_START) or _LINE_START.startswith(line)
+                    if not begun and line.strip(b"\0"):
                         raise self._foreign(number, "it doesn't end as a line does")
                     self._file.truncate(start)
                     break

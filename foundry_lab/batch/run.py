@@ -14,7 +14,7 @@ from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.plan import Plan
-from foundry_lab.batch.pool import open_pool
+from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.progress import Progress
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
 from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
@@ -65,13 +65,14 @@ async def _open_asker(core: ClientCore, plan: Plan, stack: AsyncExitStack) -> Po
 
         return DaskAsker(core, choices)
     models = plan.models or {plan.reader.model}
+    pool = EndpointPool(core, choices.endpoints, models, choices.policy, choices.patience_s)
+    stack.push_async_callback(pool.close)
     try:
-        pool = await open_pool(core, choices.endpoints, models, choices.policy, choices.patience_s)
+        await pool.open()
     except ModelNotFoundError as error:
         if models - {None, plan.reader.model} and error.available:
             raise _naming_another(error) from None
         raise
-    stack.push_async_callback(pool.close)
     return PoolAsker(pool)
 
 
@@ -101,7 +102,7 @@ class Run:
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
-        self._asking = self._used_up = False
+        self._asking = False
 
     async def work(self) -> None:
         """Have workers ask until the input is used up.
@@ -137,31 +138,29 @@ class Run:
             self._progress.close()
 
     async def _worker(self) -> None:
-        while not self._used_up:
-            items: list[BatchItem] = []
-            while len(items) < self._asker.chunk and (item := await self._next()) is not None:
-                items.append(item)
-            for outcome in await self._asker.ask(items) if items else ():
+        while items := await self._take():
+            for outcome in await self._asker.ask(items):
                 self._output.write(outcome.custom_id, outcome.fingerprint, not outcome.ok, outcome.line)
                 self._report.add(outcome)
 
-    async def _next(self) -> BatchItem | None:
-        """Return the next item to do, None at the end of the input.
+    async def _take(self) -> list[BatchItem]:
+        """Return the next items to do, a chunk at most; none at the end of the input.
 
-        Items are taken one at a time and only for a worker that is free: an iterator is never read ahead,
-        so what a crash loses of it is what was in flight.
+        Items are taken only for a worker that is free: an iterator is never read ahead, so what a crash loses
+        of it is what was in hand.
         """
         while not self._free.is_set():  # an async generator can't be asked twice at once
             # No asyncio.Lock: once somebody waits for one, it hands itself on in turns of the loop for ever.
             await self._free.wait()
         self._free.clear()
+        items: list[BatchItem] = []
         try:
-            item = await anext(self._items, None)
+            while len(items) < self._asker.chunk and (item := await anext(self._items, None)) is not None:
+                items.append(item)
         finally:
             self._free.set()
-        self._used_up = item is None
-        self._asking = self._asking or item is not None
-        return item
+        self._asking = self._asking or bool(items)
+        return items
 
     def _saved(self) -> str:
         """Say what is saved and how to go on."""

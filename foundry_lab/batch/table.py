@@ -7,7 +7,7 @@ import csv
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
         raise BatchInputError(
             f"The template wants {{{name}}}, but the data frame has the columns: {', '.join(names)}."
         )
-    rows: Iterable[Sequence[Any]]
     # Pandas has `itertuples` alone, polars `iter_rows` alone.
     rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
     for number, cells in enumerate(rows, 1):
