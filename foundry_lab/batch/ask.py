@@ -22,7 +22,7 @@ from foundry_lab.errors import (
     StreamInterruptedError,
 )
 from foundry_lab.metrics import Record
-from foundry_lab.policies.retry import Deadline
+from foundry_lab.policies.retry import Deadline, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Usage
 
@@ -78,9 +78,7 @@ class PoolAsker:
         """Say whether it is the service that went away, or lost a model that it had at the start."""
         if isinstance(error, ModelNotFoundError):
             return model in self.pool.models
-        if isinstance(error, RequestTimeoutError):
-            return error.phase == "connect"
-        return isinstance(error, LOST)
+        return isinstance(error, LOST) or (error is not None and is_connect_timeout(error))
 
     def _judge(self, endpoint: Endpoint, outcome: Outcome, error: Exception | None) -> None:
         """Tell a service that is broken from items that are. An answer from the cache says nothing of it."""

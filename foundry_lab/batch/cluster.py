@@ -114,11 +114,8 @@ def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]
 
 
 async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
-    core = ClientCore(
-        settings=Settings().replace(model=settings.model),
-        headers=settings.headers,
-        retry=settings.retry,
-    )
+    own = Settings().replace(model=settings.model)
+    core = ClientCore(settings=own, headers=settings.headers, retry=settings.retry)
     models = {item.request.model for item in items if item.request is not None}
     pool = EndpointPool(core, [], models, settings.policy, settings.patience_s)
     asker = PoolAsker(pool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from foundry_lab.batch.index import Index
@@ -35,7 +34,7 @@ class Plan:
         self.models: set[str | None] = set()
         self._source = Source(items, self.reader, self.choices.template)
         output, source = self.choices.output, self._source.path
-        if output is not None and source is not None and _same(output, source):
+        if output and source and output.exists() and source.exists() and output.samefile(source):
             raise BatchInputError(f"{output} is the input; choose another file for the output.")
         self._index = Index()
 
@@ -151,7 +150,3 @@ def _of_another_batch(output: BatchOutput, why: str) -> BatchOutputError:
         f"{output.path} holds {output.found} results of another batch: {why}. Choose another output or "
         "delete that file. Items with a custom_id of their own may change: they run again under its name."
     )
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)

@@ -16,8 +16,7 @@ from typing import Any
 from foundry_lab._ground.files import as_path
 from foundry_lab.batch.files import ENDINGS, Raw, json_lines, path_of, text_lines
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
-from foundry_lab.batch.table import csv_rows, frame_rows, is_frame
-from foundry_lab.batch.template import Template
+from foundry_lab.batch.table import Template, csv_rows, frame_rows, is_frame
 from foundry_lab.errors import ConfigurationError
 
 BREATHE_EVERY = 256

@@ -14,7 +14,7 @@ from stub_server import CHAT, StubService
 from foundry_lab import Settings, SyncFoundryAPIClient
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.source import Source
-from foundry_lab.batch.template import Template
+from foundry_lab.batch.table import Template
 from foundry_lab.errors import ConfigurationError
 
 
