@@ -20,7 +20,8 @@ class AdaptiveConcurrency:
     slower for good.
 
     Args:
-        start, minimum, maximum: limits in requests.
+        start, minimum, maximum: limits in requests at each service. An iterator is asked for up to `maximum`
+            items, of which those above the limit of the moment wait.
         tolerance: how much slower than the best is still fine.
         window: requests between two decisions.
 

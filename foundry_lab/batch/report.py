@@ -48,7 +48,7 @@ class BatchReport:
     """The summary of one run; `print(report)` shows it, `plots.batch.batch_figure` draws it.
 
     A copy of it, or a pickle, has the counts, and reads results as text, from a named output only. Without a
-    named output it keeps a temporary file open for as long as it lives.
+    named output it keeps temporary files for as long as it lives.
 
     Attributes:
         output: the file with the results; None where none was named.
