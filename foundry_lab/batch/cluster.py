@@ -119,12 +119,13 @@ async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[O
     models = {item.request.model for item in items if item.request is not None}
     pool = EndpointPool(core, [], models, settings.policy, settings.patience_s)
     asker = PoolAsker(pool)
+    tasks: list[asyncio.Task[Outcome]] = []
     try:
         await pool.open()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(asker.ask_one(item)) for item in items]
-    except* FoundryError as errors:
-        raise errors.exceptions[0] from None
+        tasks += [asyncio.create_task(asker.ask_one(item)) for item in items]
+        return await asyncio.gather(*tasks)  # a TaskGroup's error holds itself, which Dask can't pickle
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await pool.close()
-    return [task.result() for task in tasks]

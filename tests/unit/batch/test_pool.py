@@ -337,6 +337,13 @@ async def test_a_worker_without_a_service_stops_the_batch(cluster: Any, stubs: l
             await client.complete_batch(PROMPTS, cluster=cluster)
 
 
+async def test_a_worker_whose_service_breaks_stops_the_batch(cluster: Any, stubs: list[StubService]) -> None:
+    stubs[0].on("POST", CHAT, error(500, "broken", "server_error"))
+    async with FoundryAPIClient(NOWHERE, retry=QUICK) as client:
+        with pytest.raises(BatchStoppedError, match=r"worker .* can't go on: No service worked"):
+            await client.complete_batch(PROMPTS, cluster=cluster, wait_for_service=0.5)
+
+
 async def test_clusters_that_cannot_be_used_are_refused(cluster: Any) -> None:
     async with FoundryAPIClient(NOWHERE, cache=True) as client:
         with pytest.raises(ConfigurationError, match="response cache"):
