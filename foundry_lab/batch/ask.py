@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
 
-from foundry_lab.batch.concurrency import Policy
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.pool import Endpoint, EndpointPool
-from foundry_lab.batch.result import Outcome, write_line
+from foundry_lab.batch.result import Outcome, ended
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.errors import (
     AuthenticationError,
@@ -24,7 +21,9 @@ from foundry_lab.errors import (
     ServiceUnavailableError,
     StreamInterruptedError,
 )
-from foundry_lab.protocol import Reply
+from foundry_lab.metrics import Record
+from foundry_lab.policies.retry import Deadline, is_connect_timeout
+from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Usage
 
 MAX_LOSSES = 3
@@ -38,49 +37,27 @@ LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
 SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)
 
 
-class Asker:
-    """What a batch has its items answered by.
+class PoolAsker:
+    """Asks the services of a pool, item by item.
 
     Attributes:
-        workers: how many chunks may be under way. chunk: items in one.
+        workers: how many chunks are taken at once. chunk: items in one.
     """
 
-    workers: int
     chunk = 1
+
+    def __init__(self, pool: EndpointPool) -> None:
+        self.pool = pool
+        self.workers = pool.policy.maximum * len(pool.endpoints)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items ended, in any order."""
-        raise NotImplementedError
-
-    def allows(self, worker: int) -> bool:
-        """Return whether this worker may take more items now."""
-        return True
-
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        """Have it called when no service works, and when one works again; by default nobody knows."""
-
-    async def close(self) -> None:
-        """Let go of connections; by default there are none."""
-
-
-class PoolAsker(Asker):
-    """Asks the services of a pool, item by item."""
-
-    def __init__(self, pool: EndpointPool, policy: Policy) -> None:
-        self.pool = pool
-        self._policy = policy
-        self.workers = policy.maximum * len(pool.endpoints)
-
-    def allows(self, worker: int) -> bool:
-        return worker < self._policy.limit * len(self.pool.endpoints)
-
-    async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         return [await self.ask_one(item) for item in items]
 
     async def ask_one(self, item: BatchItem) -> Outcome:
         """Return how one item ended; asked again while it is the service that goes away."""
         if item.request is None:
-            return failed(item)
+            return ended(item, None, ConfigurationError(item.problem), None)
         for _ in range(MAX_LOSSES):
             started = time.perf_counter()
             endpoint = await self.pool.acquire()
@@ -91,37 +68,27 @@ class PoolAsker(Asker):
             finally:
                 self.pool.release(endpoint)
             if not self._is_lost(item.request.model, error):
+                self._judge(endpoint, outcome, error)
                 break
             endpoint.failed_in_a_row += 1
             self.pool.lose(endpoint, str(error), probe=endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW)
-        else:
-            return outcome  # it reached nobody
-        self._judge(endpoint, outcome, error)
         return outcome
-
-    def on_wait(self, callback: Callable[[bool], None]) -> None:
-        self.pool.on_wait = callback
-
-    async def close(self) -> None:
-        await self.pool.close()
 
     def _is_lost(self, model: str | None, error: Exception | None) -> bool:
         """Say whether it is the service that went away, or lost a model that it had at the start."""
         if isinstance(error, ModelNotFoundError):
             return model in self.pool.models
-        if isinstance(error, RequestTimeoutError):
-            return error.phase == "connect"
-        return isinstance(error, LOST)
+        return isinstance(error, LOST) or (error is not None and is_connect_timeout(error))
 
     def _judge(self, endpoint: Endpoint, outcome: Outcome, error: Exception | None) -> None:
         """Tell a service that is broken from items that are. An answer from the cache says nothing of it."""
         if error is None and not outcome.cached:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
-            self._policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
+            self.pool.policy.observe(outcome.latency_s or 0.0, outcome.usage.completion_tokens, ok=True)
         elif isinstance(error, SUSPICIOUS) and not getattr(error, "lasting", False):
             endpoint.failed_in_a_row += 1
-            self._policy.observe(outcome.latency_s or 0.0, 0, ok=False)
+            self.pool.policy.observe(outcome.latency_s or 0.0, 0, ok=False)
             if endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW:
                 self.pool.lose(endpoint, str(error), probe=True)
 
@@ -130,30 +97,28 @@ async def _ask_once(
     endpoint: Endpoint, item: BatchItem, request: ChatRequest
 ) -> tuple[Outcome, Exception | None]:
     """Ask one endpoint, with the client's own retries and the item's deadline."""
-    replies: deque[Reply] = deque(maxlen=1)
+    replies: list[Reply] = []  # that the model made; more than one where it had to be asked for a shape again
+
+    async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
+        reply = await endpoint.caller.send(call, deadline, record)
+        if call.generates:
+            replies.append(reply)
+        return reply
+
     started = time.perf_counter()
     try:
-        completion = await endpoint.complete(request, replies.append)
+        completion = await endpoint.caller.perform(request, send)
     except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
         said_something = not isinstance(error, FoundryError) or hasattr(error, "text")  # but in another shape
-        last = replies[0] if replies and said_something else None
-        line, code = write_line(item.custom_id, item.fingerprint, last, error)
-        return Outcome(item.custom_id, item.fingerprint, line, code, time.perf_counter() - started), error
-    line, code = write_line(item.custom_id, item.fingerprint, replies[0], None)
-    outcome = Outcome(
-        item.custom_id,
-        item.fingerprint,
-        line,
-        code,
+        last = replies[-1] if replies and said_something else None
+        return ended(item, last, error, time.perf_counter() - started), error
+    outcome = ended(
+        item,
+        replies[-1],
+        None,
         completion.latency_s,
         usage=Usage() if completion.cached or completion.usage is None else completion.usage,
         cached=completion.cached,
         retries=max(0, completion.attempts - 1),
     )
     return outcome, None
-
-
-def failed(item: BatchItem) -> Outcome:
-    """Return the outcome of an item that wasn't sent, as it has no request."""
-    line, code = write_line(item.custom_id, item.fingerprint, None, ConfigurationError(item.problem))
-    return Outcome(item.custom_id, item.fingerprint, line, code, None)

@@ -17,11 +17,12 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab.batch.ask import Asker, PoolAsker, failed
-from foundry_lab.batch.concurrency import Policy
+from foundry_lab._ground.checks import check_count
+from foundry_lab.batch.ask import PoolAsker
+from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Choices
-from foundry_lab.batch.pool import open_pool
+from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.result import Outcome
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.config import Settings
@@ -39,14 +40,17 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     model: str | None
     headers: dict[str, str]
     retry: RetryPolicy
-    policy: Policy
+    policy: AdaptiveConcurrency
     patience_s: float
 
 
-class DaskAsker(Asker):
+class DaskAsker:
     """Has chunks of a batch asked by the workers of a cluster, whose own limits hold there.
 
     The cluster is its owner's to close.
+
+    Attributes:
+        workers: how many chunks are taken at once. chunk: items in one.
 
     Raises:
         ConfigurationError: not a `distributed.Client`, a cluster without workers, or a client with a cache.
@@ -54,7 +58,6 @@ class DaskAsker(Asker):
 
     def __init__(self, core: ClientCore, choices: Choices) -> None:
         cluster: Any = choices.cluster
-        chunk_size = choices.chunk_size
         if choices.endpoints:
             raise ConfigurationError(
                 "Give endpoints or cluster, not both: a cluster's workers use their own endpoints."
@@ -64,8 +67,7 @@ class DaskAsker(Asker):
                 f"cluster={cluster!r} is no distributed.Client in its plain form; make one with "
                 "distributed.Client(address)."
             )
-        if type(chunk_size) is not int or chunk_size < 1:
-            raise ConfigurationError(f"chunk_size={chunk_size!r} must be a whole number from 1.")
+        self.chunk = check_count(choices.chunk_size, "chunk_size")
         if core.cache is not None:
             raise ConfigurationError(
                 "A cluster's workers don't share this client's response cache; use a client without one."
@@ -73,7 +75,6 @@ class DaskAsker(Asker):
         workers = len(cluster.nthreads())
         if workers == 0:
             raise ConfigurationError("The cluster has no workers yet; start some, or wait_for_workers(1).")
-        self.chunk = chunk_size
         self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
         model = core.settings.model if core.settings.model_is_explicit else None
@@ -86,16 +87,12 @@ class DaskAsker(Asker):
         Raises:
             ServiceUnavailableError: the cluster couldn't run it, or a worker has no service.
         """
-        outcomes = [failed(item) for item in items if item.request is None]
-        good = [item for item in items if item.request is not None]
-        if not good:
-            return outcomes
-        future = self._cluster.submit(ask_chunk, self._settings, good, pure=False)
+        future = self._cluster.submit(ask_chunk, self._settings, items, pure=False)
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
             await done.wait()
-            outcomes += await asyncio.to_thread(future.result)
+            return await asyncio.to_thread(future.result)
         except FoundryError as error:
             raise ServiceUnavailableError(f"A worker of the cluster can't go on: {error}") from error
         except Exception as error:
@@ -104,7 +101,6 @@ class DaskAsker(Asker):
             ) from error
         finally:
             future.cancel()  # nothing if it is done; else nobody waits for it any more
-        return outcomes
 
 
 def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
@@ -118,28 +114,18 @@ def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]
 
 
 async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
-    core = ClientCore(
-        settings=Settings().replace(model=settings.model),
-        headers=settings.headers,
-        retry=settings.retry,
-        breaker=False,
-    )
+    own = Settings().replace(model=settings.model)
+    core = ClientCore(settings=own, headers=settings.headers, retry=settings.retry)
     models = {item.request.model for item in items if item.request is not None}
-    pool = await open_pool(core, [], models, settings.policy.maximum, settings.patience_s)
-    asker = PoolAsker(pool, settings.policy)
-    outcomes: list[Outcome] = []
-    waiting = iter(items)
-
-    async def work() -> None:
-        for item in waiting:
-            outcomes.append(await asker.ask_one(item))
-
+    pool = EndpointPool(core, [], models, settings.policy, settings.patience_s)
+    asker = PoolAsker(pool)
+    tasks: list[asyncio.Task[Outcome]] = []
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(settings.policy.limit):
-                group.create_task(work())
-    except* FoundryError as errors:
-        raise errors.exceptions[0] from None
+        await pool.open()
+        tasks += [asyncio.create_task(asker.ask_one(item)) for item in items]
+        return await asyncio.gather(*tasks)  # a TaskGroup's error holds itself, which Dask can't pickle
     finally:
-        await asker.close()
-    return outcomes
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await pool.close()

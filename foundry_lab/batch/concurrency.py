@@ -1,4 +1,4 @@
-"""How many requests of a batch are under way at once: a fixed number, or one that feels its way."""
+"""How many requests of a batch are under way at once: a number that feels its way, or is held."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ DEFAULT_CONCURRENCY = 2
 MAX_CONCURRENCY = 1024
 
 
-class FixedConcurrency:
-    """Always the same limit."""
-
-    def __init__(self, limit: int = DEFAULT_CONCURRENCY) -> None:
-        if not is_whole(limit) or not 1 <= limit <= MAX_CONCURRENCY:
-            raise ConfigurationError(
-                f'concurrency={limit!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
-            )
-        self.limit = self.maximum = int(limit)
-
-    def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
-        """Take in one finished request, which changes nothing."""
-
-
 class AdaptiveConcurrency:
     """Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain, 1989), on latency.
 
@@ -34,7 +20,8 @@ class AdaptiveConcurrency:
     slower for good.
 
     Args:
-        start, minimum, maximum: limits in requests.
+        start, minimum, maximum: limits in requests at each service. An iterator is asked for up to `maximum`
+            items, of which those above the limit of the moment wait.
         tolerance: how much slower than the best is still fine.
         window: requests between two decisions.
 
@@ -63,8 +50,7 @@ class AdaptiveConcurrency:
         self._minimum = minimum
         self._tolerance = tolerance
         self._window = window
-        self._sum = 0.0
-        self._count = 0
+        self._start_window()
         self._best: float | None = None
 
     def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
@@ -90,16 +76,23 @@ class AdaptiveConcurrency:
         self._start_window()
 
     def _start_window(self) -> None:
-        self._sum, self._count = 0.0, 0
+        self._sum = 0.0
+        self._count = 0
 
 
-Policy = FixedConcurrency | AdaptiveConcurrency
+def as_policy(concurrency: object) -> AdaptiveConcurrency:
+    """Return what a `concurrency` argument means: a number, "adaptive", or a policy.
 
-
-def as_policy(concurrency: object) -> Policy:
-    """Return what a `concurrency` argument means: a number, "adaptive", or a policy."""
-    if isinstance(concurrency, AdaptiveConcurrency | FixedConcurrency):
+    Raises:
+        ConfigurationError: none of these.
+    """
+    if isinstance(concurrency, AdaptiveConcurrency):
         return concurrency
     if concurrency == "adaptive":
         return AdaptiveConcurrency()
-    return FixedConcurrency(concurrency)  # type: ignore[arg-type]
+    if not is_whole(concurrency) or not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise ConfigurationError(
+            f'concurrency={concurrency!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
+        )
+    fixed = int(concurrency)
+    return AdaptiveConcurrency(fixed, minimum=fixed, maximum=fixed)  # it has nowhere to go

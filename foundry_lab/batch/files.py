@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.template import Template
 from foundry_lab.errors import ConfigurationError
 
 Raw = tuple[str, object]
@@ -48,8 +47,8 @@ def path_of(file: io.IOBase) -> Path:
     )
 
 
-def check_readable(path: Path) -> None:
-    """Raise BatchInputError for a file that can't be opened, is empty, or holds no text."""
+def _encoding(path: Path) -> str:
+    """Return how a file's text is encoded. Raises BatchInputError if it isn't there, is empty, or no text."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -60,21 +59,22 @@ def check_readable(path: Path) -> None:
         ) from None
     if not head:
         raise BatchInputError(f"The input {str(path)!r} is empty; give at least one item.")
-    if b"\0" in head and not _encoding(head).startswith(("utf-16", "utf-32")):
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    if b"\0" in head and not encoding.startswith(("utf-16", "utf-32")):
         raise BatchInputError(
             f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
             "and Excel's own files do. Save it as UTF-8 text."
         )
+    return encoding
 
 
 def lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
 
     Raises:
-        BatchInputError: what begins as UTF-16 isn't that to its end.
+        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
     """
-    with path.open("rb") as file:
-        encoding = _encoding(file.read(_HEAD_BYTES))
+    encoding = _encoding(path)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     with path.open(encoding=encoding, errors=errors, newline=newline) as text:
         try:
@@ -102,34 +102,21 @@ def bad_byte(text: str) -> tuple[int, str] | None:
     return None
 
 
-def json_lines(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield the items of a JSONL file; a template is filled from each line's fields."""
-    decode = msgspec.json.Decoder().decode
+def text_lines(path: Path) -> Iterator[Raw]:
+    """Yield each line of a text as an item, but for empty ones."""
     for number, line in enumerate(lines(path), 1):
-        if not (line := line.strip()):
-            continue
-        raw: object
-        if found := bad_byte(line):
-            raw = ConfigurationError(found[1])
-        else:
+        if line := line.strip():
+            found = bad_byte(line)
+            yield f"line {number}", ConfigurationError(found[1]) if found else line
+
+
+def json_lines(path: Path) -> Iterator[Raw]:
+    """Yield the items of a JSONL file."""
+    decode = msgspec.json.Decoder().decode
+    for place, raw in text_lines(path):
+        if isinstance(raw, str):
             try:
-                raw = decode(line)
-                raw = template.item(raw) if template is not None else raw
+                raw = decode(raw)
             except (msgspec.DecodeError, RecursionError) as error:
                 raw = ConfigurationError(f"It is no JSON: {error}.")
-        yield f"line {number}", raw
-
-
-def text_lines(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield each line of a text as an item; a template is filled with it as {text}."""
-    for number, line in enumerate(lines(path), 1):
-        if not (line := line.strip()):
-            continue
-        if found := bad_byte(line):
-            yield f"line {number}", ConfigurationError(found[1])
-        else:
-            yield f"line {number}", template.item(line) if template is not None else line
-
-
-def _encoding(head: bytes) -> str:
-    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
+        yield place, raw

@@ -36,7 +36,7 @@ class Index:
         added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
         if added.rowcount == 1:
             return number
-        return int(self._row("SELECT number FROM item WHERE custom_id = ?", custom_id)[0])
+        return self._number("SELECT number FROM item WHERE custom_id = ?", custom_id)
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
         """Take note of a result line, which replaces an earlier one of the same name."""
@@ -55,18 +55,18 @@ class Index:
 
     def line_of(self, custom_id: str) -> tuple[str, bool] | None:
         """Return fingerprint and failed of the result of that name, None without one."""
-        row = self._db.execute(
+        row: tuple[str, bool] | None = self._db.execute(
             "SELECT fingerprint, failed FROM line WHERE custom_id = ?", (custom_id,)
         ).fetchone()
-        return (row[0], bool(row[1])) if row else None
+        return row
 
     def count_lines(self) -> int:
         """Return how many different custom_ids have a result."""
-        return int(self._row("SELECT count(*) FROM line")[0])
+        return self._number("SELECT count(*) FROM line")
 
     def count_old(self) -> int:
         """Return how many lines were replaced by the answer to another request, or are damaged."""
-        return int(self._row("SELECT count(*) FROM old")[0])
+        return self._number("SELECT count(*) FROM old")
 
     def old_places(self) -> Iterator[tuple[int, int]]:
         """Return start and length of those lines, in the order of the file."""
@@ -83,6 +83,5 @@ class Index:
         """Drop it all."""
         self._db.close()
 
-    def _row(self, query: str, *values: str) -> tuple[int, ...]:
-        row: tuple[int, ...] = self._db.execute(query, values).fetchone()
-        return row
+    def _number(self, query: str, *values: str) -> int:
+        return int(self._db.execute(query, values).fetchone()[0])

@@ -41,7 +41,8 @@ class BatchItem(msgspec.Struct, frozen=True):
     Attributes:
         number: its place in the input, from 1.
         custom_id: its name in the output; "item-000001" where the input names none.
-        fingerprint: of everything that is sent, so that a changed request can be told from a finished one.
+        fingerprint: of everything that is sent, so that a changed request can be told from a finished one;
+            of the problem, where nothing is.
         request: None where the input can't be used; `problem` says why.
     """
 
@@ -81,22 +82,29 @@ class ItemReader:
         self.shape, self.model = self._plain.shape, self._plain.model
 
     def read(self, number: int, raw: object) -> BatchItem:
-        """Return the item; one that can't be used has a `problem` instead of a request. Never raises."""
+        """Return the item; one that can't be used has a `problem` instead of a request. Never raises.
+
+        Args:
+            raw: the item, or the ConfigurationError that stands for one which couldn't even be read.
+        """
         custom_id = automatic_id(number)
         if isinstance(raw, str) and raw.startswith("{"):
             raw = _batch_line_in(raw) or raw
         try:
+            if isinstance(raw, ConfigurationError):
+                raise raw
             named = raw.get("custom_id") if isinstance(raw, Mapping) else None
             if named is not None:
                 custom_id = _check_id(named)
             request = self._prompt(str(raw)) if isinstance(raw, str) else self._request(raw)
-            return BatchItem(number, custom_id, _digest(_body(request, self._model)), request)
+            body = request.call(request.model or self._model).body or b""
+            return BatchItem(number, custom_id, _digest(body), request)
         except ConfigurationError as error:
-            fingerprint = _digest(repr(raw).encode("utf-8", "backslashreplace"))
-            return BatchItem(number, custom_id, fingerprint, None, str(error))
+            problem = str(error)
         except RecursionError:
-            fingerprint = _digest(custom_id.encode())
-            return BatchItem(number, custom_id, fingerprint, None, "It is nested too deeply; flatten it.")
+            problem = "It is nested too deeply; flatten it."
+        fingerprint = _digest(problem.encode("utf-8", "backslashreplace"))
+        return BatchItem(number, custom_id, fingerprint, None, problem)
 
     def _prompt(self, text: str) -> ChatRequest:
         system, user = self._plain.messages[:-1], {"role": "user", "content": text}
@@ -150,10 +158,8 @@ class ItemReader:
         if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
             raise ConfigurationError("body.messages isn't a list of messages.")
         model = fields.pop("model", None)
-        options: dict[str, Any] = {
-            "messages": messages,
-            "extra_body": {**self._options.get("extra_body", {}), **fields},
-        }
+        extra = {**self._options.get("extra_body", {}), **fields}
+        options: dict[str, Any] = {"messages": messages, "extra_body": extra}
         if model is not None:
             if not isinstance(model, str) or not model:
                 raise ConfigurationError(
@@ -183,10 +189,6 @@ def _check_answerable(request: ChatRequest) -> None:
                     f"A message has a part of type {part['type']!r}, which the service leaves out without a "
                     "word; give text alone."
                 )
-
-
-def _body(request: ChatRequest, default_model: str) -> bytes:
-    return request.call(request.model or default_model).body or b""
 
 
 def _digest(data: bytes) -> str:

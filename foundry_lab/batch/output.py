@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import errno
 import os
-from abc import ABC, abstractmethod
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from foundry_lab._ground.files import force_to_disk
 from foundry_lab.batch.index import Index
@@ -27,19 +28,17 @@ class BatchOutputError(FoundryError):
     """The output of a batch can't be used or written. What was written stays, and stays valid."""
 
 
-class BatchOutput(ABC):
-    """An output that is open for writing until `close`; `ResultsFile` and `ScratchOutput` are the two kinds.
+class BatchOutput:
+    """Results in an open file, written until `close`: a nameless file here, a named one in `ResultsFile`.
 
     Args:
-        file: unbuffered, and positioned where the next line goes.
+        file: unbuffered, and positioned where the next line goes. It is closed with this object.
         index: takes note of the lines, where that will be needed.
-        ordered: `tidy` puts the lines into the order of the input.
+        ordered: the results are to be in the order of the input.
 
     Attributes:
         path: the file somebody named, or None. backup: where `tidy` keeps lines that it takes out of it.
-        lines: lines written by this run. durable: those of them that are surely on disk.
-        found: lines that were there when it was opened.
-        on_durable: called with `durable` when it has grown.
+        lines: lines written by this run. found: lines that were there when it was opened.
     """
 
     path: Path | None = None
@@ -47,11 +46,11 @@ class BatchOutput(ABC):
 
     def __init__(self, file: FileIO, index: Index, *, ordered: bool) -> None:
         self._file = file
+        weakref.finalize(self, file.close)
         self._end = file.tell()
         self._index = index
         self._ordered = ordered
-        self.lines = self.durable = self.found = 0
-        self.on_durable: Callable[[int], None] = _ignore
+        self.lines = self.found = 0
         self._failure: BatchOutputError | None = None
         self._dirty = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "batch output")
@@ -72,78 +71,80 @@ class BatchOutput(ABC):
             self._failure = self._changed()
             raise self._failure
         try:
-            _write(self._file, line)
+            written = self._file.write(line)
+            while written < len(line):  # a nearly full disk takes a part
+                written += self._file.write(line[written:])
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
             self._failure = self._stopped(error)
             raise self._failure from error
-        if self._ordered or self.found:
+        if self.path is None or self._ordered or self.found:
             self._index.put_line(custom_id, fingerprint, failed, self._end, len(line))
         self._end += len(line)
         self.lines += 1
         self._dirty.set()
 
-    async def keep_synced(self) -> None:
-        """Sync in groups until cancelled.
+    async def keep_synced(self, on_durable: Callable[[int], None]) -> None:
+        """Sync in groups until cancelled; `on_durable` learns how many lines of this run are on disk.
 
         Raises:
-            BatchOutputError: the disk failed.
+            BatchOutputError: the disk failed, or the file has gone.
         """
+        loop = asyncio.get_running_loop()
         while True:
             await self._dirty.wait()
             await asyncio.sleep(SYNC_AGE_S)
             self._dirty.clear()
-            lines = self.lines
-            try:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._thread, force_to_disk, self._file.fileno()
-                )
-            except OSError as error:
-                raise self._stopped(error) from error
-            self._check_in_place()
-            self._count(lines)
+            on_durable(await loop.run_in_executor(self._thread, self.sync))
 
-    def sync(self) -> None:
-        """Force everything to disk now. Raises BatchOutputError if the disk fails or the file has gone."""
+    def sync(self) -> int:
+        """Force to disk what is written; return how many lines of this run are there now.
+
+        Raises:
+            BatchOutputError: the disk failed, or the file has gone.
+        """
+        lines = self.lines  # others may be written meanwhile
         try:
             force_to_disk(self._file.fileno())
         except OSError as error:
             raise self._stopped(error) from error
         self._check_in_place()
-        self._count(self.lines)
+        return lines
 
-    @abstractmethod
     def tidy(self) -> int:
         """Put the lines in order, if asked for; return how many results of other requests were taken out.
+
+        A nameless file stays as it is: `read` knows the order.
 
         Raises:
             BatchOutputError: no room for that, or no right to do it.
         """
+        return 0
 
-    @abstractmethod
     def read(self) -> Iterator[bytes]:
         """Read the lines, one by one, also after `close`. Raises OSError if that isn't possible."""
+        if not hasattr(self, "_file"):
+            raise OSError(
+                "only the report that the batch returned has them; name an output= to read them elsewhere"
+            )
+        yield from self._lines_at(self._index.places(by_input=self._ordered))
 
     def close(self) -> None:
         """Let go of the file, but for `read`."""
-        self.on_durable = _ignore
         self._thread.shutdown(wait=True)
 
-    def _copy(self, places: Iterable[tuple[int, int]], new: IO[bytes] | FileIO) -> None:
+    def _lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         for start, length in places:
             self._file.seek(start)
-            _write(new, _read(self._file, length))
+            line = self._file.read(length)
+            while len(line) < length and (more := self._file.read(length - len(line))):
+                line += more
+            yield line
 
-    @abstractmethod
     def _check_in_place(self) -> None:
-        """Raise BatchOutputError if what is written would be lost."""
-
-    def _count(self, lines: int) -> None:
-        if lines > self.durable:
-            self.durable = lines
-            self.on_durable(lines)
+        """Raise BatchOutputError if what is written would be lost; a nameless file nobody else can remove."""
 
     def _stopped(self, error: OSError) -> BatchOutputError:
         if error.errno in _FULL:
@@ -165,18 +166,18 @@ class BatchOutput(ABC):
         )
 
 
-def _ignore(durable: int) -> None:
-    """Nobody shows the progress."""
+def nameless_output(index: Index, *, ordered: bool = False) -> BatchOutput:
+    """Return an output for results that nobody named a file for.
 
+    They go with it, even if the process is killed: the system itself removes the temporary file.
 
-def _write(file: IO[bytes] | FileIO, data: bytes) -> None:
-    written = file.write(data)
-    while written < len(data):  # a nearly full disk takes a part
-        written += file.write(data[written:])
-
-
-def _read(file: FileIO, length: int) -> bytes:
-    parts = b""
-    while len(parts) < length and (data := file.read(length - len(parts))):
-        parts += data
-    return parts
+    Raises:
+        BatchOutputError: there is no room for temporary files.
+    """
+    try:
+        return BatchOutput(tempfile.TemporaryFile(buffering=0), index, ordered=ordered)
+    except OSError as error:
+        raise BatchOutputError(
+            f"There is no place for the results: no temporary file can be made "
+            f"({error.strerror or error}). Make room, or name a file with output=."
+        ) from error

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.items import MAX_ID_LENGTH, BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.options import Choices, Items
-from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.output import BatchOutput, BatchOutputError, nameless_output
 from foundry_lab.batch.report import BatchReport
 from foundry_lab.batch.results_file import ResultsFile
-from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings
 
@@ -36,7 +34,7 @@ class Plan:
         self.models: set[str | None] = set()
         self._source = Source(items, self.reader, self.choices.template)
         output, source = self.choices.output, self._source.path
-        if output is not None and source is not None and _same(output, source):
+        if output and source and output.exists() and source.exists() and output.samefile(source):
             raise BatchInputError(f"{output} is the input; choose another file for the output.")
         self._index = Index()
 
@@ -47,12 +45,8 @@ class Plan:
             BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
         """
         if self.choices.output is None:
-            return ScratchOutput(self._index, ordered=self.choices.ordered)
+            return nameless_output(self._index, ordered=self.choices.ordered)
         return ResultsFile(self.choices.output, self._index, ordered=self.choices.ordered)
-
-    def close(self) -> None:
-        """Drop the index."""
-        self._index.close()
 
     async def check_input(self) -> int | None:
         """Go through the whole input; return how many items it has, None if it can be read only once.
@@ -156,7 +150,3 @@ def _of_another_batch(output: BatchOutput, why: str) -> BatchOutputError:
         f"{output.path} holds {output.found} results of another batch: {why}. Choose another output or "
         "delete that file. Items with a custom_id of their own may change: they run again under its name."
     )
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)

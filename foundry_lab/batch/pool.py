@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.calls.async_caller import AsyncCaller, Start
-from foundry_lab.calls.chat import ChatRequest, one_token
+from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
 from foundry_lab.errors import (
@@ -24,10 +24,6 @@ from foundry_lab.errors import (
     RequestTimeoutError,
     ServiceUnavailableError,
 )
-from foundry_lab.metrics import Record
-from foundry_lab.policies.retry import Deadline
-from foundry_lab.protocol import Call, Reply
-from foundry_lab.types import Completion
 
 T = TypeVar("T")
 
@@ -38,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One service of a pool; all that a batch has a caller do is done here.
+    """One service of a pool, and how it does.
 
     Attributes:
         busy: requests under way. answered: requests it has answered. failed_in_a_row: failures since then.
@@ -55,30 +51,14 @@ class Endpoint:
         """Whether it is in use."""
         return self.watch is None
 
-    @property
     def load(self) -> tuple[int, int]:
-        """What the least busy one has least of; among equals it is the one that has answered less."""
+        """Return what the least busy one has least of; among equals it is the one that has answered less."""
         return self.busy, self.answered
 
     @property
     def url(self) -> str:
         """Its address, as far as known."""
         return self.caller.endpoint or "the lab's service"
-
-    async def complete(self, request: ChatRequest, on_reply: Callable[[Reply], None]) -> Completion:
-        """Ask it once, with the client's own retries; every reply that the model made is shown to `on_reply`.
-
-        Raises:
-            FoundryError: as `FoundryAPIClient.complete`.
-        """
-
-        async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
-            reply = await self.caller.send(call, deadline, record)
-            if call.generates:
-                on_reply(reply)
-            return reply
-
-        return await self.caller.perform(request, send)
 
     async def check(self, models: Iterable[str | None]) -> list[str]:
         """Return the ids of these models.
@@ -107,8 +87,7 @@ class Endpoint:
         try:
             found = await self.caller.health(timeout_s=self.caller.settings.timeout)
             if not found.loaded_models:
-                self.reason = " ".join(found.reasons)
-                return False
+                raise ServiceUnavailableError(" ".join(found.reasons))
             ready = await self.check(models)
             if probe:
                 await self._manage("health_check", lambda _: one_token(ready[0]))
@@ -122,12 +101,13 @@ class Endpoint:
 
 
 class EndpointPool:
-    """Chooses endpoints.
+    """Chooses endpoints, once it is open; to be closed whether or not that succeeds.
 
     Args:
-        callers: one for each service, without circuit breakers: waiting is the pool's own way.
+        core: the client whose settings, headers and policies all of them have.
+        endpoints: addresses; none for the client's own.
         models: names that the batch's items use, None for those that name none; a service needs them all.
-        limit: requests under way at one endpoint.
+        policy: says how many requests may be under way at one endpoint.
         patience_s: seconds to wait while no endpoint works.
 
     Attributes:
@@ -135,15 +115,38 @@ class EndpointPool:
     """
 
     def __init__(
-        self, callers: list[AsyncCaller], models: set[str | None], *, limit: int, patience_s: float
+        self,
+        core: ClientCore,
+        endpoints: Sequence[str],
+        models: set[str | None],
+        policy: AdaptiveConcurrency,
+        patience_s: float,
     ) -> None:
-        self.endpoints = [Endpoint(caller) for caller in callers]
+        # Without a circuit breaker: a batch waits where a call gives up.
+        twins = [core.twin(endpoint, breaker=False) for endpoint in endpoints or (None,)]
+        self.endpoints = [Endpoint(twin.caller) for twin in twins]
         self.models = models
-        self.limit = limit
+        self.policy = policy
         self.patience_s = patience_s
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._changed = asyncio.Event()
-        self._down_since: float | None = None
+        self._give_up_at: float | None = None  # by the loop's clock, while no endpoint works
+
+    async def open(self) -> None:
+        """Look at the services. One that isn't there now is looked for while the others work.
+
+        Raises:
+            FoundryError: none is there, or one doesn't have a model that the batch names.
+        """
+        missing: list[Exception] = []
+        for endpoint in self.endpoints:
+            try:
+                await endpoint.check(self.models)
+            except (ServiceUnavailableError, RequestTimeoutError) as error:
+                missing.append(error)
+                self.lose(endpoint, str(error))
+        if len(missing) == len(self.endpoints):
+            raise missing[0]
 
     async def acquire(self) -> Endpoint:
         """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
@@ -152,21 +155,20 @@ class EndpointPool:
             ServiceUnavailableError: none worked for `patience_s`.
         """
         while True:
-            choice: Endpoint | None = None
-            for each in self.endpoints:
-                if each.watch is None and (choice is None or each.load < choice.load):
-                    choice = each
-            if choice is not None and choice.busy < self.limit:
+            working = (each for each in self.endpoints if each.is_up)
+            choice = min(working, key=Endpoint.load, default=None)
+            if choice is not None and choice.busy < self.policy.limit:
                 choice.busy += 1
                 return choice
             self._changed.clear()
-            limit = (
-                None if self._down_since is None else self._down_since + self.patience_s - time.monotonic()
-            )
             try:
-                await asyncio.wait_for(self._changed.wait(), limit)
+                async with asyncio.timeout_at(self._give_up_at):
+                    await self._changed.wait()
             except TimeoutError:
-                raise self._gone() from None
+                reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
+                raise ServiceUnavailableError(
+                    f"No service worked for {self.patience_s:g} s ({reasons})"
+                ) from None
 
     def release(self, endpoint: Endpoint) -> None:
         """Give an endpoint back."""
@@ -184,7 +186,7 @@ class EndpointPool:
         endpoint.reason = reason
         endpoint.watch = asyncio.create_task(self._watch(endpoint, probe))
         if not any(each.is_up for each in self.endpoints):
-            self._down_since = time.monotonic()
+            self._give_up_at = asyncio.get_running_loop().time() + self.patience_s
             self.on_wait(True)
             _log.warning(
                 "no service works; waiting up to %.0f s for one to come back (%s)", self.patience_s, reason
@@ -210,43 +212,8 @@ class EndpointPool:
         endpoint.watch = None
         if probe:
             endpoint.failed_in_a_row = 0
-        if self._down_since is not None:
-            self._down_since = None
+        if self._give_up_at is not None:
+            self._give_up_at = None
             self.on_wait(False)
         _log.warning("%s works again", endpoint.url)
         self._changed.set()
-
-    def _gone(self) -> ServiceUnavailableError:
-        reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
-        return ServiceUnavailableError(f"No service worked for {self.patience_s:g} s ({reasons})")
-
-
-async def open_pool(
-    core: ClientCore,
-    endpoints: Sequence[str],
-    models: set[str | None],
-    limit: int,
-    patience_s: float,
-) -> EndpointPool:
-    """Return the services of a batch; one that isn't there now is looked for while the others work.
-
-    Raises:
-        FoundryError: none is there, or one doesn't have a model that the batch names.
-    """
-    # Without a circuit breaker: a batch waits where a call gives up.
-    callers = [core.twin(endpoint, breaker=False).caller for endpoint in endpoints or (None,)]
-    pool = EndpointPool(callers, models, limit=limit, patience_s=patience_s)
-    missing: list[Exception] = []
-    try:
-        for endpoint in pool.endpoints:
-            try:
-                await endpoint.check(models)
-            except (ServiceUnavailableError, RequestTimeoutError) as error:
-                missing.append(error)
-                pool.lose(endpoint, str(error))
-        if len(missing) == len(callers):
-            raise missing[0]
-    except BaseException:
-        await pool.close()
-        raise
-    return pool

@@ -11,6 +11,7 @@ from foundry_lab.batch.report import BatchReport
 from foundry_lab.metrics import percentile
 
 DETAILS_EVERY_S = 0.5
+RECENT = 256
 
 
 class Progress:
@@ -27,7 +28,6 @@ class Progress:
             from tqdm.notebook import tqdm_notebook
         ask_tqdm = show is None and not issubclass(tqdm, tqdm_notebook)  # whether there is a terminal
         self._report = report
-        self._lines = 0
         self._shown_at = 0.0
         self._bar: Any = tqdm(
             total=report.total if report.total_is_known else None,
@@ -40,16 +40,14 @@ class Progress:
 
     def durable(self, lines: int) -> None:
         """So many lines of this run are on disk."""
-        now = time.monotonic()
+        report, now = self._report, time.monotonic()
         if now - self._shown_at >= DETAILS_EVERY_S and not self._bar.disable:
             self._shown_at = now
-            p95 = percentile(self._report.recent, 95) or 0.0
-            details = (
-                f"{self._report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {self._report.failed} failed"
-            )
+            recent = [each.latency_s for each in report.samples[-RECENT:] if each.latency_s is not None]
+            p95 = percentile(recent, 95) or 0.0
+            details = f"{report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {report.failed} failed"
             self._bar.set_postfix_str(details, refresh=False)
-        self._lines = lines
-        self._catch_up()
+        self._bar.update(report.skipped + lines - self._bar.n)
 
     def waiting(self, waiting: bool) -> None:
         """Show that no service works, or that one works again."""
@@ -61,8 +59,4 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._catch_up()
         self._bar.close()
-
-    def _catch_up(self) -> None:
-        self._bar.update(self._report.skipped + self._lines - self._bar.n)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SAMPLES = 8192
-RECENT = 256
 
 
 class BatchStoppedError(FoundryError):
@@ -50,7 +48,7 @@ class BatchReport:
     """The summary of one run; `print(report)` shows it, `plots.batch.batch_figure` draws it.
 
     A copy of it, or a pickle, has the counts, and reads results as text, from a named output only. Without a
-    named output it keeps a temporary file open for as long as it lives.
+    named output it keeps temporary files for as long as it lives.
 
     Attributes:
         output: the file with the results; None where none was named.
@@ -79,7 +77,6 @@ class BatchReport:
         self.failures: Counter[str] = Counter()
         self.wall_s = 0.0
         self.samples: list[Sample] = []
-        self.recent: deque[float] = deque(maxlen=RECENT)
         self._stride = 1
         self._started = time.perf_counter()
 
@@ -97,8 +94,6 @@ class BatchReport:
         self.cached += outcome.cached
         self.prompt_tokens += outcome.usage.prompt_tokens
         self.completion_tokens += outcome.usage.completion_tokens
-        if outcome.latency_s is not None:
-            self.recent.append(outcome.latency_s)
         self.wall_s = time.perf_counter() - self._started
         if (self.done + self.failed - 1) % self._stride == 0:
             if len(self.samples) == MAX_SAMPLES:  # keep every second one, and from now on as seldom
@@ -172,7 +167,7 @@ class BatchReport:
                 lines.append(
                     f"replaced    {self.replaced} of other requests or damaged, kept in {self._store.backup}"
                 )
-            lines.append(f"results     {os.fspath(self.output)}")
+            lines.append(f"results     {self.output}")
         return "\n".join(lines)
 
     __repr__ = __str__

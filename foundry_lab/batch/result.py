@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from foundry_lab import protocol
+from foundry_lab.batch.items import BatchItem
 from foundry_lab.errors import APIStatusError, ConfigurationError, FoundryError, StructuredOutputError
 from foundry_lab.metrics import outcome_of
 from foundry_lab.protocol import Reply
+from foundry_lab.protocol.failure import ErrorBody
 from foundry_lab.protocol.structured import Shape
 from foundry_lab.types import Completion, Usage
 
@@ -105,28 +107,31 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(ResultLine).decode
+decode_line = msgspec.json.Decoder(ResultLine).decode
 
 
-def write_line(
-    custom_id: str, fingerprint: str, reply: Reply | None, error: Exception | None
-) -> tuple[bytes, str]:
-    """Return the line for an item that ended so, and its code ("ok" without an error)."""
+def ended(
+    item: BatchItem, reply: Reply | None, error: Exception | None, latency_s: float | None, **counts: Any
+) -> Outcome:
+    """Return how an item ended, with its line for the output.
+
+    Args:
+        reply: the last that the model made, if it is to be kept.
+        error: why there is no answer; None if there is one.
+        latency_s: seconds; None for an item that couldn't be sent.
+        counts: `usage`, `cached` and `retries` of the `Outcome`.
+    """
     response = None
     if reply is not None:
         response = ResponsePart(reply.status, reply.request_id, _one_line(reply.body))
     elif isinstance(error, APIStatusError):
-        said = {
-            "message": error.message,
-            "type": error.type or "api_error",
-            "param": error.param,
-            "code": error.code,
-        }
+        said = ErrorBody(error.message, error.type or "api_error", error.code, error.param)
         body = msgspec.Raw(_encode({"error": said}))
         response = ResponsePart(error.status, error.request_id or "", body)
     code = code_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
-    return _encode(ResultLine(line_id(custom_id, fingerprint), custom_id, response, failure)) + b"\n", code
+    line = ResultLine(line_id(item.custom_id, item.fingerprint), item.custom_id, response, failure)
+    return Outcome(item.custom_id, item.fingerprint, _encode(line) + b"\n", code, latency_s, **counts)
 
 
 def _one_line(body: bytes) -> msgspec.Raw:
@@ -153,7 +158,7 @@ def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
     Raises:
         ValueError: it is no result line.
     """
-    parsed = _decode(line)
+    parsed = decode_line(line)
     completion, failure = None, parsed.error
     if parsed.response is not None and parsed.response.status_code < 300:
         reply = Reply(200, {}, bytes(parsed.response.body), parsed.response.request_id)

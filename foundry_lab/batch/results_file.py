@@ -11,25 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import filelock
-import msgspec
 
 from foundry_lab._ground.files import WINDOWS, check_links, create, force_to_disk, no_link, patiently
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
-from foundry_lab.batch.result import ID_PREFIX, ErrorPart, fingerprint_in
+from foundry_lab.batch.result import ID_PREFIX, decode_line, fingerprint_in
+from foundry_lab.protocol.reply import UNREADABLE
 
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
-
-
-class _Head(msgspec.Struct):
-    """What the scan needs of a line."""
-
-    id: str
-    custom_id: str
-    error: ErrorPart | None
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
 
 
 class ResultsFile(BatchOutput):
@@ -46,19 +35,22 @@ class ResultsFile(BatchOutput):
         self.path = path
         try:
             check_links(path)
+            self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
+            if self._real.exists() and not self._real.is_file():
+                what = "a folder" if self._real.is_dir() else "a device or a pipe"
+                raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
+            self.backup = self._real.with_name(self._real.name + ".bak")
+            self._lock = _lock(path, self._real)
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._unlock)
+                super().__init__(undo.enter_context(_open(self._real)), index, ordered=ordered)
+                self._end = self._scan()
+                undo.pop_all()
         except OSError as error:
-            raise _unusable(path, error) from None
-        self._real = Path(os.path.realpath(path))  # a link to an output has that output's lock
-        if self._real.exists() and not self._real.is_file():
-            what = "a folder" if self._real.is_dir() else "a device or a pipe"
-            raise BatchOutputError(f"The output {str(path)!r} can't be used: it is {what}. Name a file.")
-        self.backup = self._real.with_name(self._real.name + ".bak")
-        self._lock = _lock(path, self._real)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._unlock)
-            super().__init__(undo.enter_context(_open(self._real)), index, ordered=ordered)
-            self._end = self._scan()
-            undo.pop_all()
+            raise BatchOutputError(
+                f"The output {str(path)!r} can't be opened: {error.strerror or error}. Choose a file you may "
+                "write."
+            ) from error
 
     def tidy(self) -> int:
         """Rewrite the file, where that is needed: one line for each custom_id, in order if asked for.
@@ -78,9 +70,9 @@ class ResultsFile(BatchOutput):
         try:
             if old:
                 with open(self.backup, "ab", opener=no_link) as kept:
-                    self._copy_to(kept, self._index.old_places())
+                    self._copy(self._index.old_places(), kept)
             with create(part) as new:
-                self._copy_to(new, self._index.places(by_input=self._ordered))
+                self._copy(self._index.places(by_input=self._ordered), new)
             self._file.close()
             patiently(part.replace, self._real)
             _sync_folder(self._real)
@@ -103,12 +95,13 @@ class ResultsFile(BatchOutput):
     def close(self) -> None:
         super().close()
         self._file.close()
+        self._index.close()
         self._unlock()
 
-    def _copy_to(self, new: BinaryIO, places: Iterable[tuple[int, int]]) -> None:
+    def _copy(self, places: Iterable[tuple[int, int]], new: BinaryIO) -> None:
         if new.tell():
             new.write(b"\n")  # what is there may have been cut off
-        self._copy(places, new)
+        new.writelines(self._lines_at(places))
         new.flush()
         force_to_disk(new.fileno())
 
@@ -133,16 +126,15 @@ class ResultsFile(BatchOutput):
         with self._real.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    if not (
-                        line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
-                    ):
+                    begun = line.startswith(_LINE_START) or _LINE_START.startswith(line)
+                    if not begun and line.strip(b"\0"):
                         raise self._foreign(number, "it doesn't end as a line does")
                     self._file.truncate(start)
                     break
                 try:
                     line.decode()  # all of it: the decoder looks into no text that it doesn't need
-                    head = _decode_head(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    head = decode_line(line)
+                except UNREADABLE as error:
                     if not line.startswith(_LINE_START):
                         raise self._foreign(number, error) from None
                     self._index.put_damaged(start, len(line))
@@ -171,26 +163,15 @@ def _lock(path: Path, real: Path) -> filelock.BaseFileLock:
         raise BatchOutputError(
             f"Another batch is writing to {path}. Wait until it has ended, or choose another output."
         ) from None
-    except OSError as error:
-        raise _unusable(path, error) from error
     return lock
 
 
 def _open(path: Path) -> FileIO:
-    try:
-        is_new = not path.exists()
-        file = FileIO(path, "x+b" if is_new else "r+b", opener=no_link)
-        if is_new:
-            _sync_folder(path)
-        return file
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> BatchOutputError:
-    return BatchOutputError(
-        f"The output {str(path)!r} can't be opened: {error.strerror or error}. Choose a file you may write."
-    )
+    is_new = not path.exists()
+    file = FileIO(path, "x+b" if is_new else "r+b", opener=no_link)
+    if is_new:
+        _sync_folder(path)
+    return file
 
 
 def _sync_folder(path: Path) -> None:

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from foundry_lab.batch.ask import Asker, PoolAsker
+from foundry_lab.batch.ask import PoolAsker
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.plan import Plan
-from foundry_lab.batch.pool import open_pool
+from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.progress import Progress
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
 from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
 
 if TYPE_CHECKING:
+    from foundry_lab.batch.cluster import DaskAsker
     from foundry_lab.calls.core import ClientCore
 
 _log = logging.getLogger(__name__)
@@ -34,16 +36,14 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         BatchStoppedError: it had to stop; what is finished is in the output.
     """
     plan = Plan(core.settings, items, options)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(plan.close)
+    async with AsyncExitStack() as stack:
         total = await plan.check_input()
         output = stack.enter_context(contextlib.closing(plan.open_output()))
         report = BatchReport(output, plan.reader.shape, plan.choices.concurrency)
         report.total, report.total_is_known = total or 0, total is not None
         await plan.compare(output, report)
         if report.skipped != total:
-            asker = await _open_asker(core, plan)
-            stack.push_async_callback(asker.close)
+            asker = await _open_asker(core, plan, stack)
             await Run(plan, output, report, asker).work()
         try:
             report.replaced = output.tidy()
@@ -58,20 +58,22 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         return report
 
 
-async def _open_asker(core: ClientCore, plan: Plan) -> Asker:
+async def _open_asker(core: ClientCore, plan: Plan, stack: AsyncExitStack) -> PoolAsker | DaskAsker:
     choices = plan.choices
     if choices.cluster is not None:
         from foundry_lab.batch.cluster import DaskAsker
 
         return DaskAsker(core, choices)
     models = plan.models or {plan.reader.model}
+    pool = EndpointPool(core, choices.endpoints, models, choices.policy, choices.patience_s)
+    stack.push_async_callback(pool.close)
     try:
-        pool = await open_pool(core, choices.endpoints, models, choices.policy.maximum, choices.patience_s)
+        await pool.open()
     except ModelNotFoundError as error:
         if models - {None, plan.reader.model} and error.available:
             raise _naming_another(error) from None
         raise
-    return PoolAsker(pool, choices.policy)
+    return PoolAsker(pool)
 
 
 def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
@@ -90,14 +92,17 @@ def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
 class Run:
     """The workers of one run, and what they share."""
 
-    def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
+    def __init__(
+        self, plan: Plan, output: BatchOutput, report: BatchReport, asker: PoolAsker | DaskAsker
+    ) -> None:
         self._output, self._report, self._asker = output, report, asker
         self._progress = Progress(report, plan.choices.progress)
+        if isinstance(asker, PoolAsker):
+            asker.pool.on_wait = self._progress.waiting
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
-        self._wake = asyncio.Event()
-        self._asking = self._used_up = False
+        self._asking = False
 
     async def work(self) -> None:
         """Have workers ask until the input is used up.
@@ -108,19 +113,16 @@ class Run:
         """
         output, report = self._output, self._report
         report.start()
-        output.on_durable = self._progress.durable
-        self._asker.on_wait(self._progress.waiting)
-        syncing = asyncio.create_task(output.keep_synced())
-        workers = [asyncio.create_task(self._worker(number)) for number in range(self._asker.workers)]
+        syncing = asyncio.create_task(output.keep_synced(self._progress.durable))
+        workers = [asyncio.create_task(self._worker()) for _ in range(self._asker.workers)]
         everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
             (syncing if syncing.done() else everything).result()
-            output.sync()
+            self._progress.durable(output.sync())
         except (BatchOutputError, ServiceUnavailableError) as error:
             if not self._asking:
                 raise
-            report.end()
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved()}"
             raise BatchStoppedError(f"{error}{again}", report) from error
         except asyncio.CancelledError:
@@ -131,41 +133,34 @@ class Run:
                 task.cancel()
             await asyncio.gather(everything, *workers, syncing, return_exceptions=True)
             with contextlib.suppress(BatchOutputError):  # a full disk was complained of before
-                output.sync()
+                self._progress.durable(output.sync())
             report.end()
             self._progress.close()
 
-    async def _worker(self, number: int) -> None:
-        while not self._used_up:
-            if not self._asker.allows(number):
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            items: list[BatchItem] = []
-            while len(items) < self._asker.chunk and (item := await self._next()) is not None:
-                items.append(item)
-            for outcome in await self._asker.ask(items) if items else ():
+    async def _worker(self) -> None:
+        while items := await self._take():
+            for outcome in await self._asker.ask(items):
                 self._output.write(outcome.custom_id, outcome.fingerprint, not outcome.ok, outcome.line)
                 self._report.add(outcome)
-            self._wake.set()
 
-    async def _next(self) -> BatchItem | None:
-        """Return the next item to do, None at the end of the input.
+    async def _take(self) -> list[BatchItem]:
+        """Return the next items to do, a chunk at most; none at the end of the input.
 
-        Items are taken one at a time and only for a worker that is free: an iterator is never read ahead,
-        so what a crash loses of it is what was in flight.
+        Items are taken only for a worker that is free: an iterator is never read ahead, so what a crash loses
+        of it is what was in hand.
         """
         while not self._free.is_set():  # an async generator can't be asked twice at once
             # No asyncio.Lock: once somebody waits for one, it hands itself on in turns of the loop for ever.
             await self._free.wait()
         self._free.clear()
+        items: list[BatchItem] = []
         try:
-            item = await anext(self._items, None)
+            while len(items) < self._asker.chunk and (item := await anext(self._items, None)) is not None:
+                items.append(item)
         finally:
             self._free.set()
-        self._used_up = item is None
-        self._asking = self._asking or item is not None
-        return item
+        self._asking = self._asking or bool(items)
+        return items
 
     def _saved(self) -> str:
         """Say what is saved and how to go on."""

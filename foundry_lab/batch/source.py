@@ -14,22 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab._ground.files import as_path
-from foundry_lab.batch.files import ENDINGS, Raw, check_readable, json_lines, path_of, text_lines
-from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader, automatic_id
-from foundry_lab.batch.table import csv_rows, frame_rows, is_frame
-from foundry_lab.batch.template import Template
+from foundry_lab.batch.files import ENDINGS, Raw, json_lines, path_of, text_lines
+from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
+from foundry_lab.batch.table import Template, csv_rows, frame_rows, is_frame
 from foundry_lab.errors import ConfigurationError
 
 BREATHE_EVERY = 256
 """While a long input is read, other tasks get their turn after so many items."""
-
-_READERS = {
-    ".csv": csv_rows,
-    ".tsv": csv_rows,
-    ".jsonl": json_lines,
-    ".ndjson": json_lines,
-    ".txt": text_lines,
-}
 
 
 class Source:
@@ -53,8 +44,6 @@ class Source:
         _check_kind(items)
         in_memory = hasattr(items, "__len__") and hasattr(items, "__getitem__")
         self.rereadable = self.path is not None or is_frame(items) or in_memory
-        if self.path is not None:
-            check_readable(self.path)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, BatchItem]]:
         """Go through the items and their places; other tasks get their turn meanwhile."""
@@ -62,7 +51,7 @@ class Source:
         if isinstance(self._items, AsyncIterable):
             async for raw in self._items:
                 number += 1
-                yield f"item {number}", self._read(number, self._fill(raw))
+                yield f"item {number}", self._read(number, raw)
             return
         for number, (place, raw) in enumerate(self._raws(), 1):
             yield place, self._read(number, raw)
@@ -70,21 +59,22 @@ class Source:
                 await asyncio.sleep(0)
 
     def _raws(self) -> Iterator[Raw]:
-        if self.path is not None:
-            read = _READERS.get(self.path.suffix.lower())
-            if read is None:
-                raise BatchInputError(f"{self.path.name}: the ending says what a file holds; {ENDINGS}.")
-            return read(self.path, self._template)
-        if is_frame(self._items):
-            return frame_rows(self._items, self._template)
-        return ((f"item {number}", self._fill(raw)) for number, raw in enumerate(self._items, 1))
-
-    def _fill(self, raw: object) -> object:
-        return raw if self._template is None else self._template.item(raw)
+        if self.path is None:
+            if is_frame(self._items):
+                return frame_rows(self._items, self._template)
+            return ((f"item {number}", raw) for number, raw in enumerate(self._items, 1))
+        match self.path.suffix.lower():
+            case ".jsonl" | ".ndjson":
+                return json_lines(self.path)
+            case ".csv" | ".tsv":
+                return csv_rows(self.path, self._template)
+            case ".txt":
+                return text_lines(self.path)
+        raise BatchInputError(f"{self.path.name}: the ending says what a file holds; {ENDINGS}.")
 
     def _read(self, number: int, raw: object) -> BatchItem:
-        if isinstance(raw, ConfigurationError):
-            return BatchItem(number, automatic_id(number), "", None, str(raw))
+        if self._template is not None and not isinstance(raw, ConfigurationError):
+            raw = self._template.item(raw)
         return self._reader.read(number, raw)
 
 

@@ -1,4 +1,4 @@
-"""Tables: CSV in the dialects that people have, and data frames, row by row."""
+"""Tables, and prompts filled from their rows: CSV in the dialects that people have, and data frames."""
 
 from __future__ import annotations
 
@@ -6,21 +6,77 @@ import contextlib
 import csv
 import itertools
 import re
+import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from foundry_lab.batch.files import Raw, bad_byte, lines
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.template import ID_COLUMNS, Template, id_of, is_empty
 from foundry_lab.errors import ConfigurationError
 
+ID_COLUMNS = ("custom_id", "id")
 MAX_FIELD_BYTES = 64 * 1024 * 1024
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _HEAD_LINES = 64
 """Of so many lines the heading is to be one."""
 _EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
+
+
+class Template:
+    """A prompt such as "Summarise: {text}". Doubled braces stand for themselves.
+
+    Attributes:
+        names: the columns that it puts in.
+
+    Raises:
+        BatchInputError: braces that don't match, or a place without a name or with a format.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise BatchInputError(f"template={text!r} is no text; write it like 'Summarise: {{text}}'.")
+        try:
+            self._parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise BatchInputError(
+                f"The template {text!r} can't be read: {error}. Write {{{{ for a brace."
+            ) from None
+        names = [name for _, name, _, _ in self._parts if name is not None]
+        if not names or any(not name.strip() for name in names):
+            raise BatchInputError(
+                f"The template {text!r} names no column to fill in; write it like 'Summarise: {{text}}'."
+            )
+        if any(spec or conversion for _, _, spec, conversion in self._parts):
+            raise BatchInputError(
+                f"The template {text!r} formats a column, but columns are put in as they are: write the name "
+                "alone, like {text}, with nothing after it."
+            )
+        self.names = tuple(dict.fromkeys(names))
+
+    def missing(self, columns: Iterable[object]) -> str:
+        """Return a column that the template wants and that isn't there; nothing where all are."""
+        there = set(columns)
+        return next((name for name in self.names if name not in there), "")
+
+    def item(self, raw: object) -> dict[str, Any] | ConfigurationError:
+        """Return the item for a row, or for a text as its column `text`; or what is wrong with it."""
+        if isinstance(raw, list | tuple | bytes):
+            return ConfigurationError(
+                f"It is a {type(raw).__name__}; a template is filled from a text, or a dict of columns."
+            )
+        row = raw if isinstance(raw, Mapping) else {"text": raw}
+        if name := self.missing(row):
+            known = ", ".join(map(str, row)) or "none"
+            return ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
+        prompt = ""
+        try:
+            for literal, column, _, _ in self._parts:
+                prompt += literal + (cell_text(row[column]) if column is not None else "")
+            return {"prompt": prompt, **id_of(row)}
+        except RecursionError:
+            return ConfigurationError("A column is nested too deeply; flatten it.")
 
 
 def is_frame(items: object) -> bool:
@@ -31,7 +87,7 @@ def is_frame(items: object) -> bool:
 
 
 def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
-    """Yield a data frame's rows as items; without a template its columns are arguments of `complete`.
+    """Yield a data frame's rows; without a template their columns are arguments of `complete`.
 
     Raises:
         BatchInputError: a column is missing or there twice.
@@ -42,35 +98,31 @@ def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
         raise BatchInputError(
             f"The template wants {{{name}}}, but the data frame has the columns: {', '.join(names)}."
         )
-    rows: Iterable[Sequence[Any]]
     # Pandas has `itertuples` alone, polars `iter_rows` alone.
     rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
     for number, cells in enumerate(rows, 1):
         row = dict(zip(names, cells, strict=True))
-        if template is not None:
-            yield f"row {number}", template.item(row)
-        else:
+        if template is None:
             given = {name: cell for name, cell in row.items() if not is_empty(cell)}
-            for column in ID_COLUMNS:
-                given.pop(column, None)
-            yield f"row {number}", given | id_of(row)
+            row = {name: cell for name, cell in given.items() if name not in ID_COLUMNS} | id_of(row)
+        yield f"row {number}", row
 
 
 def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
-    """Yield the rows of a CSV or TSV file as items. Rows in which all is empty, as Excel has them, are none.
+    """Yield the rows of a CSV or TSV file. Rows in which all is empty, as Excel has them, are none.
 
     Raises:
         BatchInputError: it can't be told how the columns are separated; one is missing, or there twice; a
             quote isn't closed.
     """
+    csv.field_size_limit(MAX_FIELD_BYTES)
+    rest = lines(path, newline="")
+    head = list(itertools.islice(rest, _HEAD_LINES))
     if template is None:
         raise BatchInputError(
             f"{path.name} is a table: say how a row becomes a prompt, such as "
             'template="Summarise: {text}" (--template on the command line).'
         )
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    rest = lines(path, newline="")
-    head = list(itertools.islice(rest, _HEAD_LINES))
     skipped = 0
     if said := _EXCEL_SEPARATOR.fullmatch("".join(head[:1])):
         skipped, separators = 1, [said[1]]
@@ -82,10 +134,10 @@ def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
     names = [name.strip() for name in heading]
     _check_names(names, path.name)
     for number, row in rows:
-        yield _item(number, row, names, separator, template)
+        yield _named(number, row, names, separator)
 
 
-def _item(number: int, row: list[str], names: list[str], separator: str, template: Template) -> Raw:
+def _named(number: int, row: list[str], names: list[str], separator: str) -> Raw:
     text = "".join(row)
     if found := bad_byte(text):
         before = re.findall(r"\r\n|\r|\n", text[: found[0]])
@@ -95,7 +147,7 @@ def _item(number: int, row: list[str], names: list[str], separator: str, templat
             f"It has more or fewer fields than the heading ({len(row)} instead of {len(names)}). Put a field "
             f"that holds a {SEPARATORS.get(separator, repr(separator))} into quotes."
         )
-    return f"line {number}", template.item(dict(zip(names, row, strict=True)))
+    return f"line {number}", dict(zip(names, row, strict=True))
 
 
 def _separator(path: Path, head: list[str], separators: list[str], template: Template) -> str:
@@ -154,3 +206,28 @@ def _check_names(names: list[str], where: str) -> None:
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise BatchInputError(f"{where} has two columns named {twice[0]!r}; give each a name of its own.")
+
+
+def cell_text(value: object) -> str:
+    """Return what a cell puts into a prompt: nothing, where it is empty."""
+    return "" if is_empty(value) else str(value)
+
+
+def id_of(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the custom_id that a row names for itself, 0 included; nothing where it names none."""
+    for column in ID_COLUMNS:
+        if text := cell_text(row.get(column)):
+            return {"custom_id": text}
+    return {}
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a cell holds nothing: None, NaN, or what pandas has in their place."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)  # NaN and NaT alone aren't equal to themselves
+    except TypeError:  # pandas.NA doesn't say
+        return True
+    except ValueError:  # an array has many answers, so there is something in it
+        return False

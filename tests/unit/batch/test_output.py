@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch_tools import asked, by_prompt, ids, names_in, rows, until
@@ -33,9 +35,8 @@ async def test_without_an_output_no_file_is_left_even_if_the_kernel_is_killed(
 
 
 async def test_results_without_an_output_are_read_whole_and_in_order_on_request(
-    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
+    client: FoundryAPIClient, stub: StubService
 ) -> None:
-    monkeypatch.setattr("foundry_lab.batch.scratch._CHUNK", 100)  # lines lie across the edges
     stub.on("POST", CHAT, by_prompt)
     prompts = [f"{'slow' if n % 4 == 0 else 'quick'} {n}" for n in range(12)]
     finished = await client.complete_batch(prompts)
@@ -138,16 +139,22 @@ async def test_a_link_to_an_output_is_that_output(
     assert len(ids(tmp_path / "real.jsonl")) == 2
 
 
-async def test_answers_without_an_output_that_cannot_be_put_in_order_are_not_lost_either(
-    client: FoundryAPIClient, monkeypatch: pytest.MonkeyPatch
+async def test_answers_without_an_output_are_put_in_order_without_more_room(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    made: list[object] = []
+    make = tempfile.TemporaryFile
 
-    monkeypatch.setattr("foundry_lab.batch.scratch.ScratchOutput._copy", full)
-    with pytest.raises(BatchStoppedError, match=r"Every answer is in this error's \.report") as caught:
-        await client.complete_batch(["a", "b"], ordered=True)
-    assert [result.content for result in caught.value.report.results()] == ["hello", "hello"]
+    def nearly_full(**options: Any) -> Any:
+        if made:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made.append(make(**options))
+        return made[0]
+
+    stub.on("POST", CHAT, by_prompt)
+    monkeypatch.setattr("tempfile.TemporaryFile", nearly_full)
+    report = await client.complete_batch(["slow", "quick"], ordered=True, concurrency=2)
+    assert [result.content for result in report.results()] == ["re: slow", "re: quick"]
 
 
 async def test_results_that_cannot_be_put_in_order_are_no_lost_report(

@@ -16,7 +16,7 @@ from aiohttp import web
 from stub_server import CHAT, MODEL, StubService, chat, error, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
-from foundry_lab.batch.concurrency import AdaptiveConcurrency, FixedConcurrency, as_policy
+from foundry_lab.batch.concurrency import AdaptiveConcurrency, as_policy
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError, ModelNotFoundError, ServiceUnavailableError
 
@@ -224,13 +224,20 @@ def test_limits_out_of_order_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_what_concurrency_may_be() -> None:
-    assert as_policy(5).limit == 5
-    assert isinstance(as_policy("adaptive"), AdaptiveConcurrency)
-    fixed = FixedConcurrency(3)
-    assert as_policy(fixed) is fixed
+    adaptive, own = as_policy("adaptive"), AdaptiveConcurrency(3)
+    assert adaptive.limit < adaptive.maximum
+    assert as_policy(own) is own
     for bad in (0, True, 2.0, "5", 5000):
         with pytest.raises(ConfigurationError, match="whole number"):
             as_policy(bad)
+
+
+@pytest.mark.parametrize("number", [1, 5, 1024])
+def test_a_number_stays_whatever_is_seen(number: int) -> None:
+    policy = as_policy(number)
+    assert set(feed(policy, lambda limit: 1.0) + feed(policy, float)) == {number}
+    policy.observe(1.0, 1, ok=False)
+    assert policy.limit == policy.maximum == number
 
 
 async def test_an_adaptive_batch_follows_its_policy(stubs: list[StubService]) -> None:
@@ -243,6 +250,18 @@ async def test_an_adaptive_batch_follows_its_policy(stubs: list[StubService]) ->
         with pytest.raises(BatchStoppedError):
             await client.complete_batch(["a"] * 50, concurrency=policy, wait_for_service=0.2, timeout=0.5)
         assert policy.limit == 1
+
+
+async def test_an_adaptive_batch_keeps_to_the_limit_of_the_moment_at_each_service(
+    stubs: list[StubService],
+) -> None:
+    for stub in stubs[:2]:
+        stub.on("POST", CHAT, chat(delay_s=0.05))
+    policy = AdaptiveConcurrency(2, maximum=8, window=1000)  # it decides nothing before the end
+    async with FoundryAPIClient(NOWHERE) as client:
+        report = await client.complete_batch(PROMPTS, endpoints=urls(stubs[:2]), concurrency=policy)
+    assert report.done == 90
+    assert [stub.most_at_once for stub in stubs[:2]] == [2, 2]
 
 
 async def test_what_never_reached_the_service_teaches_the_policy_nothing(stubs: list[StubService]) -> None:
@@ -316,6 +335,13 @@ async def test_a_worker_without_a_service_stops_the_batch(cluster: Any, stubs: l
     async with FoundryAPIClient(NOWHERE) as client:
         with pytest.raises(BatchStoppedError, match=r"worker .* can't go on.*No chat model"):
             await client.complete_batch(PROMPTS, cluster=cluster)
+
+
+async def test_a_worker_whose_service_breaks_stops_the_batch(cluster: Any, stubs: list[StubService]) -> None:
+    stubs[0].on("POST", CHAT, error(500, "broken", "server_error"))
+    async with FoundryAPIClient(NOWHERE, retry=QUICK) as client:
+        with pytest.raises(BatchStoppedError, match=r"worker .* can't go on: No service worked"):
+            await client.complete_batch(PROMPTS, cluster=cluster, wait_for_service=0.5)
 
 
 async def test_clusters_that_cannot_be_used_are_refused(cluster: Any) -> None:

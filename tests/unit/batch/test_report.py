@@ -14,9 +14,9 @@ from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch.index import Index
+from foundry_lab.batch.output import nameless_output
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
 from foundry_lab.batch.result import Outcome
-from foundry_lab.batch.scratch import ScratchOutput
 from foundry_lab.errors import (
     FoundryError,
 )
@@ -102,7 +102,8 @@ async def test_results_are_rows_of_a_table(client: FoundryAPIClient, stub: StubS
 async def test_an_item_that_was_not_sent_has_no_latency(client: FoundryAPIClient) -> None:
     """Else the bar's p95, and the figure's points, would be those of requests that nobody made."""
     report = await client.complete_batch(iter(["a", 7, 7, 7]))
-    assert (len(report.recent), len(report.samples), len(report.answered_s())) == (1, 4, 1)
+    assert (len(report.samples), len(report.answered_s())) == (4, 1)
+    assert [sample.latency_s for sample in report.samples].count(None) == 3
 
 
 async def test_an_empty_list_is_an_empty_report(client: FoundryAPIClient) -> None:
@@ -141,7 +142,7 @@ async def test_the_report_tells_the_run(client: FoundryAPIClient, stub: StubServ
 
 
 async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPIClient) -> None:
-    output = ScratchOutput(Index())
+    output = nameless_output(Index())
     report = BatchReport(output, None, 2)
     for number in range(5 * MAX_SAMPLES):
         report.add(Outcome("x", "", b"", "ok", float(number)))

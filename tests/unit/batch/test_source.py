@@ -14,7 +14,8 @@ from stub_server import CHAT, StubService
 from foundry_lab import Settings, SyncFoundryAPIClient
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.source import Source
-from foundry_lab.batch.template import Template
+from foundry_lab.batch.table import Template
+from foundry_lab.errors import ConfigurationError
 
 
 def read(path: Path, template: str | None = None) -> list[tuple[str, str, str]]:
@@ -73,10 +74,14 @@ def test_a_deeply_nested_line_is_no_crash(tmp_path: Path) -> None:
 
 
 def test_a_deeply_nested_item_is_named() -> None:
-    item: dict[str, object] = {}
+    deep: dict[str, object] = {}
     for _ in range(100_000):
-        item = {"a": item}
-    assert "nested too deeply" in ItemReader({}, Settings()).read(1, item | {"prompt": "x"}).problem
+        deep = {"a": deep}
+    assert "nested too deeply" in ItemReader({}, Settings()).read(1, deep | {"prompt": "x"}).problem
+    assert "field named 1" in ItemReader({}, Settings()).read(1, {1: deep, "prompt": "x"}).problem
+    filled = Template("Say {text}").item({"text": deep})
+    assert isinstance(filled, ConfigurationError)
+    assert "nested too deeply" in str(filled)
 
 
 def test_text_lines(tmp_path: Path) -> None:
