@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from foundry_lab._ground.checks import check_timeout
-from foundry_lab.calls.async_stream import CompletionStream
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
 from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from foundry_lab.calls.models import Directory
+from foundry_lab.calls.streams import CompletionStream
 from foundry_lab.types import Completion, Health, Model
 
 if TYPE_CHECKING:

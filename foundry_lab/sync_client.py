@@ -12,7 +12,7 @@ from foundry_lab.calls.chat import ChatOptions, ChatRequest
 from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from foundry_lab.calls.models import Directory
-from foundry_lab.calls.sync_stream import SyncCompletionStream
+from foundry_lab.calls.streams import SyncCompletionStream
 from foundry_lab.types import Completion, Health, Model
 
 if TYPE_CHECKING:
