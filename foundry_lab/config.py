@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -92,10 +92,17 @@ def check_catalog(value: str, name: str = "catalog") -> str:
 T = TypeVar("T")
 
 
-def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> T:
-    """Read one variable; empty counts as not set, as shells make it hard to tell the two apart."""
-    value = os.environ.get(variable, "").strip()
-    return check(value, variable) if value else default
+def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> Any:
+    """Return a field that reads one variable where no value is given.
+
+    A variable that is empty counts as not set, as shells make it hard to tell the two apart.
+    """
+
+    def read() -> T:
+        value = os.environ.get(variable, "").strip()
+        return check(value, variable) if value else default
+
+    return msgspec.field(default_factory=read)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,25 +124,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ConfigurationError: a bad value; the message names the variable, the value and what is allowed.
     """
 
-    endpoint: str | None = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
-    )
-    api_key: str | None = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_API_KEY", _check_text, None)
-    )
-    model: str | None = msgspec.field(default_factory=lambda: _from_env("FOUNDRY_MODEL", _check_text, None))
-    timeout: float = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
-    )
-    retries: int = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
-    )
-    log_level: str = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_LOG_LEVEL", check_log_level, DEFAULT_LOG_LEVEL)
-    )
-    catalog: str = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_LAB_CATALOG", check_catalog, CATALOGS[0])
-    )
+    endpoint: str | None = _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
+    api_key: str | None = _from_env("FOUNDRY_API_KEY", _check_text, None)
+    model: str | None = _from_env("FOUNDRY_MODEL", _check_text, None)
+    timeout: float = _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
+    retries: int = _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
+    log_level: str = _from_env("FOUNDRY_LOG_LEVEL", check_log_level, DEFAULT_LOG_LEVEL)
+    catalog: str = _from_env("FOUNDRY_LAB_CATALOG", check_catalog, CATALOGS[0])
     model_is_explicit: bool = False
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ from foundry_lab.policies.breaker import CircuitBreaker, Ticket
 from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import Deadline, RetryPolicy, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
-from foundry_lab.types import Completion, Health
+from foundry_lab.types import Completion, Health, Model
 
 T = TypeVar("T")
 Start = Callable[[Directory], Operation[T]]
@@ -88,12 +88,14 @@ class AsyncCaller:
             "complete", partial(chat.complete, request=request), request.timeout_s, send, request
         )
 
-    async def manage(self, name: str, start: Start[T], timeout_s: float) -> T:
+    async def manage(self, name: str, start: Start[T], timeout_s: float | None = None) -> T:
         """Return the result of an operation that looks after the service; `start` makes it."""
-        return await self._noted(name, start, check_timeout(timeout_s))
+        limit_s = self.settings.timeout if timeout_s is None else check_timeout(timeout_s)
+        return await self._noted(name, start, limit_s)
 
-    async def health(self, *, probe: bool = False, timeout_s: float) -> Health:
+    async def health(self, *, probe: bool = False, timeout_s: float | None = None) -> Health:
         """Look at the service once; that it is down is a result."""
+        limit_s = self.settings.timeout if timeout_s is None else check_timeout(timeout_s)
         try:
             target = await self.connected()
         except FoundryError as error:
@@ -101,8 +103,14 @@ class AsyncCaller:
         return await self.manage(
             "health_check",
             lambda models: health.check(models, target.endpoint, target.versions, probe=probe),
-            timeout_s,
+            limit_s,
         )
+
+    async def change_model(self, name: str, timeout_s: float, *, loaded: bool) -> Model:
+        """Load or unload a model, waiting while it is busy."""
+        limit_s = check_timeout(timeout_s)
+        start = partial(Directory.change, name=name, limit_s=limit_s, loaded=loaded)
+        return await self.manage("load_model" if loaded else "unload_model", start, limit_s)
 
     async def close(self) -> None:
         """Close the connections, but for those of event loops that run in other threads."""
@@ -244,6 +252,7 @@ class AsyncCaller:
 
     def _connect_to(self, target: Target) -> None:
         self.directory = Directory(self.settings, has_control=target.control_url is not None)
+        self.transport.expect(target)
         self.target = target
         if self.breaker is not None and self.metrics is not None:
             self.metrics.watch_breaker(target.endpoint, self.breaker)

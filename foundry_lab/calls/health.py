@@ -25,30 +25,20 @@ MEMORY_LOW_MIB = 256
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class ProcessFacts(msgspec.Struct, frozen=True):
-    """What the operating system says of a process: resident memory in MiB and age in seconds."""
-
-    memory_mib: float
-    uptime_s: float
-
-
-def process_facts(pid: int | None, endpoint: str) -> ProcessFacts | None:
-    """Return the facts of the service's process, or None where it can't be looked at from here.
+def process_facts(pid: int | None, endpoint: str) -> tuple[float, float] | tuple[None, None]:
+    """Return memory (MiB, resident) and age (seconds) of the service's process, None where it can't be seen.
 
     Foundry Local's status names a process id and neither memory nor uptime. The id means something here only
     if the service is on this machine.
     """
     if pid is None or urlsplit(endpoint).hostname not in _LOOPBACK:
-        return None
+        return None, None
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return ProcessFacts(
-                memory_mib=process.memory_info().rss / 2**20,
-                uptime_s=max(0.0, time.time() - process.create_time()),
-            )
+            return process.memory_info().rss / 2**20, max(0.0, time.time() - process.create_time())
     except psutil.Error:
-        return None
+        return None, None
 
 
 def unreachable(endpoint: str | None, error: FoundryError) -> Health:
@@ -92,8 +82,8 @@ def check(
                 )
         except FoundryError as error:
             reasons.append(f"A one-token completion failed: {error}")
-    facts = process_facts(pid, endpoint)
-    if facts and (free_mib := psutil.virtual_memory().available / 2**20) < MEMORY_LOW_MIB:
+    memory_mib, uptime_s = process_facts(pid, endpoint)
+    if memory_mib is not None and (free_mib := psutil.virtual_memory().available / 2**20) < MEMORY_LOW_MIB:
         reasons.append(
             f"Only {free_mib:.0f} MiB of memory are free: close other programs, or load a smaller model."
         )
@@ -102,8 +92,8 @@ def check(
         endpoint=endpoint,
         reasons=tuple(reasons),
         loaded_models=tuple(loaded),
-        memory_usage=facts.memory_mib if facts else None,
-        uptime_s=facts.uptime_s if facts else None,
+        memory_usage=memory_mib,
+        uptime_s=uptime_s,
         version=versions.get(SDK_PACKAGE),
         versions=dict(versions),
         latency_s=latency_s,

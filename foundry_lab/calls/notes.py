@@ -45,7 +45,7 @@ class Notes:
     def end(self, record: Record, started: float, error: BaseException | None) -> None:
         """End: `started` by perf_counter, the error if one ended it."""
         record.latency_s = time.perf_counter() - started
-        record.outcome = "ok" if error is None else outcome_of(error)
+        record.outcome = outcome_of(error)
         if self._metrics is not None:
             self._metrics.finish(record)
         level = logging.INFO if record.outcome in ("ok", "cancelled") else logging.WARNING

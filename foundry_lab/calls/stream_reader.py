@@ -1,4 +1,4 @@
-"""One streamed answer: read within its time limits, cancelled at the service when it is left; what is known of it."""
+"""One streamed answer: what is known of it, and how it is read within its time limits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import aiohttp
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import chat
 from foundry_lab.calls.async_caller import AsyncCaller
-from foundry_lab.calls.async_transport import broken_body, read_body
+from foundry_lab.calls.async_transport import read_body
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.calls.target import Target
+from foundry_lab.calls.unanswered import broken_body
 from foundry_lab.errors import FoundryError, RequestTimeoutError, StreamInterruptedError
 from foundry_lab.logs import LOGGER
 from foundry_lab.metrics import Record
