@@ -13,7 +13,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 from weakref import WeakSet
-from wsgiref.simple_server import WSGIServer
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -322,8 +321,6 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     """
 
     def __init__(self, registry: CollectorRegistry, port: int = 0) -> None:
-        server: WSGIServer
-        thread: threading.Thread
         try:
             if sys.platform == "win32" and port:  # where a second server may listen at a port that is taken
                 with socket.socket() as trial:

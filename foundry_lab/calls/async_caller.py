@@ -46,7 +46,6 @@ class AsyncCaller:
 
     Attributes:
         directory: what the service's models are called. target: the service, when it is known.
-        found_at: when the search for the service ended, by perf_counter.
     """
 
     def __init__(
@@ -64,9 +63,8 @@ class AsyncCaller:
         self.notes = Notes(metrics)
         self.directory = Directory(settings)
         self.target: Target | None = None
-        self.found_at = 0.0
         self.transport = Transport(headers, ca_file)
-        weakref.finalize(self, self.transport.sessions.abandon)
+        weakref.finalize(self, self.transport.abandon)
         self.after_fork()
         renew_after_fork(self)
 
@@ -114,7 +112,7 @@ class AsyncCaller:
 
     async def close(self) -> None:
         """Close the connections, but for those of event loops that run in other threads."""
-        await self.transport.sessions.close()
+        await self.transport.close()
 
     async def _noted(
         self,
@@ -130,7 +128,8 @@ class AsyncCaller:
         failed: BaseException | None = None
         try:
             if self.target is None:
-                await self.connected()  # finding or starting it isn't part of the request's time
+                await self.connected()
+                started = time.perf_counter()  # finding or starting it isn't part of the request's time
             result = await self.run(start, Deadline(limit_s), record, send)
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
@@ -146,7 +145,7 @@ class AsyncCaller:
         finally:
             if request is not None and not record.model:
                 record.model = self.directory.meaning(request.model)
-            self.notes.end(record, max(started, self.found_at), failed)  # the search isn't its doing
+            self.notes.end(record, started, failed)
 
     # --- one request travels: operation -> policies -> transport ----------------------------------------
 
@@ -239,7 +238,6 @@ class AsyncCaller:
         with self._search_lock:
             if self.target is None:
                 self._connect_to(locate(self.settings))
-                self.found_at = time.perf_counter()
             assert self.target is not None
             return self.target
 

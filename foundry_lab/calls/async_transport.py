@@ -37,21 +37,25 @@ _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S
 
 
 class Transport:
-    """Sends one call once.
+    """Sends one call once. It has a session for each event loop that it is used in: loops can't share one.
 
     Args:
         headers: of every request; credentials among them go to an endpoint that was named, and to no other.
         ca_file: whom to trust over https; see `_tls_context`.
-
-    Attributes:
-        sessions: the connections.
     """
 
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
-        public = without_credentials(headers)
-        self.sessions = Sessions(public)
-        self._credentials = {name: value for name, value in headers.items() if name not in public}
+        self._headers = without_credentials(headers)
+        self._credentials = {name: value for name, value in headers.items() if name not in self._headers}
         self._ca_file = ca_file
+        self._listeners: dict[int, Listener] = {}  # the process that must listen at a port, where it is known
+        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The connections are the parent's: two processes that read one take each other's answers."""
+        keep_unused(self._open)  # closing them here would unregister the parent's from its selector
+        self._open = {}
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -62,7 +66,7 @@ class Transport:
         if target.listener is not None:
             for url in (target.endpoint, target.control_url):
                 if url is not None and (port := URL(url).port):
-                    self.sessions.listeners[port] = target.listener
+                    self._listeners[port] = target.listener
 
     async def exchange(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send a call and read its whole reply.
@@ -98,7 +102,7 @@ class Transport:
             body = io.BytesIO(call.body)
         limits = _time_limits(limit_s)
         try:
-            return await self.sessions.here().request(
+            return await self._session().request(
                 call.method,
                 _url(base, call.path),
                 data=body,
@@ -110,6 +114,37 @@ class Transport:
         except (aiohttp.ClientError, ConnectionError) as error:
             connect_s = limits.sock_connect or limit_s
             raise no_answer(error, base, connect_s, found=target.found) from None
+
+    def _session(self) -> aiohttp.ClientSession:
+        """Return the running loop's session; those of loops that have closed are given up."""
+        loop = asyncio.get_running_loop()
+        session = self._open.get(loop)
+        if session is None or session.closed:
+            self.abandon(lambda loop: loop.is_closed())
+            session = self._open[loop] = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=_Connector(self._listeners),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return session
+
+    async def close(self) -> None:
+        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
+        session = self._open.pop(asyncio.get_running_loop(), None)
+        self.abandon(lambda loop: not loop.is_running())
+        if session is not None:
+            await session.close()
+
+    def abandon(self, choose: Callable[[asyncio.AbstractEventLoop], bool] = lambda loop: True) -> None:
+        """Close those of the chosen loops, or all, without aiohttp's warnings: nobody uses them any more."""
+        for loop in list(self._open):
+            if not choose(loop) or (session := self._open.pop(loop, None)) is None:
+                continue
+            if loop.is_running() and asyncio._get_running_loop() is not loop:
+                with contextlib.suppress(RuntimeError):  # it was closed this moment
+                    loop.call_soon_threadsafe(_close_now, session)
+            else:
+                _close_now(session)
 
 
 @functools.lru_cache(maxsize=64)
@@ -167,58 +202,6 @@ class _Connector(aiohttp.TCPConnector):
                 protocol.close()
                 raise another_answers(str(req.url.origin()))
         return protocol
-
-
-class Sessions:
-    """A client's sessions, one for each event loop that it is used in: loops can't share one.
-
-    Those of closed loops are given up when another is opened.
-
-    Attributes:
-        listeners: the process that must listen at a port, for ports where that is known.
-    """
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.listeners: dict[int, Listener] = {}
-        self._headers = headers
-        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """The connections are the parent's: two processes that read one take each other's answers."""
-        keep_unused(self._open)  # closing them here would unregister the parent's from its selector
-        self._open = {}
-
-    def here(self) -> aiohttp.ClientSession:
-        """Return the running loop's session."""
-        loop = asyncio.get_running_loop()
-        session = self._open.get(loop)
-        if session is None or session.closed:
-            self.abandon(lambda loop: loop.is_closed())
-            session = self._open[loop] = aiohttp.ClientSession(
-                headers=self._headers,
-                connector=_Connector(self.listeners),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return session
-
-    async def close(self) -> None:
-        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
-        session = self._open.pop(asyncio.get_running_loop(), None)
-        self.abandon(lambda loop: not loop.is_running())
-        if session is not None:
-            await session.close()
-
-    def abandon(self, choose: Callable[[asyncio.AbstractEventLoop], bool] = lambda loop: True) -> None:
-        """Close those of the chosen loops, or all, without aiohttp's warnings: nobody uses them any more."""
-        for loop in list(self._open):
-            if not choose(loop) or (session := self._open.pop(loop, None)) is None:
-                continue
-            if loop.is_running() and asyncio._get_running_loop() is not loop:
-                with contextlib.suppress(RuntimeError):  # it was closed this moment
-                    loop.call_soon_threadsafe(_close_now, session)
-            else:
-                _close_now(session)
 
 
 def _close_now(session: aiohttp.ClientSession) -> None:

@@ -128,13 +128,12 @@ class Directory:
         check_model_name(name)
         models = yield from self.list_models()
         low = name.lower()
-        for matches in (
-            [model for model in models if model.id.lower() == low],
-            [model for model in models if model.alias.lower() == low or same_model(model.id, name)],
-        ):
-            if matches:
-                return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
-        raise _not_found(name, models)
+        matches = [model for model in models if model.id.lower() == low] or [
+            model for model in models if model.alias.lower() == low or same_model(model.id, name)
+        ]
+        if not matches:
+            raise _not_found(name, models)
+        return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
 
     def choose(self, name: str | None) -> Operation[str]:
         """Return the id that a completion should name.

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import msgspec
 
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import chat
@@ -158,7 +159,7 @@ class StreamReader:
         self._record = record = caller.notes.begin("stream", request.messages)
         await caller.connected()
         self._deadline = Deadline(request.timeout_s)
-        self._started = max(self._started, caller.found_at)
+        self._started = time.perf_counter()  # finding or starting the service isn't part of its time
         try:
             await caller.run(
                 lambda models: chat.answer(models, request, stream=True), self._deadline, record, self._send
@@ -192,9 +193,7 @@ class StreamReader:
                 self._response = response
                 reply = Reply(response.status, response.headers, b"", request_id)
                 if response.status != 200 or not is_event_stream(reply):
-                    raise not_a_stream(
-                        Reply(reply.status, reply.headers, await read_body(response), request_id)
-                    )
+                    raise not_a_stream(msgspec.structs.replace(reply, body=await read_body(response)))
                 await self._read()
         except RequestTimeoutError:
             raise
