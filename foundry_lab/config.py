@@ -17,9 +17,7 @@ from foundry_lab._ground.checks import check_retries, check_timeout
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
-DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
-DEFAULT_LOG_LEVEL = "INFO"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CATALOGS = ("local", "public")
 _PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
@@ -127,26 +125,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
     api_key: str | None = _from_env("FOUNDRY_API_KEY", _check_text, None)
     model: str | None = _from_env("FOUNDRY_MODEL", _check_text, None)
-    timeout: float = _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
+    timeout: float = _from_env("FOUNDRY_TIMEOUT", check_timeout, 30.0)
     retries: int = _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
-    log_level: str = _from_env("FOUNDRY_LOG_LEVEL", check_log_level, DEFAULT_LOG_LEVEL)
-    catalog: str = _from_env("FOUNDRY_LAB_CATALOG", check_catalog, CATALOGS[0])
+    log_level: str = _from_env("FOUNDRY_LOG_LEVEL", check_log_level, "INFO")
+    catalog: str = _from_env("FOUNDRY_LAB_CATALOG", check_catalog, "local")
     model_is_explicit: bool = False
 
     def __post_init__(self) -> None:
         model = _check_text(self.model or "", "model")
-        checked = {
-            "endpoint": check_endpoint(self.endpoint) if self.endpoint else None,
-            "api_key": _check_text(self.api_key, "api_key") if self.api_key else None,
-            "model": model or DEFAULT_MODEL,
-            "model_is_explicit": bool(model),
-            "timeout": check_timeout(self.timeout),
-            "retries": check_retries(self.retries),
-            "log_level": check_log_level(self.log_level),
-            "catalog": check_catalog(self.catalog),
-        }
-        for name, value in checked.items():
-            force_setattr(self, name, value)
+        force_setattr(self, "model", model or DEFAULT_MODEL)
+        force_setattr(self, "model_is_explicit", bool(model))
+        force_setattr(self, "endpoint", check_endpoint(self.endpoint) if self.endpoint else None)
+        force_setattr(self, "api_key", _check_text(self.api_key, "api_key") if self.api_key else None)
+        force_setattr(self, "timeout", check_timeout(self.timeout))
+        force_setattr(self, "retries", check_retries(self.retries))
+        force_setattr(self, "log_level", check_log_level(self.log_level))
+        force_setattr(self, "catalog", check_catalog(self.catalog))
 
     def replace(self, **changes: object) -> Settings:
         """Return a copy with the changes that aren't None. Raises ConfigurationError as the constructor."""

@@ -134,14 +134,13 @@ class AsyncCaller:
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
             return result
-        except FoundryError as error:
+        except BaseException as error:
             failed = error
+            if not isinstance(error, FoundryError):
+                raise
             _log.debug("%s failed: %s", record.request_id, type(error).__name__)  # its text may quote texts
             # The way through operation, policies and transport tells a learner nothing.
             raise error.with_traceback(None) from error.__cause__
-        except BaseException as error:
-            failed = error
-            raise
         finally:
             if request is not None and not record.model:
                 record.model = self.directory.meaning(request.model)

@@ -77,8 +77,7 @@ class Transport:
         try:
             async with asyncio.timeout(limit_s := deadline.remaining()):
                 response = await self.dispatch(target, call, request_id, limit_s)
-                watch = call.on_data if response.status == 200 else None
-                body = await read_body(response, watch)
+                body = await read_body(response, call.on_data if response.status == 200 else None)
         except RequestTimeoutError:
             raise
         except TimeoutError:
@@ -112,8 +111,7 @@ class Transport:
                 ssl=self._tls if base.startswith("https:") else True,
             )
         except (aiohttp.ClientError, ConnectionError) as error:
-            connect_s = limits.sock_connect or limit_s
-            raise no_answer(error, base, connect_s, found=target.found) from None
+            raise no_answer(error, base, limits.sock_connect or limit_s, found=target.found) from None
 
     def _session(self) -> aiohttp.ClientSession:
         """Return the running loop's session; those of loops that have closed are given up."""
