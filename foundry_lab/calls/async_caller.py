@@ -37,6 +37,8 @@ from foundry_lab.types import Completion, Health, Model
 T = TypeVar("T")
 Start = Callable[[Directory], Operation[T]]
 Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
+Exchange = Callable[[Call, Deadline, str, Target], Awaitable[Reply]]
+"""Sends a call once, with the request's id."""
 
 _log = logging.getLogger(LOGGER)
 
@@ -177,46 +179,34 @@ class AsyncCaller:
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         before = record.retries
-        reply, ticket = await self.attempt(
-            partial(self.transport.exchange, call, deadline, record.request_id),
-            deadline,
-            record,
-            once=call.once,
-        )
+        reply, ticket = await self.attempt(self.transport.exchange, call, deadline, record)
         if ticket is not None:
             ticket.settle(None)
         retried = record.retries - before
         return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
 
     async def attempt(
-        self,
-        exchange: Callable[[Target], Awaitable[T]],
-        deadline: Deadline,
-        record: Record,
-        *,
-        once: bool = False,
-    ) -> tuple[T, Ticket | None]:
+        self, exchange: Exchange, call: Call, deadline: Deadline, record: Record
+    ) -> tuple[Reply, Ticket | None]:
         """Try, and try again as the policy says: the one way in which requests are attempted.
 
         The breaker is asked before each attempt, and told of each that failed. The ticket of the one that
         worked is returned, for the caller to settle when its answer is whole.
-
-        Args:
-            once: one attempt, past retries and breaker.
         """
-        breaker = None if once else self.breaker
+        breaker = None if call.once else self.breaker
         retry = 0
         while True:
             ticket = breaker.acquire() if breaker is not None else None
             try:
-                return await exchange(self.target or await self.connected()), ticket
+                target = self.target or await self.connected()
+                return await exchange(call, deadline, record.request_id, target), ticket
             except BaseException as error:
                 if ticket is not None:
                     ticket.settle(error)
                 if isinstance(error, ServiceUnavailableError) or is_connect_timeout(error):
-                    await self._look_elsewhere(resume=not once)
+                    await self._look_elsewhere(resume=not call.once)
                 retry += 1
-                wait = None if once else self.retry.pause_s(error, retry, deadline)
+                wait = None if call.once else self.retry.pause_s(error, retry, deadline)
                 if wait is None:
                     raise
             await asyncio.sleep(wait)

@@ -158,35 +158,30 @@ class StreamReader:
         self._started = time.perf_counter()
         self._record = record = caller.notes.begin("stream", request.messages)
         await caller.connected()
-        self._deadline = Deadline(request.timeout_s)
+        self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
         try:
-            await caller.run(
-                lambda models: chat.answer(models, request, stream=True), self._deadline, record, self._send
-            )
+            asking = partial(chat.answer, request=request, stream=True)
+            await caller.run(asking, deadline, record, self._send)
         except RequestTimeoutError as error:
             if error.phase != "first_token" or not request.fallback:
                 raise
             _log.warning("%s: no token in time; asking again without streaming", record.request_id)
             self._let_go()
-            self._take_whole(
-                await caller.run(lambda models: chat.complete(models, request), self._deadline, record)
-            )
+            self._take_whole(await caller.run(partial(chat.complete, request=request), deadline, record))
 
     async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         """Send under the client's policies; what isn't the answer itself takes the usual way."""
         if not call.generates:
             return await self._caller.send(call, deadline, record)
-        reply, self._ticket = await self._caller.attempt(
-            partial(self._open, call, record.request_id), deadline, record
-        )
+        reply, self._ticket = await self._caller.attempt(self._open, call, deadline, record)
         return reply
 
-    async def _open(self, call: Call, request_id: str, target: Target) -> Reply:
+    async def _open(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send once and read up to the first text; what an earlier attempt brought is forgotten."""
         self._let_go()
         self._parser = ChatStream(request_id)
-        limit_s = min(self._request.first_token_s, self._deadline.remaining())
+        limit_s = min(self._request.first_token_s, deadline.remaining())
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._caller.transport.dispatch(target, call, request_id, limit_s)
@@ -204,9 +199,9 @@ class StreamReader:
     def _take_whole(self, completion: Completion) -> None:
         """Deliver an answer that didn't stream as one piece (the fallback)."""
         parser, elapsed_s = self._parser, time.perf_counter() - self._started
-        parser.parts, parser.model, parser.id = [completion.content], completion.model, completion.id
-        parser.finish_reason, parser.usage, parser.done = completion.finish_reason, completion.usage, True
-        parser.thoughts = [completion.reasoning]
+        parser.parts, parser.thoughts = [completion.content], [completion.reasoning]
+        parser.model, parser.finish_reason = completion.model, completion.finish_reason
+        parser.usage, parser.done = completion.usage, True
         self._arrivals, self._heard = [elapsed_s], True
         self._ready.append(
             Chunk(
