@@ -24,7 +24,6 @@ from foundry_lab.errors import (
     APIStatusError,
     CircuitOpenError,
     ConfigurationError,
-    FoundryError,
     RequestTimeoutError,
     ResponseFormatError,
     ServiceUnavailableError,
@@ -51,7 +50,6 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (CircuitOpenError, "circuit_open"),
     (StreamInterruptedError, "interrupted"),
     (ResponseFormatError, "format"),
-    (FoundryError, "error"),
     (Exception, "error"),
 )
 

@@ -100,11 +100,7 @@ class AsyncCaller:
             target = await self.connected()
         except FoundryError as error:
             return health.unreachable(self.settings.endpoint, error)
-        return await self.manage(
-            "health_check",
-            lambda models: health.check(models, target.endpoint, target.versions, probe=probe),
-            limit_s,
-        )
+        return await self.manage("health_check", partial(health.check, target=target, probe=probe), limit_s)
 
     async def change_model(self, name: str, timeout_s: float, *, loaded: bool) -> Model:
         """Load or unload a model, waiting while it is busy."""

@@ -71,9 +71,8 @@ class SyncCompletionStream(StreamReader):
     def close(self) -> None:
         """Stop reading; the service stops generating."""
         self._ready.clear()
-        if self._response is not None:
+        if not self._ended:
             portal.wait(self._stop())
-        self._end(GeneratorExit())
 
     def __del__(self) -> None:
         if self._response is not None:
