@@ -85,8 +85,7 @@ def reset_logging() -> None:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, and a request's facts or the message."""
 
-    converter = time.gmtime
-    default_time_format = "%Y-%m-%dT%H:%M:%S"  # as RFC 3339 writes it
+    default_time_format = "%Y-%m-%dT%H:%M:%S"  # as RFC 3339 writes it, in UTC's time: see `converter` above
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
