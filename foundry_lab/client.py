@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from foundry_lab._ground.checks import check_timeout
-from foundry_lab.calls.async_stream import CompletionStream
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
 from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from foundry_lab.calls.models import Directory
+from foundry_lab.calls.streams import CompletionStream
 from foundry_lab.types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -70,20 +68,19 @@ class FoundryAPIClient(ClientCore):
             probe: also have one token generated.
             timeout: seconds for the answer; the client's own limit if not given.
         """
-        limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
-        return await self.caller.health(probe=probe, timeout_s=limit_s)
+        return await self.caller.health(probe=probe, timeout_s=timeout)
 
     async def list_models(self) -> list[Model]:
         """Return every model the service knows."""
-        return await self.caller.manage("list_models", Directory.list_models, self.settings.timeout)
+        return await self.caller.manage("list_models", Directory.list_models)
 
     async def loaded_models(self) -> list[str]:
         """Return the ids of the models in memory."""
-        return await self.caller.manage("loaded_models", Directory.loaded_models, self.settings.timeout)
+        return await self.caller.manage("loaded_models", Directory.loaded_models)
 
     async def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        return await self.caller.manage("load_model", lambda models: models.load(name, timeout), timeout)
+        return await self.caller.change_model(name, timeout, loaded=True)
 
     async def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -91,7 +88,7 @@ class FoundryAPIClient(ClientCore):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        return await self.caller.manage("unload_model", lambda models: models.unload(name, timeout), timeout)
+        return await self.caller.change_model(name, timeout, loaded=False)
 
     async def download_model(
         self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
@@ -124,7 +121,5 @@ class FoundryAPIClient(ClientCore):
         await self.caller.connected()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -17,9 +17,7 @@ from foundry_lab._ground.checks import check_retries, check_timeout
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
-DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
-DEFAULT_LOG_LEVEL = "INFO"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CATALOGS = ("local", "public")
 _PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
@@ -92,10 +90,17 @@ def check_catalog(value: str, name: str = "catalog") -> str:
 T = TypeVar("T")
 
 
-def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> T:
-    """Read one variable; empty counts as not set, as shells make it hard to tell the two apart."""
-    value = os.environ.get(variable, "").strip()
-    return check(value, variable) if value else default
+def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> Any:
+    """Return a field that reads one variable where no value is given.
+
+    A variable that is empty counts as not set, as shells make it hard to tell the two apart.
+    """
+
+    def read() -> T:
+        value = os.environ.get(variable, "").strip()
+        return check(value, variable) if value else default
+
+    return msgspec.field(default_factory=read)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,41 +122,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ConfigurationError: a bad value; the message names the variable, the value and what is allowed.
     """
 
-    endpoint: str | None = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
-    )
-    api_key: str | None = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_API_KEY", _check_text, None)
-    )
-    model: str | None = msgspec.field(default_factory=lambda: _from_env("FOUNDRY_MODEL", _check_text, None))
-    timeout: float = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_TIMEOUT", check_timeout, DEFAULT_TIMEOUT_S)
-    )
-    retries: int = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
-    )
-    log_level: str = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_LOG_LEVEL", check_log_level, DEFAULT_LOG_LEVEL)
-    )
-    catalog: str = msgspec.field(
-        default_factory=lambda: _from_env("FOUNDRY_LAB_CATALOG", check_catalog, CATALOGS[0])
-    )
+    endpoint: str | None = _from_env("FOUNDRY_ENDPOINT", check_endpoint, None)
+    api_key: str | None = _from_env("FOUNDRY_API_KEY", _check_text, None)
+    model: str | None = _from_env("FOUNDRY_MODEL", _check_text, None)
+    timeout: float = _from_env("FOUNDRY_TIMEOUT", check_timeout, 30.0)
+    retries: int = _from_env("FOUNDRY_RETRIES", check_retries, DEFAULT_RETRIES)
+    log_level: str = _from_env("FOUNDRY_LOG_LEVEL", check_log_level, "INFO")
+    catalog: str = _from_env("FOUNDRY_LAB_CATALOG", check_catalog, "local")
     model_is_explicit: bool = False
 
     def __post_init__(self) -> None:
         model = _check_text(self.model or "", "model")
-        checked = {
-            "endpoint": check_endpoint(self.endpoint) if self.endpoint else None,
-            "api_key": _check_text(self.api_key, "api_key") if self.api_key else None,
-            "model": model or DEFAULT_MODEL,
-            "model_is_explicit": bool(model),
-            "timeout": check_timeout(self.timeout),
-            "retries": check_retries(self.retries),
-            "log_level": check_log_level(self.log_level),
-            "catalog": check_catalog(self.catalog),
-        }
-        for name, value in checked.items():
-            force_setattr(self, name, value)
+        force_setattr(self, "model", model or DEFAULT_MODEL)
+        force_setattr(self, "model_is_explicit", bool(model))
+        force_setattr(self, "endpoint", check_endpoint(self.endpoint) if self.endpoint else None)
+        force_setattr(self, "api_key", _check_text(self.api_key, "api_key") if self.api_key else None)
+        force_setattr(self, "timeout", check_timeout(self.timeout))
+        force_setattr(self, "retries", check_retries(self.retries))
+        force_setattr(self, "log_level", check_log_level(self.log_level))
+        force_setattr(self, "catalog", check_catalog(self.catalog))
 
     def replace(self, **changes: object) -> Settings:
         """Return a copy with the changes that aren't None. Raises ConfigurationError as the constructor."""

@@ -11,13 +11,6 @@ from typing import Any, Literal
 Phase = Literal["connect", "first_token", "idle", "total"]
 
 
-def _bare(kind: type[FoundryError], args: tuple[Any, ...]) -> FoundryError:
-    """Return an error without its attributes, for `pickle` and `copy` to fill in."""
-    error = kind.__new__(kind)
-    error.args = args
-    return error
-
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -36,7 +29,7 @@ class FoundryError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python would call __init__ with the message alone; an error must get out of a worker process whole.
-        return _bare, (type(self), self.args), self.__dict__
+        return type(self).__new__, (type(self),), {**self.__dict__, "args": self.args}
 
 
 class ConfigurationError(FoundryError, ValueError):

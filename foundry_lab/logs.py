@@ -14,7 +14,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
@@ -86,9 +85,12 @@ def reset_logging() -> None:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, and a request's facts or the message."""
 
+    default_time_format = "%Y-%m-%dT%H:%M:%S"  # as RFC 3339 writes it, in UTC's time: see `converter` above
+    default_msec_format = "%s.%03dZ"
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": _utc(record.created),
+            "time": self.formatTime(record),
             "level": record.levelname,
             "logger": record.name,
         }
@@ -100,11 +102,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return jsonlib.dumps(line)  # ASCII: a Windows stream has letters that JSON doesn't have
-
-
-def _utc(epoch_s: float) -> str:
-    """Return a time as RFC 3339 writes it, to the millisecond."""
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _facts(request: msgspec.Struct) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 from weakref import WeakSet
-from wsgiref.simple_server import WSGIServer
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -25,7 +24,6 @@ from foundry_lab.errors import (
     APIStatusError,
     CircuitOpenError,
     ConfigurationError,
-    FoundryError,
     RequestTimeoutError,
     ResponseFormatError,
     ServiceUnavailableError,
@@ -52,7 +50,6 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (CircuitOpenError, "circuit_open"),
     (StreamInterruptedError, "interrupted"),
     (ResponseFormatError, "format"),
-    (FoundryError, "error"),
     (Exception, "error"),
 )
 
@@ -322,8 +319,6 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     """
 
     def __init__(self, registry: CollectorRegistry, port: int = 0) -> None:
-        server: WSGIServer
-        thread: threading.Thread
         try:
             if sys.platform == "win32" and port:  # where a second server may listen at a port that is taken
                 with socket.socket() as trial:

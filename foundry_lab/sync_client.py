@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from foundry_lab._ground.checks import check_timeout
 from foundry_lab.calls import portal
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
 from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from foundry_lab.calls.models import Directory
-from foundry_lab.calls.sync_stream import SyncCompletionStream
+from foundry_lab.calls.streams import SyncCompletionStream
 from foundry_lab.types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -65,24 +63,19 @@ class SyncFoundryAPIClient(ClientCore):
             probe: also have one token generated.
             timeout: seconds for the answer; the client's own limit if not given.
         """
-        limit_s = self.settings.timeout if timeout is None else check_timeout(timeout)
-        return portal.wait(self.caller.health(probe=probe, timeout_s=limit_s))
+        return portal.wait(self.caller.health(probe=probe, timeout_s=timeout))
 
     def list_models(self) -> list[Model]:
         """Return every model the service knows."""
-        return portal.wait(self.caller.manage("list_models", Directory.list_models, self.settings.timeout))
+        return portal.wait(self.caller.manage("list_models", Directory.list_models))
 
     def loaded_models(self) -> list[str]:
         """Return the ids of the models in memory."""
-        return portal.wait(
-            self.caller.manage("loaded_models", Directory.loaded_models, self.settings.timeout)
-        )
+        return portal.wait(self.caller.manage("loaded_models", Directory.loaded_models))
 
     def load_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Load a model by alias or id; `timeout` in seconds."""
-        return portal.wait(
-            self.caller.manage("load_model", lambda models: models.load(name, timeout), timeout)
-        )
+        return portal.wait(self.caller.change_model(name, timeout, loaded=True))
 
     def unload_model(self, name: str, *, timeout: float = LOAD_TIMEOUT_S) -> Model:
         """Unload a model by alias or id, waiting while requests use it; `timeout` in seconds.
@@ -90,9 +83,7 @@ class SyncFoundryAPIClient(ClientCore):
         Raises:
             ModelBusyError: it is still in use after `timeout`.
         """
-        return portal.wait(
-            self.caller.manage("unload_model", lambda models: models.unload(name, timeout), timeout)
-        )
+        return portal.wait(self.caller.change_model(name, timeout, loaded=False))
 
     def download_model(
         self, name: str, *, progress: bool | Report = True, timeout: float = DOWNLOAD_TIMEOUT_S
@@ -111,9 +102,7 @@ class SyncFoundryAPIClient(ClientCore):
         portal.wait(self.caller.connected())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -32,11 +32,13 @@ from foundry_lab.policies.breaker import CircuitBreaker, Ticket
 from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import Deadline, RetryPolicy, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
-from foundry_lab.types import Completion, Health
+from foundry_lab.types import Completion, Health, Model
 
 T = TypeVar("T")
 Start = Callable[[Directory], Operation[T]]
 Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
+Exchange = Callable[[Call, Deadline, str, Target], Awaitable[Reply]]
+"""Sends a call once, with the request's id."""
 
 _log = logging.getLogger(LOGGER)
 
@@ -46,7 +48,6 @@ class AsyncCaller:
 
     Attributes:
         directory: what the service's models are called. target: the service, when it is known.
-        found_at: when the search for the service ended, by perf_counter.
     """
 
     def __init__(
@@ -64,9 +65,8 @@ class AsyncCaller:
         self.notes = Notes(metrics)
         self.directory = Directory(settings)
         self.target: Target | None = None
-        self.found_at = 0.0
         self.transport = Transport(headers, ca_file)
-        weakref.finalize(self, self.transport.sessions.abandon)
+        weakref.finalize(self, self.transport.abandon)
         self.after_fork()
         renew_after_fork(self)
 
@@ -88,25 +88,29 @@ class AsyncCaller:
             "complete", partial(chat.complete, request=request), request.timeout_s, send, request
         )
 
-    async def manage(self, name: str, start: Start[T], timeout_s: float) -> T:
+    async def manage(self, name: str, start: Start[T], timeout_s: float | None = None) -> T:
         """Return the result of an operation that looks after the service; `start` makes it."""
-        return await self._noted(name, start, check_timeout(timeout_s))
+        limit_s = self.settings.timeout if timeout_s is None else check_timeout(timeout_s)
+        return await self._noted(name, start, limit_s)
 
-    async def health(self, *, probe: bool = False, timeout_s: float) -> Health:
+    async def health(self, *, probe: bool = False, timeout_s: float | None = None) -> Health:
         """Look at the service once; that it is down is a result."""
+        limit_s = self.settings.timeout if timeout_s is None else check_timeout(timeout_s)
         try:
             target = await self.connected()
         except FoundryError as error:
             return health.unreachable(self.settings.endpoint, error)
-        return await self.manage(
-            "health_check",
-            lambda models: health.check(models, target.endpoint, target.versions, probe=probe),
-            timeout_s,
-        )
+        return await self.manage("health_check", partial(health.check, target=target, probe=probe), limit_s)
+
+    async def change_model(self, name: str, timeout_s: float, *, loaded: bool) -> Model:
+        """Load or unload a model, waiting while it is busy."""
+        limit_s = check_timeout(timeout_s)
+        start = partial(Directory.change, name=name, limit_s=limit_s, loaded=loaded)
+        return await self.manage("load_model" if loaded else "unload_model", start, limit_s)
 
     async def close(self) -> None:
         """Close the connections, but for those of event loops that run in other threads."""
-        await self.transport.sessions.close()
+        await self.transport.close()
 
     async def _noted(
         self,
@@ -122,23 +126,23 @@ class AsyncCaller:
         failed: BaseException | None = None
         try:
             if self.target is None:
-                await self.connected()  # finding or starting it isn't part of the request's time
+                await self.connected()
+                started = time.perf_counter()  # finding or starting it isn't part of the request's time
             result = await self.run(start, Deadline(limit_s), record, send)
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
             return result
-        except FoundryError as error:
+        except BaseException as error:
             failed = error
+            if not isinstance(error, FoundryError):
+                raise
             _log.debug("%s failed: %s", record.request_id, type(error).__name__)  # its text may quote texts
             # The way through operation, policies and transport tells a learner nothing.
             raise error.with_traceback(None) from error.__cause__
-        except BaseException as error:
-            failed = error
-            raise
         finally:
             if request is not None and not record.model:
                 record.model = self.directory.meaning(request.model)
-            self.notes.end(record, max(started, self.found_at), failed)  # the search isn't its doing
+            self.notes.end(record, started, failed)
 
     # --- one request travels: operation -> policies -> transport ----------------------------------------
 
@@ -171,46 +175,34 @@ class AsyncCaller:
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         before = record.retries
-        reply, ticket = await self.attempt(
-            partial(self.transport.exchange, call, deadline, record.request_id),
-            deadline,
-            record,
-            once=call.once,
-        )
+        reply, ticket = await self.attempt(self.transport.exchange, call, deadline, record)
         if ticket is not None:
             ticket.settle(None)
         retried = record.retries - before
         return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
 
     async def attempt(
-        self,
-        exchange: Callable[[Target], Awaitable[T]],
-        deadline: Deadline,
-        record: Record,
-        *,
-        once: bool = False,
-    ) -> tuple[T, Ticket | None]:
+        self, exchange: Exchange, call: Call, deadline: Deadline, record: Record
+    ) -> tuple[Reply, Ticket | None]:
         """Try, and try again as the policy says: the one way in which requests are attempted.
 
         The breaker is asked before each attempt, and told of each that failed. The ticket of the one that
         worked is returned, for the caller to settle when its answer is whole.
-
-        Args:
-            once: one attempt, past retries and breaker.
         """
-        breaker = None if once else self.breaker
+        breaker = None if call.once else self.breaker
         retry = 0
         while True:
             ticket = breaker.acquire() if breaker is not None else None
             try:
-                return await exchange(self.target or await self.connected()), ticket
+                target = self.target or await self.connected()
+                return await exchange(call, deadline, record.request_id, target), ticket
             except BaseException as error:
                 if ticket is not None:
                     ticket.settle(error)
                 if isinstance(error, ServiceUnavailableError) or is_connect_timeout(error):
-                    await self._look_elsewhere(resume=not once)
+                    await self._look_elsewhere(resume=not call.once)
                 retry += 1
-                wait = None if once else self.retry.pause_s(error, retry, deadline)
+                wait = None if call.once else self.retry.pause_s(error, retry, deadline)
                 if wait is None:
                     raise
             await asyncio.sleep(wait)
@@ -231,7 +223,6 @@ class AsyncCaller:
         with self._search_lock:
             if self.target is None:
                 self._connect_to(locate(self.settings))
-                self.found_at = time.perf_counter()
             assert self.target is not None
             return self.target
 
@@ -244,6 +235,7 @@ class AsyncCaller:
 
     def _connect_to(self, target: Target) -> None:
         self.directory = Directory(self.settings, has_control=target.control_url is not None)
+        self.transport.expect(target)
         self.target = target
         if self.breaker is not None and self.metrics is not None:
             self.metrics.watch_breaker(target.endpoint, self.breaker)

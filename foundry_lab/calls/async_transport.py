@@ -9,30 +9,23 @@ import io
 import os
 import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import aiohttp
+import truststore
 from yarl import URL
 
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab._ground.listeners import Listener
-from foundry_lab.calls.target import (
-    CONNECT_TIMEOUT_S,
-    Target,
-    another_answers,
-    broke_off,
-    connect_timeout,
-    hung_up,
-    nobody_answers,
-    not_http,
-    too_large,
-)
-from foundry_lab.calls.tls import refused, tls_context
-from foundry_lab.errors import FoundryError, RequestTimeoutError
+from foundry_lab.calls.target import Target
+from foundry_lab.calls.unanswered import another_answers, broken_body, no_answer
+from foundry_lab.errors import ConfigurationError, RequestTimeoutError, ResponseFormatError
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply, raise_for_status
 from foundry_lab.protocol.headers import without_credentials
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 
+CONNECT_TIMEOUT_S = 5.0
 CONNECT_SHARE = 0.95
 """Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
 SHORTEST_CONNECT_S = 0.1
@@ -44,26 +37,36 @@ _USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S
 
 
 class Transport:
-    """Sends one call once.
+    """Sends one call once. It has a session for each event loop that it is used in: loops can't share one.
 
     Args:
         headers: of every request; credentials among them go to an endpoint that was named, and to no other.
-        ca_file: whom to trust over https, as in `tls_context`.
-
-    Attributes:
-        sessions: the connections.
+        ca_file: whom to trust over https; see `_tls_context`.
     """
 
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
-        public = without_credentials(headers)
-        self.sessions = Sessions(public)
-        self._credentials = {name: value for name, value in headers.items() if name not in public}
-        self._known: Target | None = None
+        self._headers = without_credentials(headers)
+        self._credentials = {name: value for name, value in headers.items() if name not in self._headers}
         self._ca_file = ca_file
+        self._listeners: dict[int, Listener] = {}  # the process that must listen at a port, where it is known
+        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The connections are the parent's: two processes that read one take each other's answers."""
+        keep_unused(self._open)  # closing them here would unregister the parent's from its selector
+        self._open = {}
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        return tls_context(self._ca_file)
+        return _tls_context(self._ca_file)
+
+    def expect(self, target: Target) -> None:
+        """Note which process must listen at a target that was found."""
+        if target.listener is not None:
+            for url in (target.endpoint, target.control_url):
+                if url is not None and (port := URL(url).port):
+                    self._listeners[port] = target.listener
 
     async def exchange(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send a call and read its whole reply.
@@ -74,8 +77,7 @@ class Transport:
         try:
             async with asyncio.timeout(limit_s := deadline.remaining()):
                 response = await self.dispatch(target, call, request_id, limit_s)
-                watch = call.on_data if response.status == 200 else None
-                body = await read_body(response, watch)
+                body = await read_body(response, call.on_data if response.status == 200 else None)
         except RequestTimeoutError:
             raise
         except TimeoutError:
@@ -94,37 +96,53 @@ class Transport:
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         elif not target.found:
             headers.update(self._credentials)
-        if target is not self._known:
-            self._get_to_know(target)
-        limits = time_limits(limit_s)
+        body: bytes | io.BytesIO | None = call.body
+        if call.body is not None and len(call.body) > LARGE_BODY_BYTES:
+            body = io.BytesIO(call.body)
+        limits = _time_limits(limit_s)
         try:
-            return await self.sessions.here().request(
+            return await self._session().request(
                 call.method,
                 _url(base, call.path),
-                data=as_payload(call.body),
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=limits,
                 ssl=self._tls if base.startswith("https:") else True,
             )
-        except aiohttp.ConnectionTimeoutError:
-            raise connect_timeout(base, limits.sock_connect or limit_s, found=target.found) from None
-        except aiohttp.ClientConnectorError as error:
-            if untrusted := refused(base, error):
-                raise untrusted from None
-            reason = error.os_error.strerror or error.os_error
-            raise nobody_answers(base, reason, found=target.found) from None
-        except aiohttp.ClientResponseError as error:
-            raise not_http(base, error.message) from None
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise hung_up(base, error) from None
+            raise no_answer(error, base, limits.sock_connect or limit_s, found=target.found) from None
 
-    def _get_to_know(self, target: Target) -> None:
-        if target.listener is not None:
-            for url in (target.endpoint, target.control_url):
-                if url is not None and (port := URL(url).port):
-                    self.sessions.listeners[port] = target.listener
-        self._known = target
+    def _session(self) -> aiohttp.ClientSession:
+        """Return the running loop's session; those of loops that have closed are given up."""
+        loop = asyncio.get_running_loop()
+        session = self._open.get(loop)
+        if session is None or session.closed:
+            self.abandon(lambda loop: loop.is_closed())
+            session = self._open[loop] = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=_Connector(self._listeners),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return session
+
+    async def close(self) -> None:
+        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
+        session = self._open.pop(asyncio.get_running_loop(), None)
+        self.abandon(lambda loop: not loop.is_running())
+        if session is not None:
+            await session.close()
+
+    def abandon(self, choose: Callable[[asyncio.AbstractEventLoop], bool] = lambda loop: True) -> None:
+        """Close those of the chosen loops, or all, without aiohttp's warnings: nobody uses them any more."""
+        for loop in list(self._open):
+            if not choose(loop) or (session := self._open.pop(loop, None)) is None:
+                continue
+            if loop.is_running() and asyncio._get_running_loop() is not loop:
+                with contextlib.suppress(RuntimeError):  # it was closed this moment
+                    loop.call_soon_threadsafe(_close_now, session)
+            else:
+                _close_now(session)
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,7 +150,7 @@ def _url(base: str, path: str) -> URL:
     return URL(base + path, encoded=True)  # encoded: a model's name stands in it as it was quoted
 
 
-def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
+def _time_limits(limit_s: float) -> aiohttp.ClientTimeout:
     """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
     connect_s = CONNECT_SHARE * limit_s
     if not SHORTEST_CONNECT_S <= connect_s < CONNECT_TIMEOUT_S:
@@ -140,9 +158,23 @@ def time_limits(limit_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
 
 
-def as_payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """Return a request's body in the form that aiohttp sends best."""
-    return io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
+def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """Return a context that trusts the authorities of a PEM file, or of SSL_CERT_FILE, or the system's.
+
+    Raises:
+        ConfigurationError: the file can't be read as certificates.
+    """
+    try:
+        if ca_file is not None:
+            return ssl.create_default_context(cafile=Path(ca_file).expanduser())
+        if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+            return ssl.create_default_context()  # reads both variables; the system's store knows neither
+    except OSError as error:
+        raise ConfigurationError(
+            f"ca_file={os.fspath(ca_file or '')!r} can't be used ({error}). Give a PEM file with the "
+            "certificate of the authority that signed the server's."
+        ) from None
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -153,8 +185,8 @@ class _Connector(aiohttp.TCPConnector):
     again cost nothing more.
     """
 
-    def __init__(self, listeners: Mapping[int, Listener], *, limit: int) -> None:
-        super().__init__(limit=limit)
+    def __init__(self, listeners: Mapping[int, Listener]) -> None:
+        super().__init__(limit=0)
         self._listeners = listeners
 
     async def _create_connection(
@@ -170,29 +202,6 @@ class _Connector(aiohttp.TCPConnector):
         return protocol
 
 
-def open_session(headers: Mapping[str, str], listeners: Mapping[int, Listener]) -> aiohttp.ClientSession:
-    """Return a session of the running loop. It sets no total limit: requests bring their own deadline.
-
-    Args:
-        listeners: the process that must listen at a port, for ports where that is known.
-    """
-    return aiohttp.ClientSession(
-        headers=headers,
-        timeout=_USUAL_LIMITS,
-        connector=_Connector(listeners, limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
-def abandon(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the session of a client that nobody closed, without aiohttp's warnings in a notebook."""
-    if loop.is_running() and asyncio._get_running_loop() is not loop:
-        with contextlib.suppress(RuntimeError):  # it was closed this moment
-            loop.call_soon_threadsafe(_close_now, session)
-    else:
-        _close_now(session)
-
-
 def _close_now(session: aiohttp.ClientSession) -> None:
     """Close a session without awaiting it, as its loop may be about to end or have ended.
 
@@ -202,52 +211,6 @@ def _close_now(session: aiohttp.ClientSession) -> None:
     with contextlib.suppress(StopIteration, RuntimeError):
         closing.send(None)
     closing.close()
-
-
-class Sessions:
-    """A client's sessions, one for each event loop that it is used in: loops can't share one.
-
-    Those of closed loops are given up when another is opened.
-
-    Attributes:
-        listeners: the process that must listen at a port, as for `open_session`.
-    """
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.listeners: dict[int, Listener] = {}
-        self._headers = headers
-        self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """The connections are the parent's: two processes that read one take each other's answers."""
-        keep_unused(self._open)  # closing them here would unregister the parent's from its selector
-        self._open = {}
-
-    def here(self) -> aiohttp.ClientSession:
-        """Return the running loop's session."""
-        loop = asyncio.get_running_loop()
-        session = self._open.get(loop)
-        if session is None or session.closed:
-            self._abandon([each for each in list(self._open) if each.is_closed()])
-            session = self._open[loop] = open_session(self._headers, self.listeners)
-        return session
-
-    async def close(self) -> None:
-        """Close all but those of loops that run in other threads, which may be in the middle of a request."""
-        session = self._open.pop(asyncio.get_running_loop(), None)
-        self._abandon([each for each in list(self._open) if not each.is_running()])
-        if session is not None:
-            await session.close()
-
-    def abandon(self) -> None:
-        """Close all, as nobody uses them any more."""
-        self._abandon(list(self._open))
-
-    def _abandon(self, loops: list[asyncio.AbstractEventLoop]) -> None:
-        for loop in loops:
-            if (session := self._open.pop(loop, None)) is not None:
-                abandon(session, loop)
 
 
 async def read_body(
@@ -270,17 +233,12 @@ async def read_body(
             parts.append(part)
             size += len(part)
             if size > MAX_BODY_BYTES:
-                raise too_large(MAX_BODY_BYTES)
+                raise ResponseFormatError(
+                    f"The answer is larger than {MAX_BODY_BYTES:,} bytes and was given up. Check that the "
+                    "endpoint is Foundry Local."
+                )
         return b"".join(parts)
     except (aiohttp.ClientError, ConnectionError) as error:
         raise broken_body(response, error) from None
     finally:
         response.close()  # closes no connection whose answer was read to its end
-
-
-def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryError:
-    """Return the error for a body that can't be read to its end."""
-    endpoint = str(response.url.origin())
-    if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
-        return not_http(endpoint, error)
-    return broke_off(endpoint, error)

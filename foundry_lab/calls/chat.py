@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._ground.checks import check_timeout, did_you_mean
+from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
 from foundry_lab.errors import (
@@ -73,7 +73,8 @@ _OF_THE_CLIENT = {
     "max_retries": "retries",
     "default_headers": "headers",
     **{name: name for name in ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker")},
-    **{name: name for name in ("metrics", "ca_file")},
+    "metrics": "metrics",
+    "ca_file": "ca_file",
 }
 """What belongs to the client, by the names that others give it too; and what the client calls it."""
 _ALL = frozenset(ChatOptions.__annotations__)
@@ -149,9 +150,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     def _with_shape(self, given: Mapping[str, Any]) -> ChatRequest:
         if "response_model" in given and "parser" in given:
             raise ConfigurationError("Give response_model or parser, not both.")
-        attempts = given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS)
-        if type(attempts) is not int or attempts < 1:
-            raise ConfigurationError(f"parse_attempts={attempts!r} must be a whole number from 1.")
+        attempts = check_count(given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS), "parse_attempts")
         shape = None
         if "response_model" in given:
             shape = shape_of(given["response_model"])
@@ -178,23 +177,22 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
         StructuredOutputError: no answer had the shape; `.text` holds the last one.
     """
     started = time.perf_counter()
-    reply = yield from answer(directory, request)
-    completion = protocol.parse_completion(reply, time.perf_counter() - started)
-    if request.shape is None:
-        return completion
-    sent = reply.attempts
-    for asked in range(1, request.parse_attempts + 1):
+    asked, sent = request, 0
+    for _ in range(request.parse_attempts):
+        reply = yield from answer(directory, asked)
+        completion = protocol.parse_completion(reply, time.perf_counter() - started)
+        if request.shape is None:
+            return completion
+        sent += reply.attempts
         try:
             parsed = request.shape.parse(completion)
         except (ValueError, msgspec.MsgspecError) as error:
             problem = str(error)[:MAX_COMPLAINT]
         else:
             return msgspec.structs.replace(completion, parsed=parsed, attempts=sent)
-        if asked < request.parse_attempts:
-            told = [*request.messages, *_complaint(completion.content, problem)]
-            reply = yield from answer(directory, msgspec.structs.replace(request, messages=told))
-            sent += reply.attempts
-            completion = protocol.parse_completion(reply, time.perf_counter() - started)
+        told = [*request.messages, *_complaint(completion.content, problem)]
+        asked = msgspec.structs.replace(request, messages=told)
+    assert request.shape is not None, "without a shape the first answer was returned"
     raise StructuredOutputError(
         f"The model was asked {request.parse_attempts} times for {request.shape.name!r} and never wrote it; "
         f"the last problem: {problem}. Its last text is in .text. Simplify the shape, show an example in the "

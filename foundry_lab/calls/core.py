@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from foundry_lab._ground.checks import check_kind
@@ -18,15 +20,11 @@ from foundry_lab.protocol.headers import request_headers
 LOAD_TIMEOUT_S = 300.0
 """Default limit for loading and unloading: large models are read from disk for minutes."""
 
-_shared_metrics: Metrics | None = None
 
-
+@functools.cache
 def shared_metrics() -> Metrics:
     """Return the metrics that all clients of this process count into by default."""
-    global _shared_metrics
-    if _shared_metrics is None:
-        _shared_metrics = Metrics()
-    return _shared_metrics
+    return Metrics()
 
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -36,13 +34,6 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "metrics": ((Metrics, bool), "a foundry_lab.metrics.Metrics(…), or False for nowhere"),
     "cache": ((ResponseCache, str, os.PathLike, bool), "True, a path, or a ResponseCache(…)"),
 }
-
-
-def _check_kinds(**given: object) -> None:
-    for name, value in given.items():
-        kinds, instead = _KINDS[name]
-        if value is not None:
-            check_kind(value, name, kinds, instead)
 
 
 class ClientCore:
@@ -86,7 +77,9 @@ class ClientCore:
         cache: ResponseCache | str | os.PathLike[str] | bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_kinds(settings=settings, retry=retry, breaker=breaker, metrics=metrics, cache=cache)
+        given = {"settings": settings, "retry": retry, "breaker": breaker, "metrics": metrics, "cache": cache}
+        for name, (kinds, instead) in _KINDS.items():
+            check_kind(given[name], name, (*kinds, NoneType), instead)
         self.settings = (settings or Settings()).replace(
             endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
         )

@@ -15,7 +15,7 @@ DOWNLOAD_TIMEOUT_S = 6 * 3600.0
 """Default limit: gigabytes over a slow line."""
 MAX_LINE_BYTES = 1024 * 1024
 
-Report = Callable[[float], None]
+Report = Callable[[float], object]
 """Takes the percent done, 0 to 100."""
 
 
@@ -88,10 +88,5 @@ def reporter(name: str, progress: bool | Report) -> Iterator[Report]:
     else:
         from tqdm.auto import tqdm
 
-        shape = "{desc}: {percentage:3.0f}% {bar} {elapsed}"
-        with tqdm(total=100, desc=name, bar_format=shape) as bar:
-
-            def show(percent: float) -> None:
-                bar.update(percent - bar.n)
-
-            yield show
+        with tqdm(total=100, desc=name, bar_format="{desc}: {percentage:3.0f}% {bar} {elapsed}") as bar:
+            yield lambda percent: bar.update(percent - bar.n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,11 +12,11 @@ from foundry_lab import protocol
 from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.operation import Operation
+from foundry_lab.calls.target import Target
 from foundry_lab.errors import FoundryError
 from foundry_lab.protocol import Call
 from foundry_lab.types import Health
 
-SDK_PACKAGE = "foundry-local-sdk"
 PROBE_SLOW_S = 5.0
 """A one-token completion that takes longer: the service is busy with others, or the machine is too slow."""
 MEMORY_LOW_MIB = 256
@@ -25,30 +24,20 @@ MEMORY_LOW_MIB = 256
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class ProcessFacts(msgspec.Struct, frozen=True):
-    """What the operating system says of a process: resident memory in MiB and age in seconds."""
-
-    memory_mib: float
-    uptime_s: float
-
-
-def process_facts(pid: int | None, endpoint: str) -> ProcessFacts | None:
-    """Return the facts of the service's process, or None where it can't be looked at from here.
+def process_facts(pid: int | None, endpoint: str) -> tuple[float, float] | tuple[None, None]:
+    """Return memory (MiB, resident) and age (seconds) of the service's process, None where it can't be seen.
 
     Foundry Local's status names a process id and neither memory nor uptime. The id means something here only
     if the service is on this machine.
     """
     if pid is None or urlsplit(endpoint).hostname not in _LOOPBACK:
-        return None
+        return None, None
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return ProcessFacts(
-                memory_mib=process.memory_info().rss / 2**20,
-                uptime_s=max(0.0, time.time() - process.create_time()),
-            )
+            return process.memory_info().rss / 2**20, max(0.0, time.time() - process.create_time())
     except psutil.Error:
-        return None
+        return None, None
 
 
 def unreachable(endpoint: str | None, error: FoundryError) -> Health:
@@ -60,13 +49,10 @@ class _Status(msgspec.Struct):
     pid: int | None = None
 
 
-def check(
-    directory: Directory, endpoint: str, versions: Mapping[str, str], *, probe: bool = False
-) -> Operation[Health]:
+def check(directory: Directory, target: Target, *, probe: bool = False) -> Operation[Health]:
     """Look once, without retries. Never raises for a service that is down: that is a result.
 
     Args:
-        versions: of the service's parts, where the caller knows them.
         probe: also have one token generated, which shows whether the model really works.
     """
     started = time.perf_counter()
@@ -77,7 +63,7 @@ def check(
         pid = protocol.decode(reply, _Status, "the service's status").pid
         loaded = yield from directory.loaded_models(once=True)
     except FoundryError as error:
-        return unreachable(endpoint, error)
+        return unreachable(target.endpoint, error)
 
     reasons = [] if loaded else ["No model is loaded: load_model(alias) loads one."]
     probe_latency_s = None
@@ -92,20 +78,20 @@ def check(
                 )
         except FoundryError as error:
             reasons.append(f"A one-token completion failed: {error}")
-    facts = process_facts(pid, endpoint)
-    if facts and (free_mib := psutil.virtual_memory().available / 2**20) < MEMORY_LOW_MIB:
+    memory_mib, uptime_s = process_facts(pid, target.endpoint)
+    if memory_mib is not None and (free_mib := psutil.virtual_memory().available / 2**20) < MEMORY_LOW_MIB:
         reasons.append(
             f"Only {free_mib:.0f} MiB of memory are free: close other programs, or load a smaller model."
         )
     return Health(
         status="degraded" if reasons else "healthy",
-        endpoint=endpoint,
+        endpoint=target.endpoint,
         reasons=tuple(reasons),
         loaded_models=tuple(loaded),
-        memory_usage=facts.memory_mib if facts else None,
-        uptime_s=facts.uptime_s if facts else None,
-        version=versions.get(SDK_PACKAGE),
-        versions=dict(versions),
+        memory_usage=memory_mib,
+        uptime_s=uptime_s,
+        version=target.versions.get("foundry-local-sdk"),
+        versions=dict(target.versions),
         latency_s=latency_s,
         probe_latency_s=probe_latency_s,
         pid=pid,

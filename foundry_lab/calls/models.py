@@ -1,9 +1,4 @@
-"""What the clients can do, written once for both: operations without I/O.
-
-An operation is a generator. It yields a `Call` to have it sent and gets the `Reply`; it yields a `Pause` to
-wait; what it returns is the caller's typed result. Errors of the sending are raised at the `yield`. The async
-client drives operations with `await`, the sync client with plain calls, and neither knows more than that.
-"""
+"""The service's models as operations: what there is, what names mean, loading, unloading, downloading."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ import time
 import msgspec
 
 from foundry_lab import protocol
-from foundry_lab._ground.checks import check_timeout, did_you_mean
+from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
 from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name
@@ -43,20 +38,6 @@ class _ModelList(msgspec.Struct):
         owned_by: str | None = None
 
     data: list[Entry] = []
-
-
-class _ModelDetails(msgspec.Struct):
-    """One line of the lab service's own catalog route."""
-
-    id: str
-    alias: str
-    size_bytes: int | None = None
-    task: str | None = None
-    device: str | None = None
-    license: str | None = None
-    cached: bool | None = None
-    loaded: bool = False
-    context_length: int | None = None
 
 
 def alias_of(model_id: str) -> str:
@@ -116,8 +97,8 @@ class Directory:
         """Return every model the service knows, the loaded ones marked."""
         if self._has_control:
             reply = yield Call("GET", "/control/models", control=True)
-            details = protocol.decode(reply, list[_ModelDetails], "the lab's model catalog")
-            return [Model(**msgspec.structs.asdict(entry)) for entry in details]
+            details: list[Model] = protocol.decode(reply, list[Model], "the lab's model catalog")
+            return details
         dialect = yield from self.dialect()
         reply = yield Call("GET", dialect.models)
         if dialect is LEGACY:
@@ -147,13 +128,12 @@ class Directory:
         check_model_name(name)
         models = yield from self.list_models()
         low = name.lower()
-        for matches in (
-            [model for model in models if model.id.lower() == low],
-            [model for model in models if model.alias.lower() == low or same_model(model.id, name)],
-        ):
-            if matches:
-                return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
-        raise _not_found(name, models)
+        matches = [model for model in models if model.id.lower() == low] or [
+            model for model in models if model.alias.lower() == low or same_model(model.id, name)
+        ]
+        if not matches:
+            raise _not_found(name, models)
+        return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
 
     def choose(self, name: str | None) -> Operation[str]:
         """Return the id that a completion should name.
@@ -191,19 +171,12 @@ class Directory:
     def _wanted(self, name: str | None) -> str | None:
         return name or (self._settings.model if self._settings.model_is_explicit else None)
 
-    def load(self, name: str, limit_s: float) -> Operation[Model]:
-        """Load a model, waiting while the service is busy; return it as it is then."""
-        return (yield from self._change(name, "load", limit_s))
-
-    def unload(self, name: str, limit_s: float) -> Operation[Model]:
-        """Unload a model, waiting while requests use it, for at most `limit_s` seconds."""
-        return (yield from self._change(name, "unload", limit_s))
-
-    def _change(self, name: str, what: str, limit_s: float) -> Operation[Model]:
-        give_up_at = time.monotonic() + check_timeout(limit_s)
+    def change(self, name: str, limit_s: float, *, loaded: bool) -> Operation[Model]:
+        """Load or unload a model, waiting while it is busy for at most `limit_s` seconds; return it then."""
+        give_up_at = time.monotonic() + limit_s
         model = yield from self.find(name)
         dialect = yield from self.dialect()
-        path = dialect.load(model) if what == "load" else dialect.unload(model)
+        path = dialect.load(model) if loaded else dialect.unload(model)
         call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
         while True:
             try:
@@ -214,7 +187,7 @@ class Directory:
                     raise
                 yield Pause(BUSY_POLL_S)
         self.forget()
-        return msgspec.structs.replace(model, loaded=what == "load")
+        return msgspec.structs.replace(model, loaded=loaded)
 
     def download(self, name: str, report: Report) -> Operation[Model]:
         """Have the lab's service fetch a model; return it as it is then.

@@ -45,23 +45,19 @@ class Notes:
     def end(self, record: Record, started: float, error: BaseException | None) -> None:
         """End: `started` by perf_counter, the error if one ended it."""
         record.latency_s = time.perf_counter() - started
-        record.outcome = "ok" if error is None else outcome_of(error)
+        record.outcome = outcome_of(error)
         if self._metrics is not None:
             self._metrics.finish(record)
         level = logging.INFO if record.outcome in ("ok", "cancelled") else logging.WARNING
         if record.operation == "health_check":
             level = logging.DEBUG  # a monitor makes one a second
         if _log.isEnabledFor(level):
-            _log.log(
-                level,
-                "%s %s model=%s outcome=%s attempts=%d latency_s=%.3f tokens=%s%s",
-                record.request_id,
-                record.operation,
-                record.model or "-",
-                record.outcome,
-                record.retries + 1,
-                record.latency_s,
-                f"{record.usage.prompt_tokens}+{record.usage.completion_tokens}" if record.usage else "-",
-                f" prompt={record.prompt!r}" if record.prompt else "",
-                extra={"record": record},
+            usage = record.usage
+            tokens = f"{usage.prompt_tokens}+{usage.completion_tokens}" if usage is not None else "-"
+            prompt = f" prompt={record.prompt!r}" if record.prompt else ""
+            line = (
+                f"{record.request_id} {record.operation} model={record.model or '-'} "
+                f"outcome={record.outcome} attempts={record.retries + 1} "
+                f"latency_s={record.latency_s:.3f} tokens={tokens}{prompt}"
             )
+            _log.log(level, line, extra={"record": record})

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import math
 import threading
-import time
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
@@ -58,13 +55,11 @@ class Work(Generic[T]):
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the work with it
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Return whether it has ended, after at most `timeout` seconds."""
-        give_up_at = math.inf if timeout is None else time.monotonic() + timeout
-        while not self.done and (left := give_up_at - time.monotonic()) > 0:
-            if self._ended.acquire(timeout=min(POLL_S, left)):
+    def wait(self) -> None:
+        """Return when it has ended."""
+        while not self.done:
+            if self._ended.acquire(timeout=POLL_S):
                 self._ended.release()  # others may wait as well
-        return self.done
 
     def result(self) -> T:
         """Wait for the end; return its result or raise its error.
@@ -135,9 +130,7 @@ class Portal:
     def __enter__(self) -> Portal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -151,7 +144,6 @@ class Portal:
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
@@ -171,5 +163,4 @@ _shared = Portal("foundry-lab")
 atexit.register(_shared.close)  # else Python complains of what was still under way
 
 wait = _shared.wait
-start = _shared.start
 call = _shared.call

@@ -11,8 +11,8 @@ from typing import Any
 import ipywidgets
 
 from foundry_lab._ground.checks import check_kind
-from foundry_lab.calls.async_stream import CompletionStream
 from foundry_lab.calls.portal import Portal
+from foundry_lab.calls.streams import CompletionStream
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.errors import ContextLengthError
 

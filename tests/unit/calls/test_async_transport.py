@@ -106,6 +106,6 @@ def test_no_session_is_kept_for_a_loop_that_ended() -> None:
         client = FoundryAPIClient(stub.url)
         for _ in range(4):
             ask(client)
-        assert len(client.caller.transport.sessions._open) == 1
+        assert len(client.caller.transport._open) == 1
         asyncio.run(client.close())
-        assert not client.caller.transport.sessions._open
+        assert not client.caller.transport._open

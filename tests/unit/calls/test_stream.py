@@ -218,7 +218,7 @@ def test_tokens_that_keep_coming_meet_the_total_limit(kind: str) -> None:
 @both_clients
 def test_a_clock_with_a_coarse_tick_names_the_right_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows a timer may fire up to 16 ms before its time."""
-    monkeypatch.setattr("foundry_lab.calls.stream_state.CLOCK_TICK_S", 60.0)
+    monkeypatch.setattr("foundry_lab.calls.stream_reader.CLOCK_TICK_S", 60.0)
     with StubService() as stub, Client(kind, stub.url) as client:
         stub.on("POST", CHAT, stream(ROLE, delta("x"), then="hang"))
         assert limit(client, timeout=30, idle_timeout=0.5).phase == "total"

@@ -1,13 +1,47 @@
-"""The sync stream: the async one's behaviour in a plain `for` loop."""
+"""The two streams: one reader behind `async for` and behind a plain `for`."""
 
 from __future__ import annotations
 
-from types import TracebackType
+import asyncio
 from typing import Self
 
 from foundry_lab.calls import portal
-from foundry_lab.calls.async_stream import StreamReader
+from foundry_lab.calls.stream_reader import StreamReader
 from foundry_lab.types import Chunk
+
+
+class CompletionStream(StreamReader):
+    """One streamed answer. Iterate over it; its text, times and usage are attributes.
+
+    The connection is given back when the answer is complete. It is closed, which stops the generation at the
+    service, when the iteration fails or is cancelled, at `aclose()`, at the end of an `async with` block, and
+    when nobody holds the stream any more (a `break` out of a plain loop).
+    """
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if not self._ready and not self._ended:
+            await self._fill()
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._ready.popleft()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading; the service stops generating."""
+        self._ready.clear()
+        self._end(asyncio.CancelledError())
+
+    def __del__(self) -> None:
+        if self._response is not None:
+            self._end(asyncio.CancelledError())
 
 
 class SyncCompletionStream(StreamReader):
@@ -31,17 +65,14 @@ class SyncCompletionStream(StreamReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Stop reading; the service stops generating."""
         self._ready.clear()
-        if self._response is not None:
+        if not self._ended:
             portal.wait(self._stop())
-        self._end(GeneratorExit())
 
     def __del__(self) -> None:
         if self._response is not None:
