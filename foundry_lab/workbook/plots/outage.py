@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,15 +20,18 @@ from foundry_lab.workbook.plots.style import (
     RED,
     Fill,
     LabFigure,
+    filled,
     label,
     legend_beside,
     panels,
 )
 
-GOOD, DOUBTFUL, BAD = Fill(GREEN), Fill(ORANGE, ".."), Fill(RED, "//")
+GOOD, DOUBTFUL, BAD = filled(GREEN), filled(ORANGE, ".."), filled(RED, "//")
 STATES = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
 STATUSES = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
 
+Mark = tuple[str, float]
+"""A state, and since when."""
 CallOutcome = tuple[float, float, str]
 """One call: when it began and ended (monotonic seconds), and how: "ok", "open" or "failed"."""
 
@@ -58,26 +62,20 @@ def breaker_timeline(
     if not outcomes:
         raise ConfigurationError("There are no calls to draw.")
     began = outcomes[0][0]
-    end = max(ended for _, ended, _ in outcomes) - began
-    fig, axes = panels(
-        2, "The breaker while the service goes away and comes back", size=(9, 4.6), stacked=True
-    )
     marks = [("closed", began), *((each.new, each.at_s) for each in transitions)]
-    states = _bands(axes[0], began, end, marks, STATES)
-    label(axes[0], "", "", "state of the breaker")
-    calls = _rows(axes[1], began, end, outcomes)
-    axes[1].set_ylim(-0.6, len(OUTCOMES) - 0.4)
-    label(axes[1], "seconds", "", "calls, at the moment they ended")
-    for ax in axes:
-        ax.set_xlim(0, end)
-        for at in dark or ():
-            ax.axvline(at - began, color="black", lw=1, ls=":")
+    title = "The breaker while the service goes away and comes back"
+    fig, states, calls = _time_line(title, began, marks, STATES, outcomes)
+    label(states, "", "", "state of the breaker")
+    label(calls, "seconds", "", "calls, at the moment they ended")
+    fig.alt = f"The breaker on a time line: {fig.alt}"
     if dark is not None:
-        axes[1].axvspan(dark[0] - began, dark[1] - began, color=GREY, alpha=0.18, lw=0)
-        axes[1].text((sum(dark) / 2) - began, -0.5, "service away", ha="center", fontsize=9)
-    fig.alt = f"The breaker on a time line: {states}. Calls: {calls}."
-    if dark is not None:
-        fig.alt += f" The service was away from {dark[0] - began:.1f} to {dark[1] - began:.1f} s."
+        away, back = dark[0] - began, dark[1] - began
+        for ax in (states, calls):
+            ax.axvline(away, color="black", lw=1, ls=":")
+            ax.axvline(back, color="black", lw=1, ls=":")
+        calls.axvspan(away, back, color=GREY, alpha=0.18, lw=0)
+        calls.text((away + back) / 2, -0.5, "service away", ha="center", fontsize=9)
+        fig.alt += f" The service was away from {away:.1f} to {back:.1f} s."
     return fig
 
 
@@ -100,35 +98,29 @@ def recovery(
         raise ConfigurationError("There are no calls or no looks to draw.")
     began = min(killed_at_s, *(began for began, _, _ in outcomes))
     lead = killed_at_s - began
-    end = max(max(ended for _, ended, _ in outcomes), looks[-1].at_s) - began
-    fig, axes = panels(2, "Killed, found dead, started again", size=(9, 4.6), stacked=True)
     marks = [(look.health.status, look.at_s) for look in looks]
-    health = _bands(axes[0], began, end, marks, STATUSES)
-    label(axes[0], "", "", "health, as the monitor saw it")
-    calls = _rows(axes[1], began, end, outcomes)
-    axes[1].set_ylim(-0.6, len(OUTCOMES) - 0.2)
-    back = time_to_recovery_s(outcomes, killed_at_s)
+    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, STATUSES, outcomes)
+    label(health, "", "", "health, as the monitor saw it")
     title = "calls, at the moment they ended"
-    if back is not None:
+    recovered = "No answer came."
+    if (back := time_to_recovery_s(outcomes, killed_at_s)) is not None:
         title += f"; first answer {back:.1f} s after the kill"
-    label(axes[1], "seconds since the kill", "", title)
-    for ax in axes:
-        ax.set_xlim(0, end)
+        recovered = f"The first answer came {back:.1f} s after the kill."
+    label(calls, "seconds since the kill", "", title)
+    ticks = np.arange(-int(lead), int(calls.get_xlim()[1] - lead) + 1)
+    for ax in (health, calls):
         ax.axvline(lead, color="black", lw=1.5)
-        ticks = np.arange(-int(lead), int(end - lead) + 1)
         ax.set_xticks(ticks + lead, [str(tick) for tick in ticks])
     on_bands = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 1}
-    place = axes[0].get_xaxis_transform()
-    axes[0].text(lead, 0.96, " kill -9 ", transform=place, va="top", fontsize=9, bbox=on_bands)
+    place = health.get_xaxis_transform()
+    health.text(lead, 0.96, " kill -9 ", transform=place, va="top", fontsize=9, bbox=on_bands)
     for restart in restarts:
         start = restart.at_s - began
-        axes[1].axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)
+        calls.axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)
     if restarts:
         at = restarts[-1].at_s - began  # from there to the right: the line of the kill is just before it
-        axes[1].text(at, len(OUTCOMES) - 0.45, " restart", ha="left", fontsize=9)
-    fig.alt = f"A service killed after {lead:.1f} s on a time line. Health: {health}. Calls: {calls}. " + (
-        f"The first answer came {back:.1f} s after the kill." if back is not None else "No answer came."
-    )
+        calls.text(at, len(OUTCOMES) - 0.45, " restart", ha="left", fontsize=9)
+    fig.alt = f"A service killed after {lead:.1f} s on a time line. Health: {fig.alt} {recovered}"
     return fig
 
 
@@ -144,38 +136,46 @@ def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> f
     return min(good) - killed_at_s if good else None
 
 
-def _rows(ax: Axes, began: float, end: float, outcomes: Sequence[CallOutcome]) -> str:
-    """Draw a dot for each call, a row for each kind of outcome; return the counts in words."""
-    counts = []
-    for row, (word, (color, marker, text)) in enumerate(OUTCOMES.items()):
-        times = [ended - began for _, ended, outcome in outcomes if outcome == word]
-        ax.scatter(times, [row] * len(times), s=16, color=color, marker=marker)
-        ax.text(end * 1.02, row, f"{len(times)} {text}", va="center", fontsize=9)
-        counts.append(f"{len(times)} {text}")
-    ax.set_yticks([])
-    return "; ".join(counts)
-
-
-def _bands(
-    ax: Axes,
+def _time_line(
+    title: str,
     began: float,
-    end: float,
-    marks: Sequence[tuple[str, float]],
+    marks: Iterable[Mark],
     fills: Mapping[str, Fill],
-) -> str:
+    outcomes: Sequence[CallOutcome],
+) -> tuple[LabFigure, Axes, Axes]:
+    """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on."""
+    seen = [(word, max(0.0, at - began)) for word, at in marks]
+    end = max(seen[-1][1], *(ended - began for _, ended, _ in outcomes))
+    fig, (above, below) = panels(2, title, size=(9, 4.6), stacked=True)
+    states = _draw_states(above, seen, end, fills)
+    calls = _draw_calls(below, [(ended - began, word) for _, ended, word in outcomes], end)
+    for ax in (above, below):
+        ax.set_xlim(0, end)
+        ax.set_yticks([])
+    fig.alt = f"{states}. Calls: {calls}."
+    return fig, above, below
+
+
+def _draw_states(ax: Axes, marks: Sequence[Mark], end: float, fills: Mapping[str, Fill]) -> str:
     """Fill the time from each mark to the next with its word's look; return the changes in words."""
-    for number, (word, at) in enumerate(marks):
-        until = marks[number + 1][1] - began if number + 1 < len(marks) else end
+    for (word, start), (_, until) in pairwise([*marks, ("", end)]):
         if until > 0:
-            start = max(0.0, at - began)
             width = max(until - start, 0.006 * end)  # a short one must be seen too
             above = 2 if width > until - start else 1
-            color, hatch = fills[word]
-            ax.axvspan(
-                start, start + width, facecolor=color, hatch=hatch, edgecolor="white", lw=0, zorder=above
-            )
-    ax.set_yticks([])
-    present = [word for word in fills if any(word == each for each, _ in marks)]
-    legend_beside(ax, [fills[word].patch(word) for word in present])
-    changes = [mark for n, mark in enumerate(marks) if n == 0 or mark[0] != marks[n - 1][0]]
-    return ", ".join(f"{word} from {max(0.0, at - began):.1f} s" for word, at in changes)
+            ax.axvspan(start, start + width, zorder=above, **fills[word])
+    present = {word for word, _ in marks}
+    legend_beside(ax, {word: fill for word, fill in fills.items() if word in present})
+    changes = [next(group) for _, group in groupby(marks, key=lambda mark: mark[0])]
+    return ", ".join(f"{word} from {at:.1f} s" for word, at in changes)
+
+
+def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:
+    """Draw a mark where each call ended, a row for each kind of outcome; return the counts in words."""
+    counts = []
+    for row, (word, (color, marker, text)) in enumerate(OUTCOMES.items()):
+        times = [at for at, outcome in ends if outcome == word]
+        counts.append(f"{len(times)} {text}")
+        ax.scatter(times, [row] * len(times), s=16, color=color, marker=marker)
+        ax.text(end * 1.02, row, counts[-1], va="center", fontsize=9)
+    ax.set_ylim(-0.6, len(OUTCOMES) - 0.2)
+    return "; ".join(counts)

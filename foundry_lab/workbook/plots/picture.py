@@ -7,7 +7,7 @@ import html
 import io
 import sys
 
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -19,19 +19,14 @@ COLORS = 64
 """Of the picture: charts need few, and the file has a third of the size."""
 
 
-class Picture:
+class Picture(HTML):
     """A PNG picture with its alt text, as HTML: notebook programs lose the alt text of any other kind."""
 
     def __init__(self, png: bytes, alt: str, width: int) -> None:
-        self._png = png
         self._alt = alt
-        self._width = width
-
-    def _repr_html_(self) -> str:
-        data = base64.b64encode(self._png).decode()
-        return (
-            f'<img alt="{html.escape(self._alt)}" width="{self._width}" '
-            f'style="max-width: 100%; height: auto" src="data:image/png;base64,{data}">'
+        super().__init__(
+            f'<img alt="{html.escape(alt)}" width="{width}" style="max-width: 100%; height: auto" '
+            f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
         )
 
     def __repr__(self) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
-from matplotlib.artist import Artist
 
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
@@ -19,16 +18,19 @@ from foundry_lab.workbook.plots.style import (
     ORANGE,
     PURPLE,
     RED,
-    Fill,
     LabFigure,
     figure,
+    filled,
     label,
     legend_beside,
     panels,
 )
 
-PASSED = Fill(BLUE)
-FAULTS = (Fill(RED, "//"), Fill(ORANGE, ".."), Fill(PURPLE, "xx"), Fill(GREEN, "++"), Fill(GREY, "\\\\"))
+PASSED = filled(BLUE)
+FAULTS = [
+    filled(color, hatch)
+    for color, hatch in ((RED, "//"), (ORANGE, ".."), (PURPLE, "xx"), (GREEN, "++"), (GREY, "\\\\"))
+]
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> LabFigure:
@@ -60,30 +62,20 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
     met = Counter(fault for each in calls.values() for _, _, fault in each)
     fills = {"": PASSED} if "" in met else {}
     fills |= dict(zip(filter(None, met), cycle(FAULTS), strict=False))
-    for row, entries in zip(range(0, -len(calls), -1), calls.values(), strict=True):  # the first on top
+    rows = range(0, -len(calls), -1)  # the first on top
+    for row, entries in zip(rows, calls.values(), strict=True):
         first_s, last_s = entries[0][0], entries[-1][0]
         ax.plot([0, last_s - first_s], [row, row], color=GREY, lw=1, ls=":", zorder=1)
         for at_s, end_s, fault in entries:
             width = max(end_s - at_s, 0.008 * longest)  # wide enough to be seen
-            color, hatch = fills[fault]
-            ax.barh(
-                [row],
-                width,
-                left=at_s - first_s,
-                height=0.6,
-                facecolor=color,
-                hatch=hatch,
-                edgecolor="white",
-                lw=0,
-                zorder=2,
-            )
-    ax.set_yticks(range(0, -len(calls), -1), [str(number) for number in range(1, len(calls) + 1)])
+            ax.barh(row, width, left=at_s - first_s, height=0.6, zorder=2, **fills[fault])
+    ax.set_yticks(rows, [str(1 - row) for row in rows])
     ax.set_ylim(-len(calls) + 0.4, 0.6)
-    handles: list[Artist] = [fill.patch(fault or "passed on") for fault, fill in fills.items()]
+    lines = []
     if deadline_s is not None:
-        handles.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
+        lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
     ax.set_xlim(-0.01 * longest, longest * 1.06)
-    legend_beside(ax, handles)
+    legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
     words = [f"{count} met {fault}" if fault else f"{count} were passed on" for fault, count in met.items()]
     most = max(map(len, calls.values()))
     fig.alt = (
@@ -106,23 +98,23 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Lab
     """
     if not runs or not all(runs.values()):
         raise ConfigurationError("Give at least one run, and for each the times at which requests arrived.")
-    starts = {name: min(times) for name, times in runs.items()}
-    longest = max(max(times) - starts[name] for name, times in runs.items())
+    since = {name: np.asarray(times) - min(times) for name, times in runs.items()}
+    longest = max(float(times.max()) for times in since.values())
     bins = np.arange(0, longest + 2 * bin_s, bin_s)
     fig, axes = panels(
         len(runs), "The same failure, the same number of retries", size=(9, 2.3 * len(runs)), stacked=True
     )
     most: dict[str, int] = {}
-    for ax, (name, times), color in zip(axes, runs.items(), cycle((RED, GREEN, BLUE)), strict=False):
-        counts, _, _ = ax.hist(np.asarray(times) - starts[name], bins=bins.tolist(), color=color)
+    for ax, (name, times), color in zip(axes, since.items(), cycle((RED, GREEN, BLUE)), strict=False):
+        counts, _, _ = ax.hist(times, bins=bins.tolist(), color=color)
         most[name] = int(np.max(counts))
         label(ax, "", f"retries in {bin_s * 1000:.0f} ms", f"{name}: at most {most[name]} at once")
     for ax in axes:
         ax.set_ylim(0, max(most.values()) * 1.1)
         ax.set_xlim(-bin_s, bins[-1])
-    label(axes[-1], "seconds since the first retry", axes[-1].get_ylabel(), axes[-1].get_title())
+    axes[-1].set_xlabel("seconds since the first retry", fontsize=11)
     fig.alt = f"Histograms of retries, a panel a run, in steps of {bin_s * 1000:.0f} ms. " + " ".join(
-        f"{name}: {len(times)} retries over {max(times) - starts[name]:.2f} s, at most {most[name]} at once."
-        for name, times in runs.items()
+        f"{name}: {len(times)} retries over {times.max():.2f} s, at most {most[name]} at once."
+        for name, times in since.items()
     )
     return fig

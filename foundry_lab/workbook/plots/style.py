@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,16 +18,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 DPI = 100
 
-
-class Fill(NamedTuple):
-    """How an area looks: its hatching tells as much as its colour, which not everybody sees."""
-
-    color: str
-    hatch: str = ""
-
-    def patch(self, text: str) -> Patch:
-        """Return its entry for a legend."""
-        return Patch(facecolor=self.color, hatch=self.hatch, edgecolor="white", lw=0, label=text)
+Fill = Mapping[str, Any]
+"""How an area looks, as arguments of matplotlib's patches and bars."""
 
 
 class LabFigure(Figure):
@@ -69,10 +62,21 @@ def panels(
     return fig, axes
 
 
-def legend_beside(axes: Axes, handles: list[Artist]) -> None:
+def filled(color: str, hatch: str = "") -> Fill:
+    """Return how an area looks: its hatching tells as much as its colour, which not everybody sees."""
+    return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "lw": 0}
+
+
+def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
+    """Write a text beside a point of the axes; `offset` from it in points, 1/72 inch."""
+    axes.annotate(text, at, textcoords="offset points", xytext=offset, **look)
+
+
+def legend_beside(axes: Axes, fills: Mapping[str, Fill], *lines: Artist) -> None:
     """Put a legend to the right of the axes, with patches large enough to show their hatching."""
+    patches = [Patch(**fill, label=text) for text, fill in fills.items()]
     axes.legend(
-        handles=handles,
+        handles=[*patches, *lines],
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,

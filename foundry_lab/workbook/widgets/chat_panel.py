@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import threading
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import ipywidgets
 
 from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.async_stream import CompletionStream
-from foundry_lab.calls.portal import Portal
+from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.errors import ContextLengthError
 
@@ -61,9 +60,7 @@ class ChatPanel(ipywidgets.VBox):
     ) -> None:
         # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
         self._portal = Portal("chat-panel")
-        self._task: asyncio.Task[None] | None = None
-        self._idle = threading.Event()
-        self._idle.set()
+        self._work: Work[None] | None = None
         self._client = client or FoundryAPIClient()
         check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
@@ -118,15 +115,15 @@ class ChatPanel(ipywidgets.VBox):
             messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
         )
         self.messages, self._note, self.tokens_per_s = messages, "", None
-        self._idle.clear()
         self._show_busy(True)
         self._draw("")
-        self._portal.call(self._start, stream)
+        self._work = self._portal.start(self._answer(stream))
 
     def stop(self) -> None:
         """End the answer that is being written; what has come stays, and the service stops generating."""
-        if self.busy:
-            self._portal.call(self._cancel)
+        if self._work is not None:
+            # From within the loop: by then the coroutine has begun, so that it can put away what has come.
+            self._portal.call(self._work.cancel)
 
     def clear(self) -> None:
         """Start a new conversation with the same system prompt; not while an answer is being written."""
@@ -142,13 +139,13 @@ class ChatPanel(ipywidgets.VBox):
         Raises:
             TimeoutError: it isn't complete by then; it goes on.
         """
-        if not self._idle.wait(timeout):
+        if self._work is not None and not self._work.wait(timeout):
             raise TimeoutError(f"The answer wasn't complete within {timeout} s; panel.stop() ends it.")
 
     @property
     def busy(self) -> bool:
         """Whether an answer is being written."""
-        return not self._idle.is_set()
+        return self._work is not None and not self._work.done
 
     def transcript(self) -> Any:
         """Return the conversation as HTML that stays readable where widgets don't run."""
@@ -165,20 +162,30 @@ class ChatPanel(ipywidgets.VBox):
         """Stop, close the connection and take the panel off the page."""
         self.stop()
         self.wait(5.0)
-        if self._task is not None:
-            self._task = None
+        if self._work is not None:
+            self._work = None
             self._portal.wait(self._client.close())
             self._portal.close()
         super().close()
 
-    def _start(self, stream: CompletionStream) -> None:
-        """Begin reading, in the panel's own loop."""
-        self._task = asyncio.create_task(self._read(stream))
-        self._task.add_done_callback(lambda task: self._settle(task, stream))
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    async def _answer(self, stream: CompletionStream) -> None:
+        """Read an answer in the panel's own loop, and put it away however it ends."""
+        try:
+            await self._read(stream)
+            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
+        except asyncio.CancelledError:
+            outcome = "stopped"
+        except Exception as error:
+            outcome, self._note = "failed", str(error)
+            if isinstance(error, ContextLengthError):
+                self._note += " The conversation counts as well: Clear starts a new one."
+        if stream.text:  # an empty turn would puzzle the model
+            self.messages.append({"role": "assistant", "content": stream.text})
+        else:
+            self._take_back()
+        self._draw()
+        self._show_rate(stream.tokens_per_s, outcome)
+        self._show_busy(False)
 
     async def _read(self, stream: CompletionStream) -> None:
         drawn_at = 0.0
@@ -188,25 +195,6 @@ class ChatPanel(ipywidgets.VBox):
                     drawn_at = time.monotonic()
                     self._draw(stream.text)
                     self._show_rate(stream.tokens_per_s, "writing")
-
-    def _settle(self, task: asyncio.Task[None], stream: CompletionStream) -> None:
-        """Put a finished answer away, however it ended."""
-        if task.cancelled():
-            outcome = "stopped"
-        elif (error := task.exception()) is not None:
-            outcome, self._note = "failed", str(error)
-            if isinstance(error, ContextLengthError):
-                self._note += " The conversation counts as well: Clear starts a new one."
-        else:
-            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
-        if stream.text:  # an empty turn would puzzle the model
-            self.messages.append({"role": "assistant", "content": stream.text})
-        else:
-            self._take_back()
-        self._draw()
-        self._show_rate(stream.tokens_per_s, outcome)
-        self._show_busy(False)
-        self._idle.set()
 
     def _take_back(self) -> None:
         """Put the question that got no answer back into the text box, before what was typed meanwhile.
