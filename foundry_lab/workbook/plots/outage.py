@@ -20,13 +20,13 @@ from foundry_lab.workbook.plots.style import (
     RED,
     Fill,
     LabFigure,
-    filled,
+    area,
     label,
     legend_beside,
     panels,
 )
 
-GOOD, DOUBTFUL, BAD = filled(GREEN), filled(ORANGE, ".."), filled(RED, "//")
+GOOD, DOUBTFUL, BAD = area(GREEN), area(ORANGE, ".."), area(RED, "//")
 STATES = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
 STATUSES = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
 

@@ -19,18 +19,15 @@ from foundry_lab.workbook.plots.style import (
     PURPLE,
     RED,
     LabFigure,
+    area,
     figure,
-    filled,
     label,
     legend_beside,
     panels,
 )
 
-PASSED = filled(BLUE)
-FAULTS = [
-    filled(color, hatch)
-    for color, hatch in ((RED, "//"), (ORANGE, ".."), (PURPLE, "xx"), (GREEN, "++"), (GREY, "\\\\"))
-]
+PASSED = area(BLUE)
+FAULTS = (area(RED, "//"), area(ORANGE, ".."), area(PURPLE, "xx"), area(GREEN, "++"), area(GREY, "\\\\"))
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> LabFigure:
@@ -71,18 +68,18 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
             ax.barh(row, width, left=at_s - first_s, height=0.6, zorder=2, **fills[fault])
     ax.set_yticks(rows, [str(1 - row) for row in rows])
     ax.set_ylim(-len(calls) + 0.4, 0.6)
-    lines = []
-    if deadline_s is not None:
-        lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
     ax.set_xlim(-0.01 * longest, longest * 1.06)
-    legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
     words = [f"{count} met {fault}" if fault else f"{count} were passed on" for fault, count in met.items()]
     most = max(map(len, calls.values()))
     fig.alt = (
         f"A row a call, a bar an attempt: {len(calls)} calls, {met.total()} attempts. Of these "
         f"{', '.join(words)}. At most {most} attempts a call; the longest call took {max(ends):.2f} s."
-        + (f" The deadline is at {deadline_s:g} s." if deadline_s is not None else "")
     )
+    lines = []
+    if deadline_s is not None:
+        lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
+        fig.alt += f" The deadline is at {deadline_s:g} s."
+    legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
     return fig
 
 

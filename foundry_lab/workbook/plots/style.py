@@ -62,7 +62,7 @@ def panels(
     return fig, axes
 
 
-def filled(color: str, hatch: str = "") -> Fill:
+def area(color: str, hatch: str = "") -> Fill:
     """Return how an area looks: its hatching tells as much as its colour, which not everybody sees."""
     return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "lw": 0}
 
