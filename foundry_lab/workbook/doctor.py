@@ -23,13 +23,7 @@ from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import End, last_end
 from foundry_lab.errors import FoundryError
 
-PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
-RUNTIME_PLATFORMS = {
-    ("Linux", "x86_64"),
-    ("Linux", "aarch64"),
-    ("Windows", "AMD64"),
-    ("Darwin", "arm64"),
-}
+RUNTIME_PLATFORMS = {"Linux x86_64", "Linux aarch64", "Windows AMD64", "Darwin arm64"}
 PREPARE_MIB = 1200  # measured: memory of the conversion at its peak
 SERVE_MIB = 800  # measured: memory of the service with its model
 DISK_MIB = 600  # wheel, model file and converted model together
@@ -77,17 +71,16 @@ def _guarded(check: Callable[[], Check]) -> Check:
 
 
 def _check_python() -> Check:
-    oldest, newest = PYTHON
     found = f"{platform.python_version()}, {sys.executable}"
-    if oldest <= sys.version_info[:2] <= newest:
+    if (3, 11) <= sys.version_info[:2] <= (3, 14):  # foundry-local-sdk has wheels for these
         return Check("python", "ok", found)
-    wanted = f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
-    return Check("python", "fail", found, f"Install {wanted} and make a new virtual environment with it.")
+    advice = "Install Python 3.11 to 3.14 and make a new virtual environment with it."
+    return Check("python", "fail", found, advice)
 
 
 def _check_platform() -> Check:
     found = f"{platform.system()} {platform.machine()}"
-    if (platform.system(), platform.machine()) in RUNTIME_PLATFORMS:
+    if found in RUNTIME_PLATFORMS:
         return Check("platform", "ok", found)
     return Check(
         "platform",
@@ -193,6 +186,16 @@ def _is_prepared() -> bool:
     return any(model.problem is None for model in engine.prepared_models())
 
 
+def _check_loopback() -> Check:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), 5).close()
+        return Check("loopback", "ok", "127.0.0.1 accepts connections")
+    except OSError as error:
+        advice = "Let this Python accept connections on 127.0.0.1: look at the firewall or security software."
+        return Check("loopback", "fail", f"127.0.0.1 can't be used: {error}", advice)
+
+
 def _check_model() -> Check:
     models = engine.prepared_models(full=True)
     shared = paths.shared_models()
@@ -218,29 +221,15 @@ def _check_model() -> Check:
     )
 
 
-def _check_loopback() -> Check:
-    try:
-        with (
-            socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname(), 5),
-        ):
-            return Check("loopback", "ok", "127.0.0.1 accepts connections")
-    except OSError as error:
-        advice = "Let this Python accept connections on 127.0.0.1: look at the firewall or security software."
-        return Check("loopback", "fail", f"127.0.0.1 can't be used: {error}", advice)
-
-
 def _check_service() -> Check:
-    attached = Settings().endpoint
-    if attached:
+    if attached := Settings().endpoint:
         if probe.is_foundry_local(attached):
             return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
         advice = "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
         return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
     state = engine.service_status()
     if state is None:
-        ended = last_end()
-        before = f"; the last one was {SHUT_DOWN}" if ended is End.SHUT_DOWN else ""
+        before = f"; the last one was {SHUT_DOWN}" if last_end() is End.SHUT_DOWN else ""
         return Check("service", "ok", f"not running{before}; it starts when it is needed")
     if probe.is_foundry_local(state.url):
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
@@ -274,18 +263,5 @@ def _other_users() -> set[str]:
     return names - {psutil.Process().username().rpartition("\\")[2]}
 
 
-CHECKS: tuple[Callable[[], Check], ...] = (
-    _check_python,
-    _check_platform,
-    _check_packages,
-    _check_runtime,
-    _check_kernel,
-    _check_settings,
-    _check_proxy,
-    _check_home,
-    _check_memory,
-    _check_loopback,
-    _check_model,
-    _check_service,
-    _check_other_users,
-)
+CHECKS: list[Callable[[], Check]] = [act for name, act in globals().items() if name.startswith("_check_")]
+"""All of the above, in their order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_lab import __version__
+from foundry_lab import __version__, engine, workbook
 from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError
 from foundry_lab.workbook.cli.batch import batch
@@ -55,7 +56,6 @@ def main(debug: bool) -> None:
 @click.option("--keep", is_flag=True, help="Leave the service running, if this run started it.")
 def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -> None:
     """Execute notebooks: all, or those named (01, 01_basic, path/to/own.ipynb)."""
-    from foundry_lab import engine, workbook
     from foundry_lab.workbook import runner
 
     notebooks = workbook.find(names) if names else workbook.notebooks()
@@ -92,9 +92,6 @@ def _show_cell_error(name: str, error: CellError) -> None:
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTION]...")
 def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab on your copy of the notebooks. Further options, as --no-browser, go to JupyterLab."""
-    import subprocess
-
-    from foundry_lab import engine, workbook
     from foundry_lab.workbook import copies
 
     if folder.resolve() != workbook.folder():
@@ -120,7 +117,6 @@ def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
 )
 def serve(port: int, public_catalog: bool) -> None:
     """Run the embedded service in the foreground until Ctrl-C."""
-    from foundry_lab import engine
 
     def on_ready(state: ServiceState) -> None:
         click.echo(f"Foundry Local answers at {state.url} with {state.model_id}. Ctrl-C ends it.")
@@ -136,11 +132,8 @@ def status(as_json: bool) -> None:
     """Show the lab's running service. Exit code 1 if there is none."""
     import psutil
 
-    from foundry_lab import engine
-
-    state = engine.service_status()
     shown: dict[str, Any] | None = None
-    if state:
+    if state := engine.service_status():
         shown = {name: value for name, value in msgspec.to_builtins(state).items() if "token" not in name}
         with suppress(psutil.Error):  # it may have ended this moment
             shown["memory_mib"] = round(psutil.Process(state.pid).memory_info().rss / 2**20, 1)
@@ -163,8 +156,6 @@ def status(as_json: bool) -> None:
 @main.command()
 def stop() -> None:
     """Stop the running service."""
-    from foundry_lab import engine
-
     click.echo("Stopped." if engine.stop_service() else "No service was running.")
 
 

@@ -20,11 +20,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+PATH = click.Path(path_type=Path)
+
+
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="JSONL file for the results."
-)
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="JSONL file for the results.")
 @click.option("-t", "--template", help='A prompt for each row or line, such as "Summarise: {text}".')
 @click.option(
     "-c", "--concurrency", default="2", show_default=True, metavar="N",
@@ -48,7 +49,7 @@ INTERRUPTED = 130
     "--endpoint", "endpoints", multiple=True, help="A service's address; more than once shares the work."
 )
 @click.option("--wait-for-service", type=float, help="Seconds to wait for a service that goes away; 600.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Response cache: an SQLite file.")
+@click.option("--cache", type=PATH, help="Response cache: an SQLite file.")
 @click.option("--progress/--no-progress", default=None, help="By default a bar on a terminal.")
 def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **options: Any) -> None:
     """Run INPUT through the model: .jsonl (prompts, or OpenAI Batch lines), .csv, .tsv or .txt.

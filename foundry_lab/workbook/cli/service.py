@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from foundry_lab import engine
+
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
@@ -18,8 +20,6 @@ ENDING = tuple(
 @contextmanager
 def left_as_found(*, keep: bool = False) -> Iterator[None]:
     """Stop the embedded service after the block if it wasn't running before it, unless it is to be kept."""
-    from foundry_lab import engine
-
     if keep or engine.service_status() is not None:
         yield
         return

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, LabFigure, figure, note
+from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, LabFigure, figure
 
 
 class LatencyFit(msgspec.Struct, frozen=True):
@@ -59,10 +59,10 @@ def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> La
     floor_s = max(0.0, fit.fixed_s)
     ax.axhline(floor_s, color=GREY, linestyle=":", linewidth=1.5)
     fixed = f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms"
-    note(ax, fixed, (longest, floor_s), (0, 6), ha="right", color=GREY)
+    ax.annotate(fixed, (longest, floor_s), xytext=(0, 6), textcoords="offset points", ha="right", color=GREY)
     slope = f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s"
     middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
-    note(ax, slope, middle, (-12, 12), ha="right")
+    ax.annotate(slope, middle, xytext=(-12, 12), textcoords="offset points", ha="right")
     ax.set_xlim(0, longest * 1.08)
     ax.set_ylim(0, max(latencies_s) * 1.15)
     ax.legend(loc="upper left", frameon=False)

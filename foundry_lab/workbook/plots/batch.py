@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from foundry_lab.batch.report import BatchReport
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, figure, label, panels
-
-if TYPE_CHECKING:
-    from foundry_lab.batch.report import BatchReport
 
 
 class SweepPoint(msgspec.Struct, frozen=True):

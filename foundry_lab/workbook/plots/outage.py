@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -18,7 +18,6 @@ from foundry_lab.workbook.plots.style import (
     GREY,
     ORANGE,
     RED,
-    Fill,
     LabFigure,
     area,
     label,
@@ -27,8 +26,9 @@ from foundry_lab.workbook.plots.style import (
 )
 
 GOOD, DOUBTFUL, BAD = area(GREEN), area(ORANGE, ".."), area(RED, "//")
-STATES = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
-STATUSES = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
+BREAKER = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
+SERVICE = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
+STATES = BREAKER | SERVICE
 
 Mark = tuple[str, float]
 """A state, and since when."""
@@ -64,7 +64,7 @@ def breaker_timeline(
     began = outcomes[0][0]
     marks = [("closed", began), *((each.new, each.at_s) for each in transitions)]
     title = "The breaker while the service goes away and comes back"
-    fig, states, calls = _time_line(title, began, marks, STATES, outcomes)
+    fig, states, calls = _time_line(title, began, marks, outcomes)
     label(states, "", "", "state of the breaker")
     label(calls, "seconds", "", "calls, at the moment they ended")
     fig.alt = f"The breaker on a time line: {fig.alt}"
@@ -99,7 +99,7 @@ def recovery(
     began = min(killed_at_s, *(began for began, _, _ in outcomes))
     lead = killed_at_s - began
     marks = [(look.health.status, look.at_s) for look in looks]
-    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, STATUSES, outcomes)
+    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, outcomes)
     label(health, "", "", "health, as the monitor saw it")
     title = "calls, at the moment they ended"
     recovered = "No answer came."
@@ -137,17 +137,13 @@ def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> f
 
 
 def _time_line(
-    title: str,
-    began: float,
-    marks: Iterable[Mark],
-    fills: Mapping[str, Fill],
-    outcomes: Sequence[CallOutcome],
+    title: str, began: float, marks: Iterable[Mark], outcomes: Sequence[CallOutcome]
 ) -> tuple[LabFigure, Axes, Axes]:
     """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on."""
     seen = [(word, max(0.0, at - began)) for word, at in marks]
     end = max(seen[-1][1], *(ended - began for _, ended, _ in outcomes))
     fig, (above, below) = panels(2, title, size=(9, 4.6), stacked=True)
-    states = _draw_states(above, seen, end, fills)
+    states = _draw_states(above, seen, end)
     calls = _draw_calls(below, [(ended - began, word) for _, ended, word in outcomes], end)
     for ax in (above, below):
         ax.set_xlim(0, end)
@@ -156,15 +152,15 @@ def _time_line(
     return fig, above, below
 
 
-def _draw_states(ax: Axes, marks: Sequence[Mark], end: float, fills: Mapping[str, Fill]) -> str:
+def _draw_states(ax: Axes, marks: Sequence[Mark], end: float) -> str:
     """Fill the time from each mark to the next with its word's look; return the changes in words."""
     for (word, start), (_, until) in pairwise([*marks, ("", end)]):
         if until > 0:
             width = max(until - start, 0.006 * end)  # a short one must be seen too
             above = 2 if width > until - start else 1
-            ax.axvspan(start, start + width, zorder=above, **fills[word])
+            ax.axvspan(start, start + width, zorder=above, **STATES[word])
     present = {word for word, _ in marks}
-    legend_beside(ax, {word: fill for word, fill in fills.items() if word in present})
+    legend_beside(ax, {word: fill for word, fill in STATES.items() if word in present})
     changes = [next(group) for _, group in groupby(marks, key=lambda mark: mark[0])]
     return ", ".join(f"{word} from {at:.1f} s" for word, at in changes)
 

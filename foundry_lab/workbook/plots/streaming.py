@@ -10,18 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.workbook.plots.basic import draw_fit
-from foundry_lab.workbook.plots.style import (
-    BLUE,
-    CYCLE,
-    GREY,
-    ORANGE,
-    RED,
-    LabFigure,
-    figure,
-    label,
-    note,
-    panels,
-)
+from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
 Times = Sequence[float] | npt.NDArray[np.float64]
 
@@ -40,7 +29,8 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
         if len(arrivals):
             ax.plot(arrivals[0], row + 0.38, marker="v", color=RED, markersize=7)
             first = f"first token {arrivals[0] * 1000:.0f} ms"
-            note(ax, first, (arrivals[0], row + 0.38), (7, 3), fontsize=9)
+            place = (arrivals[0], row + 0.38)
+            ax.annotate(first, place, xytext=(7, 3), textcoords="offset points", fontsize=9)
             times = f"the first after {arrivals[0]:.2f} s, the last after {arrivals[-1]:.2f} s"
             words.append(f"{name}: {len(arrivals)} tokens, {times}.")
         else:

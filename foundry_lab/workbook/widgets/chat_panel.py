@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import ipywidgets
+from IPython.display import HTML
 
 from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.async_stream import CompletionStream
@@ -147,10 +148,8 @@ class ChatPanel(ipywidgets.VBox):
         """Whether an answer is being written."""
         return self._work is not None and not self._work.done
 
-    def transcript(self) -> Any:
+    def transcript(self) -> HTML:
         """Return the conversation as HTML that stays readable where widgets don't run."""
-        from IPython.display import HTML
-
         return HTML(self._html())
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -179,10 +178,11 @@ class ChatPanel(ipywidgets.VBox):
             outcome, self._note = "failed", str(error)
             if isinstance(error, ContextLengthError):
                 self._note += " The conversation counts as well: Clear starts a new one."
-        if stream.text:  # an empty turn would puzzle the model
+        if stream.text:
             self.messages.append({"role": "assistant", "content": stream.text})
-        else:
-            self._take_back()
+        else:  # no empty turn, which would puzzle the model; the question would fail again if it was too long
+            question = self.messages.pop()["content"]
+            self.text.value = f"{question} {self.text.value}".rstrip()  # before what was typed meanwhile
         self._draw()
         self._show_rate(stream.tokens_per_s, outcome)
         self._show_busy(False)
@@ -195,14 +195,6 @@ class ChatPanel(ipywidgets.VBox):
                     drawn_at = time.monotonic()
                     self._draw(stream.text)
                     self._show_rate(stream.tokens_per_s, "writing")
-
-    def _take_back(self) -> None:
-        """Put the question that got no answer back into the text box, before what was typed meanwhile.
-
-        Left in the conversation it would be sent again each time, and fail again if it was too long.
-        """
-        question = self.messages.pop()["content"]
-        self.text.value = f"{question} {self.text.value}".rstrip()
 
     def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
         self.tokens_per_s = tokens_per_s
