@@ -32,9 +32,6 @@ from foundry_lab.policies.breaker import State
 from foundry_lab.sync_client import SyncFoundryAPIClient
 from foundry_lab.types import Health
 
-HISTORY = 3600
-CHECK_TIMEOUT_S = 5.0
-
 _log = logging.getLogger(__name__)
 _monitors: weakref.WeakSet[HealthMonitor] = weakref.WeakSet()
 """All of this process. One that runs is held by its own thread."""
@@ -83,9 +80,9 @@ class HealthMonitor:
         client: FoundryAPIClient | SyncFoundryAPIClient,
         interval_s: float = 1.0,
         *,
-        timeout_s: float = CHECK_TIMEOUT_S,
+        timeout_s: float = 5.0,
         probe: bool = False,
-        history: int = HISTORY,
+        history: int = 3600,
         supervisor: Supervisor | None = None,
     ) -> None:
         check_kind(client, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")

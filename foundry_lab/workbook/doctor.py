@@ -82,13 +82,11 @@ def _check_platform() -> Check:
     found = f"{platform.system()} {platform.machine()}"
     if found in RUNTIME_PLATFORMS:
         return Check("platform", "ok", found)
-    return Check(
-        "platform",
-        "warn",
-        found,
+    advice = (
         "The Python package has no Foundry Local runtime for it, so the embedded service can't start. "
-        "Set FOUNDRY_ENDPOINT to a Foundry Local service on another machine.",
+        "Set FOUNDRY_ENDPOINT to a Foundry Local service on another machine."
     )
+    return Check("platform", "warn", found, advice)
 
 
 def _check_packages() -> Check:
@@ -101,9 +99,8 @@ def _check_packages() -> Check:
     problems = done.stdout.splitlines() or done.stderr.splitlines()[-1:]
     ours = [line for line in problems if line.startswith("foundry-lab ")]
     if ours:
-        return Check(
-            "packages", "fail", " ".join(ours), "python -m pip install --force-reinstall foundry-lab"
-        )
+        advice = "python -m pip install --force-reinstall foundry-lab"
+        return Check("packages", "fail", " ".join(ours), advice)
     return Check("packages", "warn", " ".join(problems), "Other packages of this environment; see pip check")
 
 
@@ -126,12 +123,8 @@ def _check_kernel() -> Check:
     command = KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME).argv[0]
     if Path(command).name == command or Path(command).absolute() == Path(sys.executable):
         return Check("kernel", "ok", "JupyterLab's python3 kernel is this Python")
-    return Check(
-        "kernel",
-        "warn",
-        f"the kernel registered as python3 is {command}",
-        "Open the notebooks with `foundry-lab lab`, which uses this Python all the same.",
-    )
+    advice = "Open the notebooks with `foundry-lab lab`, which uses this Python all the same."
+    return Check("kernel", "warn", f"the kernel registered as python3 is {command}", advice)
 
 
 def _check_settings() -> Check:
@@ -148,13 +141,11 @@ def _check_proxy() -> Check:
     past = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     if {"*", "127.0.0.1"} & {host.strip() for host in past.split(",")}:
         return Check("proxy", "ok", f"{', '.join(names)} set, 127.0.0.1 excepted by NO_PROXY")
-    return Check(
-        "proxy",
-        "warn",
-        f"{', '.join(names)} set (values not shown)",
+    advice = (
         "foundry_lab goes past it to this machine's own services; other tools, such as curl or requests.get, "
-        "need NO_PROXY=127.0.0.1,localhost",
+        "need NO_PROXY=127.0.0.1,localhost"
     )
+    return Check("proxy", "warn", f"{', '.join(names)} set (values not shown)", advice)
 
 
 def _check_home() -> Check:
@@ -175,11 +166,10 @@ def _check_home() -> Check:
 def _check_memory() -> Check:
     free = psutil.virtual_memory().available // 2**20
     needed, what = (SERVE_MIB, "The service") if _is_prepared() else (PREPARE_MIB, "Preparing the model")
+    found = f"{free:,} MiB available"
     if free >= needed or engine.service_status():
-        return Check("memory", "ok", f"{free:,} MiB available")
-    return Check(
-        "memory", "warn", f"{free:,} MiB available", f"{what} takes {needed} MiB: close other programs."
-    )
+        return Check("memory", "ok", found)
+    return Check("memory", "warn", found, f"{what} takes {needed} MiB: close other programs.")
 
 
 def _is_prepared() -> bool:
@@ -212,13 +202,11 @@ def _check_model() -> Check:
         return Check("model", "ok", f"{found} in {paths.model_cache()}{', only read here' if shared else ''}")
     if Settings().endpoint:
         return Check("model", "ok", "none prepared, and none needed: FOUNDRY_ENDPOINT is set")
-    return Check(
-        "model",
-        "warn",
-        "not prepared yet",
+    advice = (
         "The first run downloads 93 MB. Now: foundry-lab model prepare. Without internet, on a machine that "
-        "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE",
+        "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE"
     )
+    return Check("model", "warn", "not prepared yet", advice)
 
 
 def _check_service() -> Check:
@@ -243,14 +231,13 @@ def _check_other_users() -> Check:
     if not others and "JUPYTERHUB_USER" not in os.environ:
         return Check("other users", "ok", "nobody else is at work on this machine")
     names = ", ".join(others[:3]) + (" and others" if len(others) > 3 else "")
-    return Check(
-        "other users",
-        "warn",
-        f"this machine is shared{' with ' + names if names else ': JupyterHub'}",
+    found = f"this machine is shared{' with ' + names if names else ': JupyterHub'}"
+    advice = (
         "They can't read your prompts, but Foundry Local asks nobody who he is: they can have your service "
         "generate, unload its model or shut it down. A container for each user prevents that"
-        + (f"; or {OWN_NETWORK} ; or, with foundry-lab serve --port 41001: {FIREWALL}" if LINUX else "."),
+        + (f"; or {OWN_NETWORK} ; or, with foundry-lab serve --port 41001: {FIREWALL}" if LINUX else ".")
     )
+    return Check("other users", "warn", found, advice)
 
 
 def _other_users() -> set[str]:
