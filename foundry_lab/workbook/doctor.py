@@ -36,8 +36,6 @@ FIREWALL = (
 )
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
-Status = Literal["ok", "warn", "fail"]
-
 
 class Check(msgspec.Struct, frozen=True):
     """One finding.
@@ -50,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
     """
 
     name: str
-    status: Status
+    status: Literal["ok", "warn", "fail"]
     found: str
     advice: str = ""
 

@@ -40,7 +40,7 @@ class CellError(WorkbookError):
         details: end of the traceback, or what is known instead.
     """
 
-    def __init__(self, message: str, *, cell: int, source: str, details: str = "") -> None:
+    def __init__(self, message: str, *, cell: int, source: str, details: str) -> None:
         super().__init__(message)
         self.cell = cell
         self.source = source
@@ -79,7 +79,7 @@ def check_outputs(notebooks: list[Path], output: Path) -> None:
     taken: dict[Path, Path] = {}
     for notebook in notebooks:
         result = output_path(notebook, output).resolve()
-        if result == notebook or (result.exists() and result.samefile(notebook)):  # Work is work on macOS
+        if result.exists() and result.samefile(notebook):  # by whatever name: Work is work on macOS
             raise WorkbookError(
                 f"{notebook} would be overwritten by its own results. Choose another --output folder."
             )
@@ -244,11 +244,10 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
             return NotebookNode({k: v if k.startswith("image/") else clean(v) for k, v in value.items()})
         return value
 
+    book.metadata = clean(book.metadata)  # which has the widgets' states
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = clean(cell.outputs)
-    if "widgets" in book.metadata:
-        book.metadata.widgets = clean(book.metadata.widgets)
 
 
 def _html(book: NotebookNode, title: str, folder: Path) -> str:

@@ -16,10 +16,6 @@ from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ModelNotFoundError
 from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-
 PATH = click.Path(path_type=Path)
 
 
@@ -70,7 +66,7 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal has gone
             click.echo(f"\nStopped; what was finished is saved. To go on: {_same_command()}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)  # as shells have it after Ctrl-C
     except FoundryError as error:
         raise _for_a_shell(error) from error
     click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))

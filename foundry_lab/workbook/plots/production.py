@@ -72,12 +72,9 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
-    fig, ax = figure(
-        "Attempts of each call, and what they met",
-        "seconds since the call's first attempt",
-        "call",
-        size=(9, 1.6 + 0.34 * len(calls)),
-    )
+    title = "Attempts of each call, and what they met"
+    size = (9, 1.6 + 0.34 * len(calls))
+    fig, ax = figure(title, "seconds since the call's first attempt", "call", size=size)
     ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])
     met = Counter(fault for each in calls.values() for _, _, fault in each)
@@ -122,9 +119,8 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Lab
     since = {name: np.asarray(times) - min(times) for name, times in runs.items()}
     longest = max(float(times.max()) for times in since.values())
     bins = np.arange(0, longest + 2 * bin_s, bin_s)
-    fig, axes = panels(
-        len(runs), "The same failure, the same number of retries", size=(9, 2.3 * len(runs)), stacked=True
-    )
+    title = "The same failure, the same number of retries"
+    fig, axes = panels(len(runs), title, size=(9, 2.3 * len(runs)), stacked=True)
     most: dict[str, int] = {}
     for ax, (name, times), color in zip(axes, since.items(), cycle((RED, GREEN, BLUE)), strict=False):
         counts, _, _ = ax.hist(times, bins=bins.tolist(), color=color)

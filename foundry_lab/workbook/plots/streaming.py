@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.basic import draw_fit
 from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
@@ -43,7 +44,11 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
 
 
 def latency_distributions(ttft_s: Times, inter_token_s: Times) -> LabFigure:
-    """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in."""
+    """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in.
+
+    Raises:
+        ConfigurationError: none of the one or of the other.
+    """
     fig, (left, right) = panels(2, "Two latencies a person feels")
     first_50, first_95 = _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
     next_50, next_95 = _histogram(right, inter_token_s, "inter-token latency (ms)", "tokens", ORANGE)
@@ -84,7 +89,11 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
 
 
 def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> tuple[float, float]:
-    """Draw times in ms, but for the few longest; return p50 and p95 in ms."""
+    """Draw times in ms, with the few longest at the right edge; return p50 and p95 in ms."""
+    if not len(seconds):
+        raise ConfigurationError(
+            f"There is nothing to draw: give at least one {xlabel.removesuffix(' (ms)')}."
+        )
     ms = 1000 * np.asarray(seconds, float)
     p50, p95, p99_5 = (float(each) for each in np.percentile(ms, (50, 95, 99.5)))
     top = p99_5 * 1.05

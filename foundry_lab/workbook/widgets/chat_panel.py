@@ -68,13 +68,14 @@ class ChatPanel(ipywidgets.VBox):
         self.tokens_per_s: float | None = None
         self._note = ""
 
-        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
+        whole = {"description_width": "initial"}  # or the labels are cut
+        small = {"style": whole, "layout": {"width": "170px"}}
         self.transcript_view = ipywidgets.HTML()
         self.text = ipywidgets.Text(
             description="Question",
             placeholder="Ask something and press Enter",
             layout={"flex": "1 1 auto"},
-            **whole,
+            style=whole,
         )
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
@@ -84,13 +85,11 @@ class ChatPanel(ipywidgets.VBox):
             button.layout.width = "auto"  # or the text box has no room
         # Boxes and not sliders: a screen reader finds no label of ipywidgets' sliders.
         self.temperature = ipywidgets.BoundedFloatText(
-            value=temperature, min=0, max=2, step=0.1, description="temperature", **whole
+            value=temperature, min=0, max=2, step=0.1, description="temperature", **small
         )
         self.max_tokens = ipywidgets.BoundedIntText(
-            value=max_tokens, min=1, max=500, description="max_tokens", **whole
+            value=max_tokens, min=1, max=500, description="max_tokens", **small
         )
-        for box in (self.temperature, self.max_tokens):
-            box.layout.width = "170px"
         self.status = ipywidgets.Label("ready")
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())

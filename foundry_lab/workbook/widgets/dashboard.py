@@ -66,9 +66,8 @@ class HealthDashboard:
         interval_s = check_timeout(interval_s, "interval_s")
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
-        self._metrics = given.metrics
-        self._breaker = given.breaker
-        self._client = given.twin(kind=SyncFoundryAPIClient, cache=None)  # "Ask" asks the service
+        # It shares the given one's breaker and metrics; no cache, as "Ask" asks the service.
+        self._client: SyncFoundryAPIClient = given.twin(kind=SyncFoundryAPIClient, cache=None)
         self._proxy = proxy
         self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
         self._monitor.on_sample(lambda look: self._draw())
@@ -138,10 +137,10 @@ class HealthDashboard:
         return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
 
     def _facts(self, health: Health | None) -> list[str]:
-        state = self._breaker.state if self._breaker else "none"
+        state = self._client.breaker.state if self._client.breaker else "none"
         facts = [f"breaker <b>{state}</b>" + (f": {BREAKER[state]}" if state in BREAKER else "")]
-        if self._metrics is not None:
-            counts = self._metrics.snapshot()
+        if self._client.metrics is not None:
+            counts = self._client.metrics.snapshot()
             answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
             failed = sum(counts.requests.values()) - answered - cancelled
             facts += [
