@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from foundry_lab.batch.report import BatchReport
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, figure, label, panels
+
+if TYPE_CHECKING:  # a notebook without batches does without loading them
+    from foundry_lab.batch.report import BatchReport
 
 
 class SweepPoint(msgspec.Struct, frozen=True):

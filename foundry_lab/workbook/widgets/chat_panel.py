@@ -114,7 +114,8 @@ class ChatPanel(ipywidgets.VBox):
         stream = self._client.stream_complete(
             messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
         )
-        self.messages, self._note, self.tokens_per_s = messages, "", None
+        self.messages, self._note = messages, ""
+        self._say("waiting for the first token")
         self._show_busy(True)
         self._draw("")
         self._work = self._portal.start(self._answer(stream))
@@ -130,7 +131,8 @@ class ChatPanel(ipywidgets.VBox):
         if self.busy:
             return
         self.messages = [message for message in self.messages if message["role"] == "system"]
-        self._note, self.tokens_per_s, self.status.value = "", None, "ready"
+        self._note = ""
+        self._say("ready")
         self._draw()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -183,7 +185,7 @@ class ChatPanel(ipywidgets.VBox):
             question = self.messages.pop()["content"]
             self.text.value = f"{question} {self.text.value}".rstrip()  # before what was typed meanwhile
         self._draw()
-        self._show_rate(stream.tokens_per_s, outcome)
+        self._say(outcome, stream.tokens_per_s)
         self._show_busy(False)
 
     async def _read(self, stream: CompletionStream) -> None:
@@ -193,17 +195,15 @@ class ChatPanel(ipywidgets.VBox):
                 if time.monotonic() - drawn_at > REDRAW_S:
                     drawn_at = time.monotonic()
                     self._draw(stream.text)
-                    self._show_rate(stream.tokens_per_s, "writing")
+                    self._say("writing", stream.tokens_per_s)
 
-    def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
+    def _say(self, state: str, tokens_per_s: float | None = None) -> None:
         self.tokens_per_s = tokens_per_s
-        self.status.value = outcome if tokens_per_s is None else f"{outcome}, {tokens_per_s:.0f} tokens/s"
+        self.status.value = state if tokens_per_s is None else f"{state}, {tokens_per_s:.0f} tokens/s"
 
     def _show_busy(self, busy: bool) -> None:
         self.send_button.disabled = self.clear_button.disabled = busy
         self.stop_button.disabled = not busy
-        if busy:
-            self.status.value = "waiting for the first token"
 
     def _draw(self, growing: str | None = None) -> None:
         """Show the conversation; `growing` is the answer that is being written."""
