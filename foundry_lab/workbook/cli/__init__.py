@@ -1,4 +1,4 @@
-"""The `foundry-lab` command. Each command imports what it needs when it runs, so that `--help` is quick."""
+"""The `foundry-lab` command. What loads slowly, the command that needs it imports: `--help` is quick."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from foundry_lab.workbook.cli.model import model
 from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
 if TYPE_CHECKING:
-    from foundry_lab.engine import ServiceState
     from foundry_lab.workbook.copies import CopyReport
     from foundry_lab.workbook.runner import CellError
 
-OWN_KERNELS = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
+OWN_KERNEL = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
 
 
 class Commands(click.Group):
@@ -98,7 +97,7 @@ def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
         _report_copy(copies.copy_to(folder), folder)
     with left_as_found():
         engine.ensure_service(progress=True)
-        command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options, OWN_KERNELS]
+        command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options, OWN_KERNEL]
         process = subprocess.Popen(command)
         code = None
         while code is None:
@@ -118,7 +117,7 @@ def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
 def serve(port: int, public_catalog: bool) -> None:
     """Run the embedded service in the foreground until Ctrl-C."""
 
-    def on_ready(state: ServiceState) -> None:
+    def on_ready(state: engine.ServiceState) -> None:
         click.echo(f"Foundry Local answers at {state.url} with {state.model_id}. Ctrl-C ends it.")
         click.echo(f"Other programs: FOUNDRY_ENDPOINT={state.url}")
 
