@@ -5,7 +5,7 @@
         ...
         print(monitor.latest.health.status)
 
-With a `SyncFoundryAPIClient` it looks from a thread and is used in a plain `with` block.
+It looks from a thread, whose loop is its own: code that keeps others waiting doesn't keep it from looking.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -25,7 +24,6 @@ import msgspec
 from foundry_lab._ground.checks import check_count, check_kind, check_timeout
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import health
-from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
@@ -34,12 +32,9 @@ from foundry_lab.policies.breaker import State
 from foundry_lab.sync_client import SyncFoundryAPIClient
 from foundry_lab.types import Health
 
-HISTORY = 3600
-CHECK_TIMEOUT_S = 5.0
-
 _log = logging.getLogger(__name__)
-# Weak on both sides, as a monitor holds its client: one that runs is held by its own task or thread.
-_monitored: weakref.WeakKeyDictionary[ClientCore, weakref.ref[HealthMonitor]] = weakref.WeakKeyDictionary()
+_monitors: weakref.WeakSet[HealthMonitor] = weakref.WeakSet()
+"""All of this process. One that runs is held by its own thread."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -63,7 +58,8 @@ class HealthMonitor:
     """Looks at a client's service at regular times. No look begins before the last one has ended.
 
     Args:
-        client: async (`async with`, or `start` and `aclose`) or sync (`with`, or `start` and `close`).
+        client: whose service to look at. Of an async one use the monitor in an `async with` block, or with
+            `start` and `aclose`; of a sync one in a `with` block, or with `start` and `close`.
         interval_s: seconds from the beginning of one look to the next; a look that takes longer delays it.
         timeout_s: seconds after which a look counts as unavailable.
         probe: have one token generated at each look.
@@ -84,9 +80,9 @@ class HealthMonitor:
         client: FoundryAPIClient | SyncFoundryAPIClient,
         interval_s: float = 1.0,
         *,
-        timeout_s: float = CHECK_TIMEOUT_S,
+        timeout_s: float = 5.0,
         probe: bool = False,
-        history: int = HISTORY,
+        history: int = 3600,
         supervisor: Supervisor | None = None,
     ) -> None:
         check_kind(client, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
@@ -107,17 +103,17 @@ class HealthMonitor:
         self._look_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
         self._stop = threading.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._portal = Portal("health-monitor")  # a sync client's
+        self._portal = Portal("health-monitor")
         self._work: Work[None] | None = None
         self._thread: threading.Thread | None = None
+        _monitors.add(self)
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """The monitor runs in the parent; in the child it doesn't, and may be started."""
         self._stop = threading.Event()
-        keep_unused((self._task, self._work))
-        self._task = self._work = None
+        keep_unused(self._work)
+        self._work = None
 
     @property
     def latest(self) -> Look | None:
@@ -127,16 +123,14 @@ class HealthMonitor:
     @property
     def running(self) -> bool:
         """Whether it looks."""
-        if self._task is not None:
-            return not self._task.done()
         return self._work is not None and not self._work.done
 
     def on_sample(self, listener: Callable[[Look], None]) -> None:
-        """Call `listener` after every look. One that raises is logged and does no harm."""
+        """Call `listener` after every look, in the monitor's thread. One that raises is only logged."""
         self._look_listeners.append(listener)
 
     def on_transition(self, listener: Callable[[HealthTransition], None]) -> None:
-        """Call `listener` when the status changes. One that raises is logged and does no harm."""
+        """Call `listener` when the status changes, as for `on_sample`."""
         self._transition_listeners.append(listener)
 
     # --- life ------------------------------------------------------------------------------------------
@@ -149,33 +143,18 @@ class HealthMonitor:
         """
         if self.running:
             return self
-        held = _monitored.get(self._client)
-        other = held() if held is not None else None
-        if other is not None and other is not self and other.running:
+        if any(other.running and other._client is self._client for other in list(_monitors)):
             raise ConfigurationError(
                 "Another monitor watches this client already. Use that one, end it first (close() or "
                 "await aclose()), or give each monitor a client of its own."
             )
         self._stop.clear()
-        if isinstance(self._client, FoundryAPIClient):
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                raise ConfigurationError(
-                    "A monitor of an async client must be started in a running event loop: in a coroutine "
-                    "or a notebook cell. In a script without one take SyncFoundryAPIClient."
-                ) from None
-            self._task = loop.create_task(self._watch(), name="health-monitor")
-        else:
-            self._work = self._portal.start(self._watch_apart())
-        _monitored[self._client] = weakref.ref(self)
+        self._work = self._portal.start(self._watch())
         return self
 
     def close(self) -> None:
-        """Stop looking. Ends a look that is under way; waits for a restart, except for an async client's."""
+        """Stop looking. Ends a look that is under way; waits for a restart."""
         self._stop.set()
-        if self._task is not None:
-            self._task.cancel()
         work, self._work = self._work, None
         if work is not None:
             work.cancel()
@@ -184,66 +163,43 @@ class HealthMonitor:
             self._portal.close()
 
     async def aclose(self) -> None:
-        """Stop sampling and wait for the end of it."""
-        task, self._task = self._task, None
-        if task is None:
-            await asyncio.to_thread(self.close)
-            return
-        self._stop.set()
-        task.cancel()
-        await asyncio.wait([task])
+        """Stop looking, as `close` does, and let other tasks run meanwhile."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> HealthMonitor:
-        if isinstance(self._client, FoundryAPIClient):
-            raise ConfigurationError("The monitor of an async client is used in an `async with` block.")
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> HealthMonitor:
         return self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     # --- the loop: look, note, restart, wait -----------------------------------------------------------
 
     async def _watch(self) -> None:
-        while True:
-            began = time.monotonic()
-            try:
-                found = await self._client.caller.health(probe=self._probe, timeout_s=self._timeout_s)
-            except Exception as error:
-                found = self._broken(error)
-            self._note(found)
-            if self._restarter is not None and found.status == "unavailable":
-                restarting = asyncio.ensure_future(
-                    asyncio.to_thread(self._restarter.restart_if_dead, self._stop)
-                )
-                try:
-                    await asyncio.shield(restarting)
-                except asyncio.CancelledError:  # don't leave a thread behind that starts a service
-                    await restarting
-                    raise
-            await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
-
-    async def _watch_apart(self) -> None:
-        """Watch in a loop of its own: a slow listener doesn't keep others waiting for their answers."""
         self._thread = threading.current_thread()
         try:
-            await self._watch()
+            while True:
+                began = time.monotonic()
+                found = await self._look()
+                self._note(found)
+                if self._restarter is not None and found.status == "unavailable":
+                    self._restarter.restart_if_dead(self._stop)  # nobody else waits for this loop
+                await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
         finally:
             await self._client.caller.close()  # this loop's connections
 
-    def _broken(self, error: Exception) -> Health:
-        """A look that failed in a way that it shouldn't: worth a line, not the end of the watch."""
-        _log.exception("a health check failed")
-        return health.unreachable(self._client.endpoint, FoundryError(f"The health check failed: {error!r}"))
+    async def _look(self) -> Health:
+        try:
+            return await self._client.caller.health(probe=self._probe, timeout_s=self._timeout_s)
+        except Exception as error:  # which should not happen: worth a line, not the end of the watch
+            _log.exception("a health check failed")
+            problem = FoundryError(f"The health check failed: {error!r}")
+            return health.unreachable(self._client.endpoint, problem)
 
     def _note(self, found: Health) -> None:
         breaker = self._client.breaker

@@ -16,7 +16,7 @@ SOLUTIONS = "solutions"
 
 
 class WorkbookError(FoundryError):
-    """The notebooks can't be found, read or copied."""
+    """The notebooks can't be found, read or copied, or their results can't be written."""
 
 
 def folder() -> Path:
@@ -70,10 +70,7 @@ def find(names: Iterable[str]) -> list[Path]:
     Raises:
         WorkbookError: a name means no notebook, or more than one.
     """
-    found: dict[Path, None] = {}
-    for name in names:
-        found[_find_one(name)] = None
-    return list(found)
+    return list(dict.fromkeys(_find_one(name) for name in names))
 
 
 def _find_one(name: str) -> Path:

@@ -12,6 +12,7 @@ import nbformat
 from foundry_lab import workbook
 from foundry_lab._ground.files import write_whole
 from foundry_lab.workbook import SOLUTIONS, WorkbookError
+from foundry_lab.workbook.static_output import forget_run
 
 GRADING = "grading"
 """Folder, in a teacher's copy, that is a course for nbgrader."""
@@ -94,10 +95,8 @@ def _for_teachers() -> Iterator[tuple[str, bytes]]:
 def _without_outputs(path: Path, *, raise_paths: bool = False) -> bytes:
     """Return a notebook as one that was never run; `raise_paths` for one that will lie a folder higher."""
     book = nbformat.read(path, as_version=4)
-    book.metadata.pop("widgets", None)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        if raise_paths:
+    forget_run(book)
+    if raise_paths:
+        for cell in book.cells:
             cell.source = _ONE_UP.sub(r"\1", cell.source)
     return (nbformat.writes(book) + "\n").encode()

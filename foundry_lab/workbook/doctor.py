@@ -23,13 +23,7 @@ from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import End, last_end
 from foundry_lab.errors import FoundryError
 
-PYTHON = ((3, 11), (3, 14))  # foundry-local-sdk has wheels from the first to the last
-RUNTIME_PLATFORMS = {
-    ("Linux", "x86_64"),
-    ("Linux", "aarch64"),
-    ("Windows", "AMD64"),
-    ("Darwin", "arm64"),
-}
+RUNTIME_PLATFORMS = {"Linux x86_64", "Linux aarch64", "Windows AMD64", "Darwin arm64"}
 PREPARE_MIB = 1200  # measured: memory of the conversion at its peak
 SERVE_MIB = 800  # measured: memory of the service with its model
 DISK_MIB = 600  # wheel, model file and converted model together
@@ -41,8 +35,6 @@ FIREWALL = (
     f"tcp dport 41001 meta skuid != {{ 0, {os.getuid() if sys.platform != 'win32' else 0} }} reject; }}; }}'"
 )
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-
-Status = Literal["ok", "warn", "fail"]
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -56,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
     """
 
     name: str
-    status: Status
+    status: Literal["ok", "warn", "fail"]
     found: str
     advice: str = ""
 
@@ -77,25 +69,22 @@ def _guarded(check: Callable[[], Check]) -> Check:
 
 
 def _check_python() -> Check:
-    oldest, newest = PYTHON
     found = f"{platform.python_version()}, {sys.executable}"
-    if oldest <= sys.version_info[:2] <= newest:
+    if (3, 11) <= sys.version_info[:2] <= (3, 14):  # foundry-local-sdk has wheels for these
         return Check("python", "ok", found)
-    wanted = f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
-    return Check("python", "fail", found, f"Install {wanted} and make a new virtual environment with it.")
+    advice = "Install Python 3.11 to 3.14 and make a new virtual environment with it."
+    return Check("python", "fail", found, advice)
 
 
 def _check_platform() -> Check:
     found = f"{platform.system()} {platform.machine()}"
-    if (platform.system(), platform.machine()) in RUNTIME_PLATFORMS:
+    if found in RUNTIME_PLATFORMS:
         return Check("platform", "ok", found)
-    return Check(
-        "platform",
-        "warn",
-        found,
+    advice = (
         "The Python package has no Foundry Local runtime for it, so the embedded service can't start. "
-        "Set FOUNDRY_ENDPOINT to a Foundry Local service on another machine.",
+        "Set FOUNDRY_ENDPOINT to a Foundry Local service on another machine."
     )
+    return Check("platform", "warn", found, advice)
 
 
 def _check_packages() -> Check:
@@ -108,9 +97,8 @@ def _check_packages() -> Check:
     problems = done.stdout.splitlines() or done.stderr.splitlines()[-1:]
     ours = [line for line in problems if line.startswith("foundry-lab ")]
     if ours:
-        return Check(
-            "packages", "fail", " ".join(ours), "python -m pip install --force-reinstall foundry-lab"
-        )
+        advice = "python -m pip install --force-reinstall foundry-lab"
+        return Check("packages", "fail", " ".join(ours), advice)
     return Check("packages", "warn", " ".join(problems), "Other packages of this environment; see pip check")
 
 
@@ -133,12 +121,8 @@ def _check_kernel() -> Check:
     command = KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME).argv[0]
     if Path(command).name == command or Path(command).absolute() == Path(sys.executable):
         return Check("kernel", "ok", "JupyterLab's python3 kernel is this Python")
-    return Check(
-        "kernel",
-        "warn",
-        f"the kernel registered as python3 is {command}",
-        "Open the notebooks with `foundry-lab lab`, which uses this Python all the same.",
-    )
+    advice = "Open the notebooks with `foundry-lab lab`, which uses this Python all the same."
+    return Check("kernel", "warn", f"the kernel registered as python3 is {command}", advice)
 
 
 def _check_settings() -> Check:
@@ -155,13 +139,11 @@ def _check_proxy() -> Check:
     past = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     if {"*", "127.0.0.1"} & {host.strip() for host in past.split(",")}:
         return Check("proxy", "ok", f"{', '.join(names)} set, 127.0.0.1 excepted by NO_PROXY")
-    return Check(
-        "proxy",
-        "warn",
-        f"{', '.join(names)} set (values not shown)",
+    advice = (
         "foundry_lab goes past it to this machine's own services; other tools, such as curl or requests.get, "
-        "need NO_PROXY=127.0.0.1,localhost",
+        "need NO_PROXY=127.0.0.1,localhost"
     )
+    return Check("proxy", "warn", f"{', '.join(names)} set (values not shown)", advice)
 
 
 def _check_home() -> Check:
@@ -182,15 +164,24 @@ def _check_home() -> Check:
 def _check_memory() -> Check:
     free = psutil.virtual_memory().available // 2**20
     needed, what = (SERVE_MIB, "The service") if _is_prepared() else (PREPARE_MIB, "Preparing the model")
+    found = f"{free:,} MiB available"
     if free >= needed or engine.service_status():
-        return Check("memory", "ok", f"{free:,} MiB available")
-    return Check(
-        "memory", "warn", f"{free:,} MiB available", f"{what} takes {needed} MiB: close other programs."
-    )
+        return Check("memory", "ok", found)
+    return Check("memory", "warn", found, f"{what} takes {needed} MiB: close other programs.")
 
 
 def _is_prepared() -> bool:
     return any(model.problem is None for model in engine.prepared_models())
+
+
+def _check_loopback() -> Check:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), 5).close()
+        return Check("loopback", "ok", "127.0.0.1 accepts connections")
+    except OSError as error:
+        advice = "Let this Python accept connections on 127.0.0.1: look at the firewall or security software."
+        return Check("loopback", "fail", f"127.0.0.1 can't be used: {error}", advice)
 
 
 def _check_model() -> Check:
@@ -209,38 +200,22 @@ def _check_model() -> Check:
         return Check("model", "ok", f"{found} in {paths.model_cache()}{', only read here' if shared else ''}")
     if Settings().endpoint:
         return Check("model", "ok", "none prepared, and none needed: FOUNDRY_ENDPOINT is set")
-    return Check(
-        "model",
-        "warn",
-        "not prepared yet",
+    advice = (
         "The first run downloads 93 MB. Now: foundry-lab model prepare. Without internet, on a machine that "
-        "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE",
+        "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE"
     )
-
-
-def _check_loopback() -> Check:
-    try:
-        with (
-            socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname(), 5),
-        ):
-            return Check("loopback", "ok", "127.0.0.1 accepts connections")
-    except OSError as error:
-        advice = "Let this Python accept connections on 127.0.0.1: look at the firewall or security software."
-        return Check("loopback", "fail", f"127.0.0.1 can't be used: {error}", advice)
+    return Check("model", "warn", "not prepared yet", advice)
 
 
 def _check_service() -> Check:
-    attached = Settings().endpoint
-    if attached:
+    if attached := Settings().endpoint:
         if probe.is_foundry_local(attached):
             return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
         advice = "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
         return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
     state = engine.service_status()
     if state is None:
-        ended = last_end()
-        before = f"; the last one was {SHUT_DOWN}" if ended is End.SHUT_DOWN else ""
+        before = f"; the last one was {SHUT_DOWN}" if last_end() is End.SHUT_DOWN else ""
         return Check("service", "ok", f"not running{before}; it starts when it is needed")
     if probe.is_foundry_local(state.url):
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
@@ -254,14 +229,13 @@ def _check_other_users() -> Check:
     if not others and "JUPYTERHUB_USER" not in os.environ:
         return Check("other users", "ok", "nobody else is at work on this machine")
     names = ", ".join(others[:3]) + (" and others" if len(others) > 3 else "")
-    return Check(
-        "other users",
-        "warn",
-        f"this machine is shared{' with ' + names if names else ': JupyterHub'}",
+    found = f"this machine is shared{' with ' + names if names else ': JupyterHub'}"
+    advice = (
         "They can't read your prompts, but Foundry Local asks nobody who he is: they can have your service "
         "generate, unload its model or shut it down. A container for each user prevents that"
-        + (f"; or {OWN_NETWORK} ; or, with foundry-lab serve --port 41001: {FIREWALL}" if LINUX else "."),
+        + (f"; or {OWN_NETWORK} ; or, with foundry-lab serve --port 41001: {FIREWALL}" if LINUX else ".")
     )
+    return Check("other users", "warn", found, advice)
 
 
 def _other_users() -> set[str]:
@@ -274,18 +248,5 @@ def _other_users() -> set[str]:
     return names - {psutil.Process().username().rpartition("\\")[2]}
 
 
-CHECKS: tuple[Callable[[], Check], ...] = (
-    _check_python,
-    _check_platform,
-    _check_packages,
-    _check_runtime,
-    _check_kernel,
-    _check_settings,
-    _check_proxy,
-    _check_home,
-    _check_memory,
-    _check_loopback,
-    _check_model,
-    _check_service,
-    _check_other_users,
-)
+CHECKS: list[Callable[[], Check]] = [act for name, act in globals().items() if name.startswith("_check_")]
+"""All of the above, in their order."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager
-from traitlets import default
 
 
 class ThisPythonSpecManager(KernelSpecManager):
@@ -17,14 +15,6 @@ class ThisPythonSpecManager(KernelSpecManager):
         if kernel_name == NATIVE_KERNEL_NAME:
             return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
         return super().get_kernel_spec(kernel_name)
-
-
-class ThisPythonKernelManager(AsyncKernelManager):
-    """Starts kernels from `ThisPythonSpecManager`."""
-
-    @default("kernel_spec_manager")
-    def _this_python(self) -> KernelSpecManager:
-        return ThisPythonSpecManager(parent=self)
 
 
 UNATTENDED = "FOUNDRY_LAB_UNATTENDED"

@@ -8,7 +8,6 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -19,26 +18,20 @@ from jupyter_client.kernelspec import NATIVE_KERNEL_NAME
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
+from tqdm import tqdm
 
 from foundry_lab import workbook
 from foundry_lab._ground.files import write_whole
-from foundry_lab.errors import FoundryError
-from foundry_lab.workbook import kernel
-from foundry_lab.workbook.static_output import freeze
+from foundry_lab.workbook import WorkbookError, kernel
+from foundry_lab.workbook.static_output import forget_run, freeze
 
-ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+HEADING = re.compile(r"^#+ *(.+)", re.MULTILINE)
 NO_SCRIPT = "data:text/javascript,"
 
-OnCell = Callable[[int, int, str], None]
-"""Told before each code cell and after the last: cells done, cells in all, the heading above."""
 
-
-class RunError(FoundryError):
-    """A notebook can't be read, or its results can't be written."""
-
-
-class CellError(RunError):
+class CellError(WorkbookError):
     """A cell failed.
 
     Attributes:
@@ -47,7 +40,7 @@ class CellError(RunError):
         details: end of the traceback, or what is known instead.
     """
 
-    def __init__(self, message: str, *, cell: int, source: str, details: str = "") -> None:
+    def __init__(self, message: str, *, cell: int, source: str, details: str) -> None:
         super().__init__(message)
         self.cell = cell
         self.source = source
@@ -81,39 +74,36 @@ def check_outputs(notebooks: list[Path], output: Path) -> None:
     """Refuse an output folder in which a result would overwrite a notebook or another result.
 
     Raises:
-        RunError: naming the files.
+        WorkbookError: naming the files.
     """
     taken: dict[Path, Path] = {}
     for notebook in notebooks:
         result = output_path(notebook, output).resolve()
-        if result == notebook or (result.exists() and result.samefile(notebook)):  # Work is work on macOS
-            raise RunError(
+        if result.exists() and result.samefile(notebook):  # by whatever name: Work is work on macOS
+            raise WorkbookError(
                 f"{notebook} would be overwritten by its own results. Choose another --output folder."
             )
         if result in taken:
-            raise RunError(
+            raise WorkbookError(
                 f"{taken[result]} and {notebook} have the same name, and so would their results. "
                 "Run them one by one, each with its own --output folder."
             )
         taken[result] = notebook
 
 
-def run_notebook(
-    notebook: Path, output: Path, *, timeout: int | None = None, on_cell: OnCell = lambda *_: None
-) -> RunResult:
+def run_notebook(notebook: Path, output: Path, *, timeout: int | None = None) -> RunResult:
     """Execute a notebook from top to bottom with this interpreter, and write its results.
 
     A notebook of the workbook runs in the output folder, its data files beside it; any other in its own.
-    What ran before a failing cell, or before Ctrl-C, is written too.
+    What ran before a failing cell, or before Ctrl-C, is written too. On a terminal a bar shows how far it is.
 
     Args:
         notebook: path of the notebook; it isn't changed.
         output: folder for NAME.ipynb and NAME.html, made if missing.
         timeout: limit for one cell in seconds; None for no limit.
-        on_cell: told how far it is.
 
     Raises:
-        RunError: the notebook can't be read or the results can't be written.
+        WorkbookError: the notebook can't be read or the results can't be written.
     """
     started = time.monotonic()
     book = _read(notebook)
@@ -124,7 +114,7 @@ def run_notebook(
         work_dir = _working_directory(notebook, output)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            cells = _execute(book, work_dir, timeout, on_cell)
+            cells = _execute(book, notebook.stem, work_dir, timeout)
         except CellError as failure:
             error, cells = failure, failure.cell - 1
         finally:
@@ -133,7 +123,7 @@ def run_notebook(
             write_whole(target, f"{nbformat.writes(book)}\n".encode())
             write_whole(page, _html(book, target.stem, notebook.parent).encode())
     except OSError as problem:
-        raise RunError(
+        raise WorkbookError(
             f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "
             "Choose another folder with --output."
         ) from problem
@@ -146,16 +136,13 @@ def _read(notebook: Path) -> NotebookNode:
         book = nbformat.read(notebook, as_version=4)
         nbformat.validate(book)
     except OSError as error:
-        raise RunError(f"{notebook} can't be read: {error.strerror or error}.") from error
+        raise WorkbookError(f"{notebook} can't be read: {error.strerror or error}.") from error
     except Exception as error:  # nbformat raises many kinds for what isn't a notebook
-        raise RunError(
+        raise WorkbookError(
             f"{notebook} is not a Jupyter notebook: {str(error).strip().splitlines()[0][:200]} "
             "If it was cut short or edited by hand, take a fresh copy: foundry-lab new FOLDER"
         ) from error
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-            cell.metadata.pop("execution", None)
+    forget_run(book)
     return book
 
 
@@ -169,45 +156,45 @@ def _working_directory(notebook: Path, output: Path) -> Path:
     return output_path(notebook, output).parent.resolve()
 
 
-def _execute(book: NotebookNode, work_dir: Path, timeout: int | None, on_cell: OnCell) -> int:
+def _execute(book: NotebookNode, name: str, work_dir: Path, timeout: int | None) -> int:
     """Run cell by cell and return how many code cells ran. Raises CellError."""
     client = NotebookClient(
         book,
-        kernel_manager_class=kernel.ThisPythonKernelManager,
         kernel_name=NATIVE_KERNEL_NAME,
         timeout=timeout,
         record_timing=False,  # time stamps in every cell would drown what has changed
         coalesce_streams=True,  # a streamed answer is one output, not one for each token
+        shutdown_kernel="immediate",  # after a failure or Ctrl-C there is nothing to wait for
         resources={"metadata": {"path": str(work_dir)}},
     )
+    client.create_kernel_manager().kernel_spec_manager = kernel.ThisPythonSpecManager()
     total = sum(_has_code(cell) for cell in book.cells)
-    done, heading = 0, ""
+    done = 0
     # Not client.execute(): its signal handlers turn Ctrl-C into an assertion error.
     with ExitStack() as stack:
         stderr = stack.enter_context(tempfile.TemporaryFile())
+        bar = stack.enter_context(
+            tqdm(desc=name, total=total, unit="cell", disable=None, leave=False, dynamic_ncols=True)
+        )
         try:
             stack.enter_context(client.setup_kernel(stderr=stderr, env=kernel.environment()))
         except RuntimeError as error:
-            raise RunError(
+            raise WorkbookError(
                 f"The notebook's kernel did not start: {error}. Try: foundry-lab doctor"
             ) from error
         for index, cell in enumerate(book.cells):
-            if cell.cell_type == "markdown":
-                lines = (line.strip("# ") for line in cell.source.splitlines() if line.startswith("#"))
-                heading = next(lines, heading)
             if not _has_code(cell):
+                if heading := HEADING.search(cell.source):
+                    bar.set_postfix_str(heading[1][:40])
                 continue
-            on_cell(done, total, heading)
             try:
                 client.execute_cell(cell, index, execution_count=done + 1)
-            except BaseException as error:
-                client.shutdown_kernel = "immediate"  # nothing to wait for
-                if isinstance(error, CellExecutionError | CellTimeoutError | DeadKernelError):
-                    raise _cell_error(error, done + 1, cell, timeout, stderr) from error
-                raise
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                raise _cell_error(error, done + 1, cell, timeout, stderr) from error
             done += 1
+            bar.update()
         client.set_widgets_metadata()
-    on_cell(done, total, "")
+        client.shutdown_kernel = "graceful"
     return done
 
 
@@ -218,18 +205,18 @@ def _has_code(cell: NotebookNode) -> bool:
 def _cell_error(
     error: Exception, number: int, cell: NotebookNode, timeout: int | None, stderr: IO[bytes]
 ) -> CellError:
-    details = ""
+    lines: list[str] = []
     if isinstance(error, CellTimeoutError):
         what = f"did not finish within {timeout} s. Give it longer with --timeout"
     elif isinstance(error, CellExecutionError):
         what = f"raised {error.ename}"
-        lines = ANSI_COLOUR.sub("", error.traceback).strip().splitlines()
-        details = "\n".join(lines[-12:])
+        lines = strip_ansi(error.traceback).strip().splitlines()
     else:
         what = "ended the kernel: the Python process behind the notebook is gone, perhaps for want of memory"
         stderr.seek(0)
-        lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
-        details = "\n".join([line for line in lines if "without encryption" not in line][-12:])
+        said = stderr.read().decode("utf-8", "replace").strip().splitlines()
+        lines = [line for line in said if "without encryption" not in line]
+    details = "\n".join(lines[-12:])
     return CellError(f"Code cell {number} {what}.", cell=number, source=cell.source, details=details)
 
 
@@ -257,11 +244,10 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
             return NotebookNode({k: v if k.startswith("image/") else clean(v) for k, v in value.items()})
         return value
 
+    book.metadata = clean(book.metadata)  # which has the widgets' states
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = clean(cell.outputs)
-    if "widgets" in book.metadata:
-        book.metadata.widgets = clean(book.metadata.widgets)
 
 
 def _html(book: NotebookNode, title: str, folder: Path) -> str:

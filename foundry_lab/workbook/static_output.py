@@ -1,4 +1,4 @@
-"""Widgets as one sees them without a kernel: in a saved notebook, on a code host, on a page read offline."""
+"""What a run leaves in a notebook: taken out again, or in a form that one sees without a kernel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 
 
+def forget_run(book: NotebookNode) -> None:
+    """Make a notebook one that was never run."""
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("execution", None)
+
+
 def freeze(book: NotebookNode) -> None:
     """Put the static form of each widget that has one in its place.
 
-    A live view needs a kernel, or scripts from the network and the widget's stored state; an HTML
-    representation or the last words of a progress bar need nothing. Other widgets stay as they are.
+    In a saved notebook, on a code host or on a page read offline, a live view needs a kernel, or scripts from
+    the network and the widget's stored state; an HTML representation or the last words of a progress bar need
+    nothing. Other widgets stay as they are.
     """
     states = book.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     live = False

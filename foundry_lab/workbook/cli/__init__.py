@@ -1,15 +1,18 @@
-"""The `foundry-lab` command. Each command imports what it needs when it runs, so that `--help` is quick."""
+"""The `foundry-lab` command. What loads slowly, the command that needs it imports: `--help` is quick."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from foundry_lab import __version__
+from foundry_lab import __version__, engine, workbook
 from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError
 from foundry_lab.workbook.cli.batch import batch
@@ -17,12 +20,10 @@ from foundry_lab.workbook.cli.model import model
 from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
 if TYPE_CHECKING:
-    from foundry_lab.engine import ServiceState
     from foundry_lab.workbook.copies import CopyReport
-    from foundry_lab.workbook.runner import CellError, RunResult
+    from foundry_lab.workbook.runner import CellError
 
-DEFAULT_OUTPUT = "foundry-lab-output"
-DEFAULT_FOLDER = "foundry-lab-notebooks"
+OWN_KERNEL = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
 
 
 class Commands(click.Group):
@@ -47,14 +48,13 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("names", nargs=-1, metavar="[NOTEBOOK]...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_OUTPUT,
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="foundry-lab-output",
     show_default=True, help="Folder for the executed notebooks and their HTML pages.",
 )  # fmt: skip
 @click.option("--timeout", type=click.IntRange(1), help="Limit for one cell in seconds; none unless given.")
 @click.option("--keep", is_flag=True, help="Leave the service running, if this run started it.")
 def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -> None:
     """Execute notebooks: all, or those named (01, 01_basic, path/to/own.ipynb)."""
-    from foundry_lab import engine, workbook
     from foundry_lab.workbook import runner
 
     notebooks = workbook.find(names) if names else workbook.notebooks()
@@ -63,7 +63,7 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
     with interrupting(), left_as_found(keep=keep):
         engine.ensure_service(progress=True)
         for notebook in notebooks:
-            result = _run_with_progress(notebook, output, timeout)
+            result = runner.run_notebook(notebook, output, timeout=timeout)
             if result.error:
                 failed += 1
                 _show_cell_error(notebook.stem, result.error)
@@ -75,59 +75,34 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
         raise click.ClickException(f"{failed} of {len(notebooks)} notebooks failed.")
 
 
-def _run_with_progress(notebook: Path, output: Path, timeout: int | None) -> RunResult:
-    from tqdm import tqdm
-
-    from foundry_lab.workbook import runner
-
-    with tqdm(desc=notebook.stem, unit="cell", disable=None, leave=False, dynamic_ncols=True) as bar:
-
-        def on_cell(done: int, total: int, heading: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(heading[:40], refresh=False)
-            bar.update(done - bar.n)
-            bar.refresh()
-
-        return runner.run_notebook(notebook, output, timeout=timeout, on_cell=on_cell)
-
-
 def _show_cell_error(name: str, error: CellError) -> None:
-    click.echo(f"\n{name}: {error}\n", err=True)
-    click.echo("\n".join(f"    {line}" for line in error.source.splitlines()), err=True)
+    source = textwrap.indent(error.source, "    ")
+    click.echo(f"\n{name}: {error}\n\n{source}\n", err=True)
     if error.details:
-        click.echo(f"\n{error.details}", err=True)
-    click.echo(err=True)
+        click.echo(f"{error.details}\n", err=True)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option(
     "-f", "--folder", type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_FOLDER, show_default=True,
+    default="foundry-lab-notebooks", show_default=True,
     help="Your own folder; the notebooks are copied into it, and what is there stays.",
 )  # fmt: skip
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTION]...")
 def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab on your copy of the notebooks. Further options, as --no-browser, go to JupyterLab."""
-    import subprocess
-
-    from foundry_lab import engine, workbook
     from foundry_lab.workbook import copies
 
     if folder.resolve() != workbook.folder():
         _report_copy(copies.copy_to(folder), folder)
     with left_as_found():
         engine.ensure_service(progress=True)
-        command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options]
-        command.append(
-            "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
-        )
+        command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options, OWN_KERNEL]
         process = subprocess.Popen(command)
-        while True:
-            try:
+        code = None
+        while code is None:
+            with suppress(KeyboardInterrupt):  # JupyterLab got it too, and asks whether it is meant
                 code = process.wait()
-                break
-            except KeyboardInterrupt:  # JupyterLab got it too, and asks whether it is meant
-                continue
     if code:
         raise click.ClickException(f"JupyterLab ended with exit code {code}.")
 
@@ -141,9 +116,8 @@ def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
 )
 def serve(port: int, public_catalog: bool) -> None:
     """Run the embedded service in the foreground until Ctrl-C."""
-    from foundry_lab import engine
 
-    def on_ready(state: ServiceState) -> None:
+    def on_ready(state: engine.ServiceState) -> None:
         click.echo(f"Foundry Local answers at {state.url} with {state.model_id}. Ctrl-C ends it.")
         click.echo(f"Other programs: FOUNDRY_ENDPOINT={state.url}")
 
@@ -155,19 +129,15 @@ def serve(port: int, public_catalog: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; null when nothing runs.")
 def status(as_json: bool) -> None:
     """Show the lab's running service. Exit code 1 if there is none."""
-    import msgspec
     import psutil
 
-    from foundry_lab import engine
-
-    state = engine.service_status()
     shown: dict[str, Any] | None = None
-    if state:
+    if state := engine.service_status():
         shown = {name: value for name, value in msgspec.to_builtins(state).items() if "token" not in name}
         with suppress(psutil.Error):  # it may have ended this moment
             shown["memory_mib"] = round(psutil.Process(state.pid).memory_info().rss / 2**20, 1)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        _show_json(shown)
     elif state and shown:
         click.echo(f"endpoint   {state.url or 'starting'}")
         click.echo(f"model      {state.alias} ({state.model_id})")
@@ -185,8 +155,6 @@ def status(as_json: bool) -> None:
 @main.command()
 def stop() -> None:
     """Stop the running service."""
-    from foundry_lab import engine
-
     click.echo("Stopped." if engine.stop_service() else "No service was running.")
 
 
@@ -194,13 +162,11 @@ def stop() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON list of the findings.")
 def doctor(as_json: bool) -> None:
     """Check this machine and say what to do. Exit code 1 if something stops the workbook."""
-    import msgspec
-
     from foundry_lab.workbook.doctor import run_checks
 
     findings = run_checks()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+        _show_json(findings)
     else:
         colours = {"ok": "green", "warn": "yellow", "fail": "red"}
         for check in findings:
@@ -220,6 +186,10 @@ def new(folder: Path, teacher: bool) -> None:
     from foundry_lab.workbook import copies
 
     _report_copy(copies.copy_to(folder, teacher=teacher), folder)
+
+
+def _show_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def _report_copy(report: CopyReport, folder: Path) -> None:

@@ -16,15 +16,12 @@ from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ModelNotFoundError
 from foundry_lab.workbook.cli.service import interrupting, left_as_found
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="JSONL file for the results."
-)
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="JSONL file for the results.")
 @click.option("-t", "--template", help='A prompt for each row or line, such as "Summarise: {text}".')
 @click.option(
     "-c", "--concurrency", default="2", show_default=True, metavar="N",
@@ -48,7 +45,7 @@ INTERRUPTED = 130
     "--endpoint", "endpoints", multiple=True, help="A service's address; more than once shares the work."
 )
 @click.option("--wait-for-service", type=float, help="Seconds to wait for a service that goes away; 600.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Response cache: an SQLite file.")
+@click.option("--cache", type=PATH, help="Response cache: an SQLite file.")
 @click.option("--progress/--no-progress", default=None, help="By default a bar on a terminal.")
 def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **options: Any) -> None:
     """Run INPUT through the model: .jsonl (prompts, or OpenAI Batch lines), .csv, .tsv or .txt.
@@ -69,7 +66,7 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal has gone
             click.echo(f"\nStopped; what was finished is saved. To go on: {_same_command()}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)  # as shells have it after Ctrl-C
     except FoundryError as error:
         raise _for_a_shell(error) from error
     click.echo(str(report).replace("retry_failed=True runs", "--retry-failed runs"))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from foundry_lab import engine
+
 
 @click.group()
 def model() -> None:
@@ -16,8 +18,6 @@ def model() -> None:
 @click.option("--force", is_flag=True, help="Make it anew.")
 def prepare(force: bool) -> None:
     """Download (93 MB) and convert the model; done by itself at the first run."""
-    from foundry_lab import engine
-
     ready = engine.prepare_model(progress=True, force=force)
     click.echo(f"{ready.alias} is ready: {ready.path} ({ready.size_bytes / 2**20:.0f} MiB)")
 
@@ -25,8 +25,6 @@ def prepare(force: bool) -> None:
 @model.command("list")
 def list_models() -> None:
     """Show the prepared models."""
-    from foundry_lab import engine
-
     models = engine.prepared_models()
     for each in models:
         state = f"damaged: {each.problem}" if each.problem else "ok"
@@ -39,8 +37,6 @@ def list_models() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def export_file(file: Path) -> None:
     """Write the prepared model to FILE, for `model import` elsewhere."""
-    from foundry_lab import engine
-
     written = engine.export_model(file)
     click.echo(f"{written} ({written.stat().st_size / 2**20:.0f} MiB)")
 
@@ -50,8 +46,6 @@ def export_file(file: Path) -> None:
 @click.option("--trust", is_flag=True, help="Take a model that another recipe made, too.")
 def import_file(file: Path, trust: bool) -> None:
     """Take a model from FILE, written by `model export`."""
-    from foundry_lab import engine
-
     ready = engine.import_model(file, trust=trust)
     click.echo(f"{ready.alias} is ready: {ready.path}")
 
@@ -60,6 +54,4 @@ def import_file(file: Path, trust: bool) -> None:
 @click.confirmation_option("-y", "--yes", prompt="Delete the prepared model?")
 def remove() -> None:
     """Delete the prepared model; the next run makes it anew."""
-    from foundry_lab import engine
-
     click.echo("Removed." if engine.remove_model() else "No model was prepared.")

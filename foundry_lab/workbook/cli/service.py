@@ -6,8 +6,10 @@ import atexit
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+
+from foundry_lab import engine
 
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -18,8 +20,6 @@ ENDING = tuple(
 @contextmanager
 def left_as_found(*, keep: bool = False) -> Iterator[None]:
     """Stop the embedded service after the block if it wasn't running before it, unless it is to be kept."""
-    from foundry_lab import engine
-
     if keep or engine.service_status() is not None:
         yield
         return
@@ -34,11 +34,9 @@ def left_as_found(*, keep: bool = False) -> Iterator[None]:
             engine.stop_service()
 
 
-@contextmanager
-def interrupting() -> Iterator[None]:
+def interrupting() -> AbstractContextManager[None]:
     """Have SIGTERM, and SIGHUP where it isn't ignored, end the block as Ctrl-C does."""
-    with handled(_interrupt):
-        yield
+    return handled(_interrupt)
 
 
 def _interrupt(number: int, _: Any) -> None:
@@ -51,12 +49,8 @@ def handled(handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():  # only there Python allows it
         yield
         return
-    before = {each: signal.getsignal(each) for each in ENDING}
-    changed = {each: old for each, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for each in changed:
-        signal.signal(each, handler)
-    try:
+    with ExitStack() as stack:
+        for each in ENDING:
+            if signal.getsignal(each) not in (signal.SIG_IGN, None):
+                stack.callback(signal.signal, each, signal.signal(each, handler))
         yield
-    finally:
-        for each, old in changed.items():
-            signal.signal(each, old)

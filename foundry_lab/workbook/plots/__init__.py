@@ -5,10 +5,16 @@ Each function returns a figure. As a cell's last value it shows itself; anywhere
 
 from foundry_lab.workbook.plots.basic import LatencyFit, fit_latency, latency_by_tokens
 from foundry_lab.workbook.plots.batch import SweepPoint, batch_figure, confusion_figure, sweep_figure
-from foundry_lab.workbook.plots.outage import CallOutcome, breaker_timeline, recovery, time_to_recovery_s
-from foundry_lab.workbook.plots.picture import show
-from foundry_lab.workbook.plots.production import arrivals, attempts
+from foundry_lab.workbook.plots.production import (
+    CallOutcome,
+    arrivals,
+    attempts,
+    breaker_timeline,
+    recovery,
+    time_to_recovery_s,
+)
 from foundry_lab.workbook.plots.streaming import latency_distributions, prefill_and_decode, token_timeline
+from foundry_lab.workbook.plots.style import show
 
 __all__ = [
     "CallOutcome",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from matplotlib.axes import Axes
 
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, GREY, ORANGE, LabFigure, figure
@@ -41,32 +42,27 @@ def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyF
     return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
 
 
+def draw_fit(ax: Axes, tokens: Sequence[int], latencies: Sequence[float]) -> LatencyFit:
+    """Draw points and the line through them; return the line, in the unit of the latencies."""
+    fit = fit_latency(tokens, latencies)
+    ends = np.array([0.0, max(tokens) * 1.05])
+    ax.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2, label="fitted line")
+    ax.scatter(tokens, latencies, color=BLUE, s=45, zorder=3, label="one request")
+    return fit
+
+
 def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> LabFigure:
     """Plot latency in seconds against completion tokens, with the fitted line and what it says."""
-    fit = fit_latency(tokens, latencies_s)
     fig, ax = figure("What an answer costs: latency against its length", "completion tokens", "latency (s)")
+    fit = draw_fit(ax, tokens, latencies_s)
     longest = max(tokens)
-    ends = np.array([0.0, longest * 1.05])
-    ax.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2, label="fitted line")
-    ax.scatter(tokens, latencies_s, color=BLUE, s=45, zorder=3, label="one request")
-    ax.axhline(max(0.0, fit.fixed_s), color=GREY, linestyle=":", linewidth=1.5)
-    ax.annotate(
-        f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms",
-        (longest, max(0.0, fit.fixed_s)),
-        textcoords="offset points",
-        xytext=(0, 6),
-        ha="right",
-        fontsize=10,
-        color=GREY,
-    )
-    ax.annotate(
-        f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s",
-        (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5),
-        textcoords="offset points",
-        xytext=(-12, 12),
-        ha="right",
-        fontsize=10,
-    )
+    floor_s = max(0.0, fit.fixed_s)
+    ax.axhline(floor_s, color=GREY, linestyle=":", linewidth=1.5)
+    fixed = f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms"
+    ax.annotate(fixed, (longest, floor_s), xytext=(0, 6), textcoords="offset points", ha="right", color=GREY)
+    slope = f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s"
+    middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
+    ax.annotate(slope, middle, xytext=(-12, 12), textcoords="offset points", ha="right")
     ax.set_xlim(0, longest * 1.08)
     ax.set_ylim(0, max(latencies_s) * 1.15)
     ax.legend(loc="upper left", frameon=False)

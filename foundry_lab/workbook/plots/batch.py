@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a notebook without batches does without loading them
     from foundry_lab.batch.report import BatchReport
 
 
@@ -43,9 +43,8 @@ class SweepPoint(msgspec.Struct, frozen=True):
 
 def batch_figure(report: BatchReport) -> LabFigure:
     """Draw one run: finished items over time, and the latency of each."""
-    fig, (left, right) = panels(
-        2, f"Batch: {report.items_per_s:.1f} items/s, {report.tokens_per_s:.0f} tokens/s"
-    )
+    title = f"Batch: {report.items_per_s:.1f} items/s, {report.tokens_per_s:.0f} tokens/s"
+    fig, (left, right) = panels(2, title)
     timed = [(s.at_s, s.latency_s, s.ok) for s in report.samples if s.latency_s is not None]
     good = [(at_s, latency_s) for at_s, latency_s, ok in timed if ok]
     bad = [(at_s, latency_s) for at_s, latency_s, ok in timed if not ok]

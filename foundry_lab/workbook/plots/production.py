@@ -1,17 +1,24 @@
-"""The production notebook's figures of requests: the attempts of each call, and when retries arrive."""
+"""The production notebooks' figures.
+
+Of requests: the attempts of each call, and when retries arrive. Of an outage: the breaker's states, and a
+service killed and started.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, groupby, pairwise
 
 import numpy as np
-from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 
+from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
+from foundry_lab.monitor import Look
+from foundry_lab.policies.breaker import Transition
 from foundry_lab.workbook.plots.style import (
     BLUE,
     GREEN,
@@ -19,16 +26,32 @@ from foundry_lab.workbook.plots.style import (
     ORANGE,
     PURPLE,
     RED,
-    Fill,
     LabFigure,
+    area,
     figure,
     label,
     legend_beside,
     panels,
 )
 
-PASSED = Fill(BLUE)
-FAULTS = (Fill(RED, "//"), Fill(ORANGE, ".."), Fill(PURPLE, "xx"), Fill(GREEN, "++"), Fill(GREY, "\\\\"))
+PASSED = area(BLUE)
+FAULTS = (area(RED, "//"), area(ORANGE, ".."), area(PURPLE, "xx"), area(GREEN, "++"), area(GREY, "\\\\"))
+GOOD, DOUBTFUL, BAD = area(GREEN), area(ORANGE, ".."), area(RED, "//")
+BREAKER = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
+SERVICE = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
+STATES = BREAKER | SERVICE
+
+Mark = tuple[str, float]
+"""A state, and since when."""
+CallOutcome = tuple[float, float, str]
+"""One call: when it began and ended (monotonic seconds), and how: "ok", "open" or "failed"."""
+
+OUTCOMES = {
+    "ok": (GREEN, "o", "answered"),
+    "failed": (RED, "x", "sent, and failed"),
+    "open": (GREY, "|", "refused by the breaker"),
+}
+"""Colour, marker and words of each outcome."""
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> LabFigure:
@@ -49,48 +72,35 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
-    fig, ax = figure(
-        "Attempts of each call, and what they met",
-        "seconds since the call's first attempt",
-        "call",
-        size=(9, 1.6 + 0.34 * len(calls)),
-    )
+    title = "Attempts of each call, and what they met"
+    size = (9, 1.6 + 0.34 * len(calls))
+    fig, ax = figure(title, "seconds since the call's first attempt", "call", size=size)
     ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])
     met = Counter(fault for each in calls.values() for _, _, fault in each)
     fills = {"": PASSED} if "" in met else {}
     fills |= dict(zip(filter(None, met), cycle(FAULTS), strict=False))
-    for row, entries in zip(range(0, -len(calls), -1), calls.values(), strict=True):  # the first on top
+    rows = range(0, -len(calls), -1)  # the first on top
+    for row, entries in zip(rows, calls.values(), strict=True):
         first_s, last_s = entries[0][0], entries[-1][0]
         ax.plot([0, last_s - first_s], [row, row], color=GREY, lw=1, ls=":", zorder=1)
         for at_s, end_s, fault in entries:
             width = max(end_s - at_s, 0.008 * longest)  # wide enough to be seen
-            color, hatch = fills[fault]
-            ax.barh(
-                [row],
-                width,
-                left=at_s - first_s,
-                height=0.6,
-                facecolor=color,
-                hatch=hatch,
-                edgecolor="white",
-                lw=0,
-                zorder=2,
-            )
-    ax.set_yticks(range(0, -len(calls), -1), [str(number) for number in range(1, len(calls) + 1)])
+            ax.barh(row, width, left=at_s - first_s, height=0.6, zorder=2, **fills[fault])
+    ax.set_yticks(rows, [str(1 - row) for row in rows])
     ax.set_ylim(-len(calls) + 0.4, 0.6)
-    handles: list[Artist] = [fill.patch(fault or "passed on") for fault, fill in fills.items()]
-    if deadline_s is not None:
-        handles.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
     ax.set_xlim(-0.01 * longest, longest * 1.06)
-    legend_beside(ax, handles)
     words = [f"{count} met {fault}" if fault else f"{count} were passed on" for fault, count in met.items()]
     most = max(map(len, calls.values()))
     fig.alt = (
         f"A row a call, a bar an attempt: {len(calls)} calls, {met.total()} attempts. Of these "
         f"{', '.join(words)}. At most {most} attempts a call; the longest call took {max(ends):.2f} s."
-        + (f" The deadline is at {deadline_s:g} s." if deadline_s is not None else "")
     )
+    lines = []
+    if deadline_s is not None:
+        lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
+        fig.alt += f" The deadline is at {deadline_s:g} s."
+    legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
     return fig
 
 
@@ -106,23 +116,156 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Lab
     """
     if not runs or not all(runs.values()):
         raise ConfigurationError("Give at least one run, and for each the times at which requests arrived.")
-    starts = {name: min(times) for name, times in runs.items()}
-    longest = max(max(times) - starts[name] for name, times in runs.items())
+    since = {name: np.asarray(times) - min(times) for name, times in runs.items()}
+    longest = max(float(times.max()) for times in since.values())
     bins = np.arange(0, longest + 2 * bin_s, bin_s)
-    fig, axes = panels(
-        len(runs), "The same failure, the same number of retries", size=(9, 2.3 * len(runs)), stacked=True
-    )
+    title = "The same failure, the same number of retries"
+    fig, axes = panels(len(runs), title, size=(9, 2.3 * len(runs)), stacked=True)
     most: dict[str, int] = {}
-    for ax, (name, times), color in zip(axes, runs.items(), cycle((RED, GREEN, BLUE)), strict=False):
-        counts, _, _ = ax.hist(np.asarray(times) - starts[name], bins=bins.tolist(), color=color)
+    for ax, (name, times), color in zip(axes, since.items(), cycle((RED, GREEN, BLUE)), strict=False):
+        counts, _, _ = ax.hist(times, bins=bins.tolist(), color=color)
         most[name] = int(np.max(counts))
         label(ax, "", f"retries in {bin_s * 1000:.0f} ms", f"{name}: at most {most[name]} at once")
     for ax in axes:
         ax.set_ylim(0, max(most.values()) * 1.1)
         ax.set_xlim(-bin_s, bins[-1])
-    label(axes[-1], "seconds since the first retry", axes[-1].get_ylabel(), axes[-1].get_title())
+    axes[-1].set_xlabel("seconds since the first retry", fontsize=11)
     fig.alt = f"Histograms of retries, a panel a run, in steps of {bin_s * 1000:.0f} ms. " + " ".join(
-        f"{name}: {len(times)} retries over {max(times) - starts[name]:.2f} s, at most {most[name]} at once."
-        for name, times in runs.items()
+        f"{name}: {len(times)} retries over {times.max():.2f} s, at most {most[name]} at once."
+        for name, times in since.items()
     )
     return fig
+
+
+def breaker_timeline(
+    outcomes: Sequence[CallOutcome],
+    transitions: Sequence[Transition],
+    *,
+    dark: tuple[float, float] | None = None,
+) -> LabFigure:
+    """Draw calls and the breaker's state on one time line.
+
+    Args:
+        outcomes: the calls.
+        transitions: what a listener of the breaker was told.
+        dark: when the service was away, in monotonic seconds.
+
+    Raises:
+        ConfigurationError: no calls.
+    """
+    if not outcomes:
+        raise ConfigurationError("There are no calls to draw.")
+    began = outcomes[0][0]
+    marks = [("closed", began), *((each.new, each.at_s) for each in transitions)]
+    title = "The breaker while the service goes away and comes back"
+    fig, states, calls = _time_line(title, began, marks, outcomes)
+    label(states, "", "", "state of the breaker")
+    label(calls, "seconds", "", "calls, at the moment they ended")
+    fig.alt = f"The breaker on a time line: {fig.alt}"
+    if dark is not None:
+        away, back = dark[0] - began, dark[1] - began
+        for ax in (states, calls):
+            ax.axvline(away, color="black", lw=1, ls=":")
+            ax.axvline(back, color="black", lw=1, ls=":")
+        calls.axvspan(away, back, color=GREY, alpha=0.18, lw=0)
+        calls.text((away + back) / 2, -0.5, "service away", ha="center", fontsize=9)
+        fig.alt += f" The service was away from {away:.1f} to {back:.1f} s."
+    return fig
+
+
+def recovery(
+    outcomes: Sequence[CallOutcome],
+    looks: Sequence[Look],
+    restarts: Sequence[Restart],
+    killed_at_s: float,
+) -> LabFigure:
+    """Draw what callers and a health monitor saw of a service that was killed and started again.
+
+    Args:
+        outcomes: the calls. looks: of the monitor. restarts: of the supervisor.
+        killed_at_s: when, in monotonic seconds.
+
+    Raises:
+        ConfigurationError: no looks or no calls.
+    """
+    if not outcomes or not looks:
+        raise ConfigurationError("There are no calls or no looks to draw.")
+    began = min(killed_at_s, *(began for began, _, _ in outcomes))
+    lead = killed_at_s - began
+    marks = [(look.health.status, look.at_s) for look in looks]
+    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, outcomes)
+    label(health, "", "", "health, as the monitor saw it")
+    title = "calls, at the moment they ended"
+    recovered = "No answer came."
+    if (back := time_to_recovery_s(outcomes, killed_at_s)) is not None:
+        title += f"; first answer {back:.1f} s after the kill"
+        recovered = f"The first answer came {back:.1f} s after the kill."
+    label(calls, "seconds since the kill", "", title)
+    ticks = np.arange(-int(lead), int(calls.get_xlim()[1] - lead) + 1)
+    for ax in (health, calls):
+        ax.axvline(lead, color="black", lw=1.5)
+        ax.set_xticks(ticks + lead, [str(tick) for tick in ticks])
+    on_bands = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 1}
+    place = health.get_xaxis_transform()
+    health.text(lead, 0.96, " kill -9 ", transform=place, va="top", fontsize=9, bbox=on_bands)
+    for restart in restarts:
+        start = restart.at_s - began
+        calls.axvspan(start, start + restart.took_s, color=BLUE, alpha=0.15, lw=0)
+    if restarts:
+        at = restarts[-1].at_s - began  # from there to the right: the line of the kill is just before it
+        calls.text(at, len(OUTCOMES) - 0.45, " restart", ha="left", fontsize=9)
+    fig.alt = f"A service killed after {lead:.1f} s on a time line. Health: {fig.alt} {recovered}"
+    return fig
+
+
+def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> float | None:
+    """Return the seconds from a kill to the first answer to a call that began after the first failure.
+
+    None where there was no failure, or no answer after it.
+    """
+    failed = [ended for _, ended, word in outcomes if word != "ok" and ended >= killed_at_s]
+    if not failed:
+        return None
+    good = [ended for began, ended, word in outcomes if word == "ok" and began >= failed[0]]
+    return min(good) - killed_at_s if good else None
+
+
+def _time_line(
+    title: str, began: float, marks: Iterable[Mark], outcomes: Sequence[CallOutcome]
+) -> tuple[LabFigure, Axes, Axes]:
+    """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on."""
+    seen = [(word, max(0.0, at - began)) for word, at in marks]
+    end = max(seen[-1][1], *(ended - began for _, ended, _ in outcomes))
+    fig, (above, below) = panels(2, title, size=(9, 4.6), stacked=True)
+    states = _draw_states(above, seen, end)
+    calls = _draw_calls(below, [(ended - began, word) for _, ended, word in outcomes], end)
+    for ax in (above, below):
+        ax.set_xlim(0, end)
+        ax.set_yticks([])
+    fig.alt = f"{states}. Calls: {calls}."
+    return fig, above, below
+
+
+def _draw_states(ax: Axes, marks: Sequence[Mark], end: float) -> str:
+    """Fill the time from each mark to the next with its word's look; return the changes in words."""
+    for (word, start), (_, until) in pairwise([*marks, ("", end)]):
+        if until > 0:
+            width = max(until - start, 0.006 * end)  # a short one must be seen too
+            above = 2 if width > until - start else 1
+            ax.axvspan(start, start + width, zorder=above, **STATES[word])
+    present = {word for word, _ in marks}
+    legend_beside(ax, {word: fill for word, fill in STATES.items() if word in present})
+    changes = [next(group) for _, group in groupby(marks, key=lambda mark: mark[0])]
+    return ", ".join(f"{word} from {at:.1f} s" for word, at in changes)
+
+
+def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:
+    """Draw a mark where each call ended, a row for each kind of outcome; return the counts in words."""
+    counts = []
+    for row, (word, (color, marker, text)) in enumerate(OUTCOMES.items()):
+        times = [at for at, outcome in ends if outcome == word]
+        counts.append(f"{len(times)} {text}")
+        ax.scatter(times, [row] * len(times), s=16, color=color, marker=marker)
+        ax.text(end * 1.02, row, counts[-1], va="center", fontsize=9)
+    ax.set_ylim(-0.6, len(OUTCOMES) - 0.2)
+    return "; ".join(counts)

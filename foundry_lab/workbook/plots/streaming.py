@@ -9,7 +9,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from foundry_lab.workbook.plots.basic import fit_latency
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.workbook.plots.basic import draw_fit
 from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
 
 Times = Sequence[float] | npt.NDArray[np.float64]
@@ -23,39 +24,34 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
     """
     fig, ax = figure(title, "time since the call (s)", "", size=(9.0, 1.7 + 0.8 * len(streams)))
     rows = range(0, -len(streams), -1)  # the first on top
-    for row, arrivals in zip(rows, streams.values(), strict=True):
+    words = []
+    for row, (name, arrivals) in zip(rows, streams.items(), strict=True):
         ax.eventplot([arrivals], lineoffsets=[row], linelengths=0.6, linewidths=1.0, colors=[CYCLE[-row % 6]])
         if len(arrivals):
             ax.plot(arrivals[0], row + 0.38, marker="v", color=RED, markersize=7)
-            ax.annotate(
-                f"first token {arrivals[0] * 1000:.0f} ms",
-                (arrivals[0], row + 0.38),
-                textcoords="offset points",
-                xytext=(7, 3),
-                fontsize=9,
-            )
+            first = f"first token {arrivals[0] * 1000:.0f} ms"
+            place = (arrivals[0], row + 0.38)
+            ax.annotate(first, place, xytext=(7, 3), textcoords="offset points", fontsize=9)
+            times = f"the first after {arrivals[0]:.2f} s, the last after {arrivals[-1]:.2f} s"
+            words.append(f"{name}: {len(arrivals)} tokens, {times}.")
+        else:
+            words.append(f"{name}: no token.")
     ax.set_yticks(rows, list(streams))
     ax.set_ylim(0.4 - len(streams), 0.9)
     ax.set_xlim(left=0)
-    fig.alt = f"{title}. A row a stream, a tick a token. {_streams_in_words(streams)}"
+    fig.alt = f"{title}. A row a stream, a tick a token. {' '.join(words)}"
     return fig
 
 
-def _streams_in_words(streams: Mapping[str, Times]) -> str:
-    return " ".join(
-        f"{name}: {len(times)} tokens, the first after {times[0]:.2f} s, the last after {times[-1]:.2f} s."
-        if len(times)
-        else f"{name}: no token."
-        for name, times in streams.items()
-    )
-
-
 def latency_distributions(ttft_s: Times, inter_token_s: Times) -> LabFigure:
-    """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in."""
+    """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in.
+
+    Raises:
+        ConfigurationError: none of the one or of the other.
+    """
     fig, (left, right) = panels(2, "Two latencies a person feels")
-    _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
-    _histogram(right, inter_token_s, "inter-token latency (ms)", "tokens", ORANGE)
-    (first_50, first_95), (next_50, next_95) = (_p50_p95_ms(times) for times in (ttft_s, inter_token_s))
+    first_50, first_95 = _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
+    next_50, next_95 = _histogram(right, inter_token_s, "inter-token latency (ms)", "tokens", ORANGE)
     fig.alt = (
         f"Two histograms. Time to first token of {len(ttft_s)} requests: p50 {first_50:.0f} ms, p95 "
         f"{first_95:.0f} ms. Time between tokens, {len(inter_token_s)} times: p50 {next_50:.1f} ms, p95 "
@@ -74,14 +70,11 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     """
     fig, (left, right) = panels(2, "What a longer prompt does to the first token, and to the others")
     ttft_ms = 1000 * np.asarray(ttft_s, float)
-    fit = fit_latency(prompt_tokens, list(ttft_ms))
-    ends = np.array([0, max(prompt_tokens) * 1.05])
-    left.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2)
-    left.scatter(prompt_tokens, ttft_ms, color=BLUE, s=40, zorder=3)
+    fit = draw_fit(left, prompt_tokens, list(ttft_ms))
     left.set_ylim(bottom=0)
     label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
     decode_ms = 1000 * np.asarray(decode_s, float)
-    right.scatter(prompt_tokens, decode_ms, color=BLUE, s=40, zorder=3)
+    right.scatter(prompt_tokens, decode_ms, color=BLUE, s=45, zorder=3)
     right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
     right.legend(frameon=False, fontsize=10)
     right.set_ylim(0, float(decode_ms.max()) * 1.4)
@@ -95,19 +88,20 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     return fig
 
 
-def _p50_p95_ms(seconds: Times) -> tuple[float, float]:
-    p50, p95 = np.percentile(1000 * np.asarray(seconds, float), (50, 95))
-    return float(p50), float(p95)
-
-
-def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> None:
+def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> tuple[float, float]:
+    """Draw times in ms, with the few longest at the right edge; return p50 and p95 in ms."""
+    if not len(seconds):
+        raise ConfigurationError(
+            f"There is nothing to draw: give at least one {xlabel.removesuffix(' (ms)')}."
+        )
     ms = 1000 * np.asarray(seconds, float)
-    top = float(np.percentile(ms, 99.5)) * 1.05 if len(ms) else 1.0
-    ax.hist(
-        np.clip(ms, 0, top), bins=30, range=(min(0.9 * float(ms.min()), top), top), color=color, alpha=0.75
-    )
-    for q, style, value in zip((50, 95), ("-", "--"), _p50_p95_ms(seconds), strict=True):
-        ax.axvline(value, color=GREY, linestyle=style, linewidth=1.8, label=f"p{q} = {value:.1f} ms")
+    p50, p95, p99_5 = (float(each) for each in np.percentile(ms, (50, 95, 99.5)))
+    top = p99_5 * 1.05
+    shortest = min(0.9 * float(ms.min()), top)
+    ax.hist(np.clip(ms, 0, top), bins=30, range=(shortest, top), color=color, alpha=0.75)
+    ax.axvline(p50, color=GREY, linestyle="-", linewidth=1.8, label=f"p50 = {p50:.1f} ms")
+    ax.axvline(p95, color=GREY, linestyle="--", linewidth=1.8, label=f"p95 = {p95:.1f} ms")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=10)
     label(ax, xlabel, ylabel)
+    return p50, p95

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import html
-import threading
 import time
 from typing import Any
 
 import ipywidgets
+from IPython.display import HTML
 
 from foundry_lab._ground.checks import check_kind
-from foundry_lab.calls.portal import Portal
+from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.calls.streams import CompletionStream
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.errors import ContextLengthError
@@ -61,22 +61,21 @@ class ChatPanel(ipywidgets.VBox):
     ) -> None:
         # The kernel's own loop may be busy with a cell, so answers are read in a loop of the panel's own.
         self._portal = Portal("chat-panel")
-        self._task: asyncio.Task[None] | None = None
-        self._idle = threading.Event()
-        self._idle.set()
+        self._work: Work[None] | None = None
         self._client = client or FoundryAPIClient()
         check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self.tokens_per_s: float | None = None
         self._note = ""
 
-        whole = {"style": {"description_width": "initial"}}  # or the labels are cut
+        whole = {"description_width": "initial"}  # or the labels are cut
+        small = {"style": whole, "layout": {"width": "170px"}}
         self.transcript_view = ipywidgets.HTML()
         self.text = ipywidgets.Text(
             description="Question",
             placeholder="Ask something and press Enter",
             layout={"flex": "1 1 auto"},
-            **whole,
+            style=whole,
         )
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
@@ -86,13 +85,11 @@ class ChatPanel(ipywidgets.VBox):
             button.layout.width = "auto"  # or the text box has no room
         # Boxes and not sliders: a screen reader finds no label of ipywidgets' sliders.
         self.temperature = ipywidgets.BoundedFloatText(
-            value=temperature, min=0, max=2, step=0.1, description="temperature", **whole
+            value=temperature, min=0, max=2, step=0.1, description="temperature", **small
         )
         self.max_tokens = ipywidgets.BoundedIntText(
-            value=max_tokens, min=1, max=500, description="max_tokens", **whole
+            value=max_tokens, min=1, max=500, description="max_tokens", **small
         )
-        for box in (self.temperature, self.max_tokens):
-            box.layout.width = "170px"
         self.status = ipywidgets.Label("ready")
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())
@@ -117,23 +114,25 @@ class ChatPanel(ipywidgets.VBox):
         stream = self._client.stream_complete(
             messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
         )
-        self.messages, self._note, self.tokens_per_s = messages, "", None
-        self._idle.clear()
+        self.messages, self._note = messages, ""
+        self._say("waiting for the first token")
         self._show_busy(True)
         self._draw("")
-        self._portal.call(self._start, stream)
+        self._work = self._portal.start(self._answer(stream))
 
     def stop(self) -> None:
         """End the answer that is being written; what has come stays, and the service stops generating."""
-        if self.busy:
-            self._portal.call(self._cancel)
+        if self._work is not None:
+            # From within the loop: by then the coroutine has begun, so that it can put away what has come.
+            self._portal.call(self._work.cancel)
 
     def clear(self) -> None:
         """Start a new conversation with the same system prompt; not while an answer is being written."""
         if self.busy:
             return
         self.messages = [message for message in self.messages if message["role"] == "system"]
-        self._note, self.tokens_per_s, self.status.value = "", None, "ready"
+        self._note = ""
+        self._say("ready")
         self._draw()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -142,18 +141,16 @@ class ChatPanel(ipywidgets.VBox):
         Raises:
             TimeoutError: it isn't complete by then; it goes on.
         """
-        if not self._idle.wait(timeout):
+        if self._work is not None and not self._work.wait(timeout):
             raise TimeoutError(f"The answer wasn't complete within {timeout} s; panel.stop() ends it.")
 
     @property
     def busy(self) -> bool:
         """Whether an answer is being written."""
-        return not self._idle.is_set()
+        return self._work is not None and not self._work.done
 
-    def transcript(self) -> Any:
+    def transcript(self) -> HTML:
         """Return the conversation as HTML that stays readable where widgets don't run."""
-        from IPython.display import HTML
-
         return HTML(self._html())
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -165,20 +162,31 @@ class ChatPanel(ipywidgets.VBox):
         """Stop, close the connection and take the panel off the page."""
         self.stop()
         self.wait(5.0)
-        if self._task is not None:
-            self._task = None
+        if self._work is not None:
+            self._work = None
             self._portal.wait(self._client.close())
             self._portal.close()
         super().close()
 
-    def _start(self, stream: CompletionStream) -> None:
-        """Begin reading, in the panel's own loop."""
-        self._task = asyncio.create_task(self._read(stream))
-        self._task.add_done_callback(lambda task: self._settle(task, stream))
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    async def _answer(self, stream: CompletionStream) -> None:
+        """Read an answer in the panel's own loop, and put it away however it ends."""
+        try:
+            await self._read(stream)
+            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
+        except asyncio.CancelledError:
+            outcome = "stopped"
+        except Exception as error:
+            outcome, self._note = "failed", str(error)
+            if isinstance(error, ContextLengthError):
+                self._note += " The conversation counts as well: Clear starts a new one."
+        if stream.text:
+            self.messages.append({"role": "assistant", "content": stream.text})
+        else:  # no empty turn, which would puzzle the model; the question would fail again if it was too long
+            question = self.messages.pop()["content"]
+            self.text.value = f"{question} {self.text.value}".rstrip()  # before what was typed meanwhile
+        self._draw()
+        self._say(outcome, stream.tokens_per_s)
+        self._show_busy(False)
 
     async def _read(self, stream: CompletionStream) -> None:
         drawn_at = 0.0
@@ -187,44 +195,15 @@ class ChatPanel(ipywidgets.VBox):
                 if time.monotonic() - drawn_at > REDRAW_S:
                     drawn_at = time.monotonic()
                     self._draw(stream.text)
-                    self._show_rate(stream.tokens_per_s, "writing")
+                    self._say("writing", stream.tokens_per_s)
 
-    def _settle(self, task: asyncio.Task[None], stream: CompletionStream) -> None:
-        """Put a finished answer away, however it ended."""
-        if task.cancelled():
-            outcome = "stopped"
-        elif (error := task.exception()) is not None:
-            outcome, self._note = "failed", str(error)
-            if isinstance(error, ContextLengthError):
-                self._note += " The conversation counts as well: Clear starts a new one."
-        else:
-            outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
-        if stream.text:  # an empty turn would puzzle the model
-            self.messages.append({"role": "assistant", "content": stream.text})
-        else:
-            self._take_back()
-        self._draw()
-        self._show_rate(stream.tokens_per_s, outcome)
-        self._show_busy(False)
-        self._idle.set()
-
-    def _take_back(self) -> None:
-        """Put the question that got no answer back into the text box, before what was typed meanwhile.
-
-        Left in the conversation it would be sent again each time, and fail again if it was too long.
-        """
-        question = self.messages.pop()["content"]
-        self.text.value = f"{question} {self.text.value}".rstrip()
-
-    def _show_rate(self, tokens_per_s: float | None, outcome: str) -> None:
+    def _say(self, state: str, tokens_per_s: float | None = None) -> None:
         self.tokens_per_s = tokens_per_s
-        self.status.value = outcome if tokens_per_s is None else f"{outcome}, {tokens_per_s:.0f} tokens/s"
+        self.status.value = state if tokens_per_s is None else f"{state}, {tokens_per_s:.0f} tokens/s"
 
     def _show_busy(self, busy: bool) -> None:
         self.send_button.disabled = self.clear_button.disabled = busy
         self.stop_button.disabled = not busy
-        if busy:
-            self.status.value = "waiting for the first token"
 
     def _draw(self, growing: str | None = None) -> None:
         """Show the conversation; `growing` is the answer that is being written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import textwrap
 import threading
 from collections.abc import Sequence
@@ -65,9 +66,8 @@ class HealthDashboard:
         interval_s = check_timeout(interval_s, "interval_s")
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
-        self._metrics = given.metrics
-        self._breaker = given.breaker
-        self._client = given.twin(kind=SyncFoundryAPIClient, cache=None)  # "Ask" asks the service
+        # It shares the given one's breaker and metrics; no cache, as "Ask" asks the service.
+        self._client: SyncFoundryAPIClient = given.twin(kind=SyncFoundryAPIClient, cache=None)
         self._proxy = proxy
         self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
         self._monitor.on_sample(lambda look: self._draw())
@@ -113,11 +113,8 @@ class HealthDashboard:
         for control in (self._start, self._stop, self._ask, *self._switches):
             control.disabled = True
 
-    def html(self) -> str:
-        """Return the present view as HTML that needs no JavaScript."""
-        return self._html(live=False)
-
-    def _html(self, *, live: bool) -> str:
+    def html(self, *, live: bool = False) -> str:
+        """Return the present view as HTML that needs no JavaScript; `live` if it is to be drawn anew soon."""
         look = self._monitor.latest
         history = list(self._monitor.history)
         health = look.health if look else None
@@ -140,10 +137,10 @@ class HealthDashboard:
         return f'<div style="font-family:sans-serif;font-size:13px;line-height:1.6">{"".join(parts)}</div>'
 
     def _facts(self, health: Health | None) -> list[str]:
-        state = self._breaker.state if self._breaker else "none"
+        state = self._client.breaker.state if self._client.breaker else "none"
         facts = [f"breaker <b>{state}</b>" + (f": {BREAKER[state]}" if state in BREAKER else "")]
-        if self._metrics is not None:
-            counts = self._metrics.snapshot()
+        if self._client.metrics is not None:
+            counts = self._client.metrics.snapshot()
             answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
             failed = sum(counts.requests.values()) - answered - cancelled
             facts += [
@@ -157,7 +154,7 @@ class HealthDashboard:
         return facts
 
     def _draw(self) -> None:
-        self._view.value = self._html(live=True)
+        self._view.value = self.html(live=True)
 
     def _switch(self, _: object) -> None:
         assert self._proxy is not None
@@ -216,17 +213,15 @@ def _line(name: str, unit: str, values: Sequence[float | None], color: str, live
     alt = f"{name} over the last {len(values)} looks: {span}, now {now}"
     pad = max(0.05 * (high - low), 0.01 * high, 1e-9)
     low, high = max(0.0, low - pad), high + pad
-    step = width / max(1, SHOWN - 1)
-    runs: list[list[str]] = [[]]
-    for number, value in enumerate(values, SHOWN - len(values)):
-        if value is None:
-            runs.append([])
-        else:
-            runs[-1].append(f"{number * step:.1f},{height - (value - low) / (high - low) * height:.1f}")
+    step = width / (SHOWN - 1)
+    points = [
+        "" if value is None else f"{x * step:.1f},{height - (value - low) / (high - low) * height:.1f}"
+        for x, value in enumerate(values, SHOWN - len(values))
+    ]
     lines = "".join(
         f'<polyline points="{" ".join(run)}" fill="none" stroke="{color}" stroke-width="2"/>'
-        for run in runs
-        if len(run) > 1
+        for measured, run in itertools.groupby(points, key=bool)
+        if measured
     )
     chart = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -306,6 +307,22 @@ def test_ctrl_c_writes_what_ran_and_stops_kernel_and_service(tmp_path: Path) -> 
     while runs(kernel) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not runs(kernel)
+
+
+class Terminal(io.StringIO):
+    """What a progress bar takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_part_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = write_notebook(tmp_path / "own.ipynb", "# Basics", "1", "# The end", "2")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    runner.run_notebook(book, tmp_path / "out")
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    for part in ("own", "0/2", "1/2", "Basics", "The end"):
+        assert part in shown
 
 
 def test_base64_images_are_not_searched_for_paths(tmp_path: Path) -> None:

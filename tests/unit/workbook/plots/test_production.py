@@ -112,6 +112,7 @@ def test_an_answer_that_was_under_way_is_no_recovery() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
+        lambda: plots.latency_distributions([0.1], []),
         lambda: plots.attempts([]),
         lambda: plots.arrivals({}),
         lambda: plots.arrivals({"a": []}),

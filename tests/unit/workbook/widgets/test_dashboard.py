@@ -89,7 +89,7 @@ def test_healthy_beside_an_open_breaker_is_explained(
     dashboard.start()
     seen = wait_for(dashboard, 'data-status="healthy"')
     assert "breaker <b>open</b>: after failed requests it lets none through" in seen
-    dashboard._breaker._open_s = 0.0
+    dashboard._client.breaker._open_s = 0.0
     assert "breaker <b>half-open</b>: the next request is a trial" in dashboard.html()
 
 
@@ -119,8 +119,8 @@ def test_every_input_has_a_label(dashboard: HealthDashboard) -> None:
 
 def test_a_cancelled_request_is_no_failure(dashboard: HealthDashboard) -> None:
     for outcome in ("ok", "cancelled", "timeout"):
-        dashboard._metrics.start()
-        dashboard._metrics.finish(Record("complete", "id", outcome=outcome))
+        dashboard._client.metrics.start()
+        dashboard._client.metrics.finish(Record("complete", "id", outcome=outcome))
     assert "<b>1</b> answered, <b>1</b> failed" in dashboard.html()
 
 
