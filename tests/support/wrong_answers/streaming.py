@@ -194,6 +194,14 @@ async def first_tokens(client, together):
     return await asyncio.gather(*map(one, range(together + 1)))
 
 
+WRONG.value("2.4", "would wait no longer than one that is alone", "constant")
+WRONG.value("2.4", "16 times as long", "quadratic")
+WRONG.value("2.4", "8 times as long", "exponential")
+WRONG.value("2.4", "should be one of: constant, linear, quadratic, exponential", "it grows")
+WRONG.value("2.4", "should be one of: constant, linear, quadratic, exponential", 4)
+WRONG.value("2.4", "Now measure with your function, and name the law", ...)
+
+
 @WRONG.case("2.5", "RequestTimeoutError")
 async def patient(client, question, limit_s):
     stream = client.stream_complete(question, first_token_timeout=limit_s)
