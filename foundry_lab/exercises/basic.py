@@ -36,8 +36,7 @@ def body_until(body_until: Any) -> None:
 @exercise("1.2", "ask, with bare requests", points=3)
 def ask(ask: Any) -> None:
     """Text for an answer, an error for half an answer, for a refusal, and for no answer at all."""
-    answer = completion("The sea is wide.")
-    outcome, asked = _asked(ask, answer, "What is the sea?", 60)
+    outcome, asked = _asked(ask, completion("The sea is wide."), "What is the sea?", 60)
     value = outcome.result()
     _check_request(asked, "What is the sea?", 60)
     if value != "The sea is wide.":
@@ -99,16 +98,12 @@ def two_turns(two_turns: Any) -> None:
     if len(seen) != 2:
         raise Wrong(f"ask was called {len(seen)} times; two questions are two requests.")
     if seen[0] != [{"role": "user", "content": questions[0]}]:
-        raise Wrong(
-            f"the first request should be one user message with the first question. It was {seen[0]}."
-        )
+        raise Wrong(f"the first request should be one user message, the first question. It was {seen[0]}.")
     if not isinstance(seen[1], list) or not all(isinstance(each, dict) for each in seen[1]):
         raise Wrong(f"messages are a list of dicts, and the second request was {shown(seen[1])}.")
     roles = [message.get("role") for message in seen[1]]
     if roles != ["user", "assistant", "user"]:
-        raise Wrong(
-            f"the roles of the second request are {roles}. Who spoke first, who answered, and who asks again?"
-        )
+        raise Wrong(f"the roles of the second request are {roles}. Who asked, who answered, who asks again?")
     texts = [message.get("content") for message in seen[1]]
     if texts != [questions[0], answers[0], questions[1]]:
         raise Wrong(f"the second request says {texts}. It needs what was really said, in its order.")

@@ -154,13 +154,9 @@ def run_all(run_all: Any) -> None:
             value = value_of(run_all, service.ask, prompts, file, call=f"{when}, it")
             again = value_of(run_all, service.ask, prompts, file, call="run a third time, it")
         if twice := {prompt for prompt in service.asked if service.asked.count(prompt) > 1}:
-            raise Wrong(
-                f"{when}, it asked {min(twice)!r} twice. Is each answer in the file before the next question?"
-            )
+            raise Wrong(f"{when}, it asked {min(twice)!r} twice. Is each answer in the file at once?")
         if value != wanted:
-            raise Wrong(
-                f"{when}, it returned {shown(value)}; all five answers by name, old and new, are wanted."
-            )
+            raise Wrong(f"{when}, it returned {shown(value)}; all five by name, old and new, are wanted.")
         if again != wanted:
             raise Wrong(
                 f"when nothing was left to do, it returned {shown(again)}. Did the second run keep the "
@@ -191,11 +187,8 @@ def with_examples(with_examples: Any) -> None:
         if text not in prompt:
             raise Wrong(f"the example {text!r} is not in the prompt: {prompt!r}")
         if label not in prompt[prompt.index(text) : prompt.index("Is it open?")]:
-            raise Wrong(
-                f"the example {text!r} is not followed by its label, {label!r}, before the message comes."
-            )
-    instruction, _, _ = TEMPLATE.partition("\n\n")
-    if instruction not in prompt:
+            raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the message.")
+    if TEMPLATE.partition("\n\n")[0] not in prompt:
         raise Wrong(
             "the instruction of the old template is no longer there, word by word. Then nobody can tell "
             "whether the examples or the new words made the difference."

@@ -19,7 +19,6 @@ from foundry_lab.calls.portal import Portal
 
 MODEL = "double-model"
 ALIAS = "double"
-PAUSE_S = 0.02
 _LOOK_UPS: dict[str, Any] = {
     "/status": {"endpoints": [], "modelCachePath": "", "pid": 0},
     "/v1/models": {"object": "list", "data": [{"id": MODEL}]},
@@ -52,7 +51,7 @@ class Answer(NamedTuple):
     body: Any = None
     pieces: Iterable[str] | None = None
     first_s: float = 0.0
-    pause_s: float = PAUSE_S
+    pause_s: float = 0.02
 
 
 def completion(text: str, finish_reason: str = "stop") -> Answer:

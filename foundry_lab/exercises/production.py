@@ -10,6 +10,7 @@ from foundry_lab.exercises.registry import exercise
 from foundry_lab.exercises.trying import Unanswered, Wrong, is_stub, shown, value_of
 from foundry_lab.faults import Fault
 
+_LATE = errors.RequestTimeoutError("no answer", phase="total", limit_s=30)
 TABLE: list[tuple[Exception, bool, str]] = [
     (errors.ServerError("overloaded", status=503), True, "a 503: it is too busy now"),
     (errors.ServerError("failed", status=500), True, "a 500: it failed, and may not the next time"),
@@ -19,11 +20,7 @@ TABLE: list[tuple[Exception, bool, str]] = [
     (errors.AuthenticationError("no such key", status=401), False, "a 401: the key is wrong"),
     (errors.ModelNotFoundError("no such model", status=404), False, "a 404: there is no such model"),
     (errors.ContextLengthError("too long", status=400), False, "the prompt is too long"),
-    (
-        errors.RequestTimeoutError("no answer", phase="total", limit_s=30),
-        False,
-        "no answer in time: the service may still be working on it",
-    ),
+    (_LATE, False, "no answer in time: the service may still be working on it"),
     (ValueError("a bug of your own"), False, "a mistake in your own code"),
 ]
 
@@ -49,9 +46,7 @@ def wait_s(wait_s: Any) -> None:
     for retry in (1, 2, 4, 12):
         limit = min(CAP_S, INITIAL_S * 2 ** (retry - 1))
         call = f"wait_s({retry}, {INITIAL_S}, {CAP_S})"
-        draws = value_of(
-            lambda retry=retry: [wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)], call=call
-        )
+        draws = value_of(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call)
         if not all(isinstance(draw, int | float) for draw in draws):
             raise Wrong(f"{call} returned {shown(draws[0])}; seconds are wanted.")
         if min(draws) < 0:
@@ -137,9 +132,7 @@ def breaker(RateBreaker: Any) -> None:
     value_of(lambda: made.record(False), call="record(False)")
     now = 31.0
     if allow():
-        raise Wrong(
-            "the probe failed half a second ago, and allow() said True; it should refuse for 30 s again."
-        )
+        raise Wrong("0.5 s after the probe failed, allow() said True; it should refuse for 30 s again.")
     now = 61.0
     if not allow():
         raise Wrong("30.5 s after a probe had failed, allow() said False; the next probe is due.")

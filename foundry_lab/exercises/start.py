@@ -24,9 +24,7 @@ def text_of(text_of: Any) -> None:
                 "Take one step at a time: print what you have after each."
             )
         if outcome.value == "a second choice":
-            raise Wrong(
-                "that is the text of the second choice, and the first is wanted. Python counts from 0."
-            )
+            raise Wrong("that is the second choice's text, and the first is wanted. Python counts from 0.")
         if outcome.value != said:
             raise Wrong(f"the reply said {said!r}, and you returned {shown(outcome.value)}.")
 
@@ -38,9 +36,7 @@ def status_of(status_of: Any) -> None:
         outcome = attempt(status_of, proxy.url, call="it", limit_s=30)
         asked = [f"{entry.method} {entry.path}" for entry in proxy.log]
     if not asked and outcome.error is None:
-        raise Wrong(
-            "no request came to the address that your function was given. Does it use its argument `address`?"
-        )
+        raise Wrong("no request came to the address that it was given. Does it use its argument `address`?")
     if asked and asked != ["GET /status"]:
         raise Wrong(f"the service was asked {', '.join(asked)}, and GET /status, once, is wanted.")
     value = outcome.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from foundry_lab.exercises.behind import behind, with_client
@@ -31,8 +32,7 @@ def stream_text(stream_text: Any) -> None:
     fed([cafe[:middle], cafe[middle:]], "café", 'b"…\\xc3" and b"\\xa9…" apart, the two bytes of é')
     done_inside = delta(content="[DONE] is no JSON") + STOP + DONE
     fed([done_inside], "[DONE] is no JSON", "an event whose text holds [DONE]")
-    windows = whole.replace(b"\n", b"\r\n")
-    fed([windows], "Red and blue", r"lines that end in b'\r\n'")
+    fed([whole.replace(b"\n", b"\r\n")], "Red and blue", r"lines that end in b'\r\n'")
     _refuses(stream_text, _ROLE + delta(content="Red"), "a stream that ends without [DONE]")
     _refuses(
         stream_text, done_inside.removesuffix(DONE), "a stream without [DONE] at its end, but in its text"
@@ -81,17 +81,14 @@ def percentile(percentile: Any) -> None:
 @exercise("2.3", "The first sentence", points=3)
 def first_sentence(first_sentence: Any) -> None:
     """The sentence is whole, and the service sees that nobody reads on."""
-    cases = [
-        (["The", " sea", " is", " wide", ".", " It", " is", " blue", "."], "The sea is wide."),
-        (
-            ["Pi", " is", " 3", ".", "14", ",", " about", ".", " It", " goes", " on", "."],
-            "Pi is 3.14, about.",
-        ),
-        (["Is", " it", " so", "?", " Yes", ",", " it", " is", "."], "Is it so?"),
-        (["Ask", " Dr", ".", " Who", " now", "!", " He", " knows", "."], "Ask Dr. Who now!"),
-    ]
-    for pieces, wanted in cases:
-        text = "".join(pieces)
+    cases = {
+        "The sea is wide. It is blue.": "The sea is wide.",
+        "Pi is 3.14, about. It goes on.": "Pi is 3.14, about.",
+        "Is it so? Yes, it is.": "Is it so?",
+        "Ask Dr. Who now! He knows.": "Ask Dr. Who now!",
+    }
+    for text, wanted in cases.items():
+        pieces = re.findall(r" ?\w+|[.,!?]", text)
         with Double(Answer(pieces=[*pieces, *[" And on."] * 100])) as double:
             call = f"first_sentence, streamed {text!r},"
             value = with_client(first_sentence, double.url, "Tell me.", call=call).result()
@@ -137,11 +134,8 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
             raise Wrong(f"{call} returned {shown(values)}, but no first token came so early.")
         if all(asked.sent == 5 for asked in double.asked) and min(values) > half_s:
             raise Wrong(f"{call} returned {shown(values)}: that is the time until the last token.")
-    names = ", ".join(LAWS)
-    if law is ...:
-        raise Partly(f"Now measure with your function, and name the law. It is one of: {names}.", points=1)
     if law not in list(LAWS):
-        raise Partly(f"The law is {shown(law)}, and should be one of: {names}.", points=1)
+        raise Partly(f"Measure, then set law to one of: {', '.join(LAWS)}. It is {shown(law)}.", points=1)
     if LAWS[law]:
         raise Partly(f"The law is {law!r}? {LAWS[law]}. What did you measure?", points=1)
 

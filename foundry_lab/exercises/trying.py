@@ -133,7 +133,7 @@ def attempt(
         Wrong: it didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
-    call = call or name_call(function, *args)
+    call = call or f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
     work = _Work(function, args)
     if not work.wait(limit_s):
         work.end()
@@ -144,11 +144,6 @@ def attempt(
     if isinstance(work.error, NotImplementedError) or work.value is ...:
         raise Unanswered
     return Outcome(call, work.value, work.error)
-
-
-def name_call(function: Callable[..., Any], *args: Any) -> str:
-    """Return a call as text, for hints."""
-    return f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
 
 
 def described(error: BaseException) -> str:
@@ -193,10 +188,9 @@ class _Work:
     def _run(self) -> None:
         function, args = self._call
         try:
-            value = function(*args)
-            if inspect.isawaitable(value):
-                value = asyncio.run(self._awaited(value))
-            self.value = value
+            self.value = function(*args)
+            if inspect.isawaitable(self.value):
+                self.value = asyncio.run(self._awaited(self.value))
         except BaseException as error:  # whatever a learner's code raises, SystemExit too
             self.error = error
 

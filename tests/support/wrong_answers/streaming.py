@@ -197,9 +197,9 @@ async def first_tokens(client, together):
 WRONG.value("2.4", "would wait no longer than one that is alone", "constant")
 WRONG.value("2.4", "16 times as long", "quadratic")
 WRONG.value("2.4", "8 times as long", "exponential")
-WRONG.value("2.4", "should be one of: constant, linear, quadratic, exponential", "it grows")
-WRONG.value("2.4", "should be one of: constant, linear, quadratic, exponential", 4)
-WRONG.value("2.4", "Now measure with your function, and name the law", ...)
+WRONG.value("2.4", "set law to one of: constant, linear, quadratic, exponential", "it grows")
+WRONG.value("2.4", "set law to one of: constant, linear, quadratic, exponential", 4)
+WRONG.value("2.4", "Measure, then set law", ...)
 
 
 @WRONG.case("2.5", "RequestTimeoutError")
