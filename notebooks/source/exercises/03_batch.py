@@ -33,7 +33,7 @@ check("3.1", ask_some)
 
 Write `mean_latency_s(at_once, items_per_s)`. It predicts the mean latency of a run in seconds, from the number of requests at once and the throughput. The check compares your predictions with runs that were recorded.
 
-Then it tries them on your own machine, in rounds: a run with 4 at once gives the throughput, your function predicts the mean latency with 6 at once, and a run with 6 at once measures it. Is your prediction within 30 percent? In one round is enough, because other programs may be at work in the others. Before you run the check, predict by hand: which number do you expect, by your table above?
+Then it tries your function on your own machine: a run with 4 at once gives the throughput, your function predicts the mean latency with 6 at once, and a run with 6 at once measures it. The prediction must be within 30 percent. In one of the rounds is enough, because other programs may be at work in the others. Before you run the check, write down what you expect, by your table above.
 """
 
 
