@@ -51,10 +51,7 @@ def ask(ask: Any) -> None:
         )
     cut, _ = _asked(ask, completion("The sea is", "length"), "What is the sea?", 3)
     if cut.error is None:
-        raise Wrong(
-            f"the answer was cut (finish_reason 'length'), and you returned {shown(cut.value)}, as if it "
-            "were whole."
-        )
+        raise Wrong(f"the answer was cut (finish_reason 'length'), and taken for whole: {shown(cut.value)}.")
     if not isinstance(cut.error, ValueError):
         raise Wrong(f"a cut answer should be a ValueError, and it raised {described(cut.error)}")
     empty, _ = _asked(ask, Answer(body={"object": "chat.completion", "choices": []}), "Hi", 60)

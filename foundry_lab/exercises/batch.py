@@ -60,9 +60,8 @@ def mean_latency_s(mean_latency_s: Any, rounds: Any) -> None:
         value = predicted(at_once, items_per_s)
         if abs(value - measured_s) > NEAR * measured_s:
             raise Wrong(
-                f"mean_latency_s(at_once={at_once}, items_per_s={items_per_s}) returned {value:.3g} s. A run "
-                f"with these values was recorded, with a mean latency of {measured_s} s. Which of the law's "
-                "three numbers do you know, and which is wanted?"
+                f"for at_once={at_once}, items_per_s={items_per_s} it returned {value:.3g} s; a recorded run "
+                f"had {measured_s} s. Which of the law's three numbers do you know, and which is wanted?"
             )
     told = []
     for before, run in rounds:
@@ -183,13 +182,17 @@ def with_examples(with_examples: Any) -> None:
     prompt = outcome.value
     if prompt.count("Is it open?") != 1:
         raise Wrong(f"a row's text stands {prompt.count('Is it open?')} times in the prompt; once is wanted.")
-    for text, label in EXAMPLES:
-        if text not in prompt:
-            raise Wrong(f"the example {text!r} is not in the prompt: {prompt!r}")
-        if label not in prompt[prompt.index(text) : prompt.index("Is it open?")]:
-            raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the message.")
-    if TEMPLATE.partition("\n\n")[0] not in prompt:
+    _, found, rest = prompt.partition(TEMPLATE.partition("\n\n")[0])
+    if not found:
         raise Wrong(
             "the instruction of the old template is no longer there, word by word. Then nobody can tell "
             "whether the examples or the new words made the difference."
         )
+    for text, label in EXAMPLES:
+        _, found, behind = rest.partition(text)
+        if not found:
+            raise Wrong(f"the example {text!r} is not in the prompt, behind the instruction: {prompt!r}")
+        for next_text in ("Is it open?", *dict(EXAMPLES)):
+            behind = behind.partition(next_text)[0]
+        if label not in behind:
+            raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the next.")
