@@ -6,27 +6,18 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from foundry_lab.exercises.double import ALIAS, CHAT_PATH, MODEL, Answer, Asked, Double, completion, error
+from foundry_lab.exercises.double import ALIAS, MODEL, Answer, Asked, Double, completion, error
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import (
-    Outcome,
-    Wrong,
-    attempt,
-    described,
-    name_call,
-    need_function,
-    shown,
-    value_of,
-)
+from foundry_lab.exercises.trying import Outcome, Wrong, attempt, described, number_of, shown, value_of
+from foundry_lab.protocol import CHAT_PATH
 
 
 @exercise("1.1", "A stop string", points=1)
 def body_until(body_until: Any) -> None:
     """The body has the fields of a chat request, and the word under the name that the service reads."""
-    function = need_function(body_until, "body_until")
     for question, word in (("Count from 1 to 10.", "5"), ("List the months.", "June")):
-        call = name_call(function, MODEL, question, word)
-        body = value_of(function, MODEL, question, word)
+        call = f"body_until({MODEL!r}, {question!r}, {word!r})"
+        body = value_of(body_until, MODEL, question, word, call=call)
         if not isinstance(body, dict):
             raise Wrong(f"{call} returned {shown(body)}; the body is a dict.")
         if missing := [name for name in ("model", "messages", "stop") if name not in body]:
@@ -45,15 +36,12 @@ def body_until(body_until: Any) -> None:
 @exercise("1.2", "ask, with bare requests", points=3)
 def ask(ask: Any) -> None:
     """Text for an answer, an error for half an answer, for a refusal, and for no answer at all."""
-    function = need_function(ask, "ask")
-    answer = completion("The sea is wide.")
-    outcome, asked = _asked(function, answer, "What is the sea?", 60)
-    if outcome.error is not None:
-        raise Wrong(f"with a usual answer, it raised {described(outcome.error)}")
+    outcome, asked = _asked(ask, completion("The sea is wide."), "What is the sea?", 60)
+    value = outcome.result()
     _check_request(asked, "What is the sea?", 60)
-    if outcome.value != "The sea is wide.":
-        raise Wrong(f'the answer was "The sea is wide.", and you returned {shown(outcome.value)}.')
-    refused, _ = _asked(function, error(400, "max_tokens must be >= 1"), "What is the sea?", 0)
+    if value != "The sea is wide.":
+        raise Wrong(f'the answer was "The sea is wide.", and you returned {shown(value)}.')
+    refused, _ = _asked(ask, error(400, "max_tokens must be >= 1"), "What is the sea?", 0)
     if refused.error is None:
         raise Wrong(f"the service refused the request (400), and you returned {shown(refused.value)}.")
     if isinstance(refused.error, LookupError | TypeError):
@@ -61,15 +49,12 @@ def ask(ask: Any) -> None:
             f"the service refused the request (400), and what came out was {described(refused.error)}. "
             "That says nothing about the request. Look at the status before you look into the answer."
         )
-    cut, _ = _asked(function, completion("The sea is", "length"), "What is the sea?", 3)
+    cut, _ = _asked(ask, completion("The sea is", "length"), "What is the sea?", 3)
     if cut.error is None:
-        raise Wrong(
-            f"the answer was cut (finish_reason 'length'), and you returned {shown(cut.value)}, as if it "
-            "were whole."
-        )
+        raise Wrong(f"the answer was cut (finish_reason 'length'), and taken for whole: {shown(cut.value)}.")
     if not isinstance(cut.error, ValueError):
         raise Wrong(f"a cut answer should be a ValueError, and it raised {described(cut.error)}")
-    empty, _ = _asked(function, Answer(body={"object": "chat.completion", "choices": []}), "Hi", 60)
+    empty, _ = _asked(ask, Answer(body={"object": "chat.completion", "choices": []}), "Hi", 60)
     if empty.error is None:
         raise Wrong(f"an answer without choices should be an error, and you returned {shown(empty.value)}.")
 
@@ -82,9 +67,7 @@ def _asked(function: Any, answer: Answer, question: str, limit: int) -> tuple[Ou
 
 def _check_request(asked: Sequence[Asked], question: str, limit: int) -> None:
     if len(asked) != 1:
-        raise Wrong(
-            f"one request is wanted, and {len(asked)} came to the address that your function was given."
-        )
+        raise Wrong(f"one request is wanted, and {len(asked)} came to the address that ask was given.")
     request = asked[0]
     if (request.method, request.path) != ("POST", CHAT_PATH):
         raise Wrong(f"you sent {request.method} {request.path}, and a completion is POST {CHAT_PATH}.")
@@ -92,9 +75,7 @@ def _check_request(asked: Sequence[Asked], question: str, limit: int) -> None:
     if not isinstance(body, dict):
         raise Wrong("the body isn't JSON. requests makes JSON of what you give it as json=…")
     if body.get("model") != MODEL or body.get("messages") != [{"role": "user", "content": question}]:
-        raise Wrong(
-            f"the body should hold the model, and one user message with the question. It is {shown(body)}."
-        )
+        raise Wrong(f"give the model, and one user message with the question. The body is {shown(body)}.")
     if body.get("max_tokens") != limit:
         raise Wrong(f"max_tokens is {limit} in the call, and {shown(body.get('max_tokens'))} in the body.")
 
@@ -102,7 +83,6 @@ def _check_request(asked: Sequence[Asked], question: str, limit: int) -> None:
 @exercise("1.3", "A conversation by hand", points=2)
 def two_turns(two_turns: Any) -> None:
     """The second request holds the first question, its answer, and the second question."""
-    function = need_function(two_turns, "two_turns")
     seen: list[Any] = []
     answers = ["A cat.", "It eats mice."]
 
@@ -111,20 +91,16 @@ def two_turns(two_turns: Any) -> None:
         return answers[min(len(seen), 2) - 1]
 
     questions = ("Name one animal.", "What does it eat?")
-    value = value_of(function, ask, *questions, call=f"two_turns(ask, {questions[0]!r}, {questions[1]!r})")
+    value = value_of(two_turns, ask, *questions, call=f"two_turns(ask, {questions[0]!r}, {questions[1]!r})")
     if len(seen) != 2:
         raise Wrong(f"ask was called {len(seen)} times; two questions are two requests.")
     if seen[0] != [{"role": "user", "content": questions[0]}]:
-        raise Wrong(
-            f"the first request should be one user message with the first question. It was {seen[0]}."
-        )
+        raise Wrong(f"the first request should be one user message, the first question. It was {seen[0]}.")
     if not isinstance(seen[1], list) or not all(isinstance(each, dict) for each in seen[1]):
         raise Wrong(f"messages are a list of dicts, and the second request was {shown(seen[1])}.")
     roles = [message.get("role") for message in seen[1]]
     if roles != ["user", "assistant", "user"]:
-        raise Wrong(
-            f"the roles of the second request are {roles}. Who spoke first, who answered, and who asks again?"
-        )
+        raise Wrong(f"the roles of the second request are {roles}. Who asked, who answered, who asks again?")
     texts = [message.get("content") for message in seen[1]]
     if texts != [questions[0], answers[0], questions[1]]:
         raise Wrong(f"the second request says {texts}. It needs what was really said, in its order.")
@@ -135,7 +111,6 @@ def two_turns(two_turns: Any) -> None:
 @exercise("1.4", "Unload and load", points=2)
 def reload(reload: Any) -> None:
     """Two GETs with the alias, in the right order."""
-    function = need_function(reload, "reload")
     known = {f"/models/unload/{ALIAS}": "unloaded", f"/models/load/{ALIAS}": "loaded"}
 
     def respond(asked: Asked) -> Answer:
@@ -144,7 +119,7 @@ def reload(reload: Any) -> None:
         return error(404, "not found")
 
     with Double(respond) as double:
-        outcome = attempt(function, double.url, ALIAS, call=f"reload(url, {ALIAS!r})")
+        outcome = attempt(reload, double.url, ALIAS, call=f"reload(url, {ALIAS!r})")
         seen = [f"{asked.method} {asked.path}" for asked in double.asked]
     if not seen and outcome.error is None:
         raise Wrong("no request came to the address that your function was given.")
@@ -154,8 +129,7 @@ def reload(reload: Any) -> None:
     for asked in seen:
         if asked not in wanted:
             raise Wrong(f"the service answered 404 to {asked}. Compare it with the table of routes.")
-    if outcome.error is not None:
-        raise Wrong(f"reload(url, {ALIAS!r}) raised {described(outcome.error)}")
+    outcome.result()
     if seen != wanted:
         raise Wrong(f"the service was asked: {', '.join(seen)}. Two requests are wanted, one of each kind.")
 
@@ -163,26 +137,18 @@ def reload(reload: Any) -> None:
 @exercise("1.5", "The cost of a token", points=2)
 def cost_per_token(cost_per_token: Any) -> None:
     """The slope of a line through measurements, whatever the fixed cost is."""
-    function = need_function(cost_per_token, "cost_per_token")
     for fixed_s, per_token_s in ((0.08, 0.006), (0.5, 0.02)):
         tokens = [8, 16, 32, 64, 32, 16, 8]
         seconds = [fixed_s + per_token_s * count for count in tokens]
-        value = value_of(function, tokens, seconds)
-        what = f"for {fixed_s} s + {per_token_s} s a token"
-        if not isinstance(value, int | float) and not hasattr(value, "__float__"):
-            raise Wrong(f"{what} you returned {shown(value)}; one number is wanted.")
-        number = float(value)
+        value = value_of(cost_per_token, tokens, seconds)
+        what = f"for {fixed_s} s + {per_token_s} s a token, it"
+        number = number_of(value, what)
         if abs(number - per_token_s) <= 0.01 * per_token_s:
             continue
         if abs(number * per_token_s - 1) < 0.01:
-            raise Wrong(
-                f"{what} you returned {number:.4g}: those are tokens a second. Seconds a token are wanted."
-            )
+            raise Wrong(f"{what} returned {number:.4g}, tokens a second. Seconds a token are wanted.")
         if abs(number - fixed_s) <= 0.01 * fixed_s:
-            raise Wrong(f"{what} you returned {number:.4g}: that is the fixed cost.")
+            raise Wrong(f"{what} returned {number:.4g}: that is the fixed cost.")
         if per_token_s < number < per_token_s + fixed_s:
-            raise Wrong(
-                f"{what} you returned {number:.4g}, which is too much: the fixed cost of each "
-                "request is in it."
-            )
-        raise Wrong(f"{what} you returned {number:.4g}.")
+            raise Wrong(f"{what} returned {number:.4g}, too much: the fixed cost of each request is in it.")
+        raise Wrong(f"{what} returned {number:.4g}.")

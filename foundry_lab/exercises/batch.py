@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, need_function, shown, value_of
+from foundry_lab.exercises.trying import Wrong, attempt, described, number_of, shown, value_of
 
 RECORDED = ((1, 2.25, 0.44), (2, 2.28, 0.87), (4, 2.22, 1.79), (8, 2.19, 3.6), (16, 2.14, 7.1))
 """Runs of 64-token answers on two cores: at once, items a second, mean latency in seconds."""
@@ -18,7 +18,6 @@ NEAR = 0.3
 @exercise("3.1", "At most so many at once", points=3)
 def ask_some(ask_some: Any) -> None:
     """Never more than the limit, never needlessly fewer, and the answers in the prompts' order."""
-    function = need_function(ask_some, "ask_some")
     prompts = [f"p{number}" for number in range(9)]
     for limit in (3, 1):
         now = most = asked = 0
@@ -32,15 +31,13 @@ def ask_some(ask_some: Any) -> None:
             return prompt.upper()
 
         call = f"ask_some(ask, 9 prompts, limit={limit})"
-        value = value_of(function, ask, prompts, limit, call=call)
+        value = value_of(ask_some, ask, prompts, limit, call=call)
         if most > limit:
             raise Wrong(f"in {call} there were {most} requests under way at the same time.")
         if asked != len(prompts):
             raise Wrong(f"in {call} {asked} requests were sent; one for each prompt is wanted.")
         if most < limit:
-            raise Wrong(
-                f"in {call} there was never more than {most} under way; {limit} are allowed, use them."
-            )
+            raise Wrong(f"in {call} at most {most} was under way; {limit} are allowed, use them.")
         if not isinstance(value, list | tuple):
             raise Wrong(f"{call} returned {shown(value)}; a list of answers is wanted.")
         if list(value) != [prompt.upper() for prompt in prompts]:
@@ -48,19 +45,35 @@ def ask_some(ask_some: Any) -> None:
 
 
 @exercise("3.2", "Little's law", points=2)
-def mean_latency_s(mean_latency_s: Any) -> None:
-    """The prediction is near what recorded runs measured."""
-    function = need_function(mean_latency_s, "mean_latency_s")
+def mean_latency_s(mean_latency_s: Any, rounds: Any) -> None:
+    """The prediction is near what recorded runs measured, and runs on this machine, in one round at least.
+
+    `rounds` are pairs of a run whose throughput the prediction takes, and the run that is predicted.
+    """
+
+    def predicted(at_once: int, items_per_s: float) -> float:
+        call = f"mean_latency_s(at_once={at_once}, items_per_s={items_per_s:.3g})"
+        value = value_of(mean_latency_s, at_once, items_per_s, call=call)
+        return number_of(value, call, "seconds are wanted")
+
     for at_once, items_per_s, measured_s in RECORDED:
-        call = f"mean_latency_s(at_once={at_once}, items_per_s={items_per_s})"
-        value = value_of(function, at_once, items_per_s, call=call)
-        if not isinstance(value, int | float):
-            raise Wrong(f"{call} returned {shown(value)}; seconds are wanted.")
+        value = predicted(at_once, items_per_s)
         if abs(value - measured_s) > NEAR * measured_s:
             raise Wrong(
-                f"{call} returned {value:.3g} s. A run with these values was recorded, and its mean latency "
-                f"was {measured_s} s. Which of the law's three numbers do you know, and which is wanted?"
+                f"for at_once={at_once}, items_per_s={items_per_s} it returned {value:.3g} s; a recorded run "
+                f"had {measured_s} s. Which of the law's three numbers do you know, and which is wanted?"
             )
+    told = []
+    for before, run in rounds:
+        value = predicted(run.concurrency, before.items_per_s)
+        told.append(f"{value:.2f} s predicted, {run.mean_s:.2f} s measured")
+        if abs(value - run.mean_s) <= NEAR * run.mean_s:
+            print(f"{run.concurrency} at once on your machine: {told[-1]}")
+            return
+    raise Wrong(
+        f"the runs that were recorded are right, but not those on your own machine: {', '.join(told)}. "
+        "Is your prediction made of both arguments, and of nothing else?"
+    )
 
 
 ROWS: list[dict[str, str]] = [
@@ -86,23 +99,20 @@ _WHY = {
 @exercise("3.3", "Rows that can't be used", points=2)
 def usable(usable: Any) -> None:
     """Rows without a text, or without an id of their own, are left out, and no other."""
-    function = need_function(usable, "usable")
     given = [dict(row) for row in ROWS]
-    outcome = attempt(function, given, call="usable(rows)")
+    outcome = attempt(usable, given, call="usable(rows)")
     if isinstance(outcome.error, KeyError):
         raise Wrong(f"it raised {described(outcome.error)} at a row without that column: {ROWS[7]}.")
-    if outcome.error is not None:
-        raise Wrong(f"it raised {described(outcome.error)}")
-    if not isinstance(outcome.value, list | tuple):
-        raise Wrong(f"it returned {shown(outcome.value)}; a list of rows is wanted.")
-    kept = list(outcome.value)
+    kept = outcome.result()
+    if not isinstance(kept, list | tuple):
+        raise Wrong(f"it returned {shown(kept)}; a list of rows is wanted.")
     for number, row in enumerate(ROWS):
         times = kept.count(row)
         if number in GOOD and not times:
             raise Wrong(f"you left out {row}, and nothing is wrong with it.")
         if number not in GOOD and times:
             raise Wrong(f"you kept {row}, but {_WHY[number]}.")
-    if kept != [ROWS[number] for number in GOOD]:
+    if list(kept) != [ROWS[number] for number in GOOD]:
         raise Wrong(f"you returned {len(kept)} rows, some of them twice, changed, or in another order.")
 
 
@@ -127,7 +137,6 @@ class _Mortal:
 @exercise("3.4", "Go on where it stopped", points=3)
 def run_all(run_all: Any) -> None:
     """Killed after any number of answers and run again, nothing is asked twice and nothing is missing."""
-    function = need_function(run_all, "run_all")
     prompts = {f"m{number}": f"Question {number}" for number in range(5)}
     wanted = {name: prompt.upper() for name, prompt in prompts.items()}
     for killed_after in (0, 2, 4):
@@ -135,22 +144,18 @@ def run_all(run_all: Any) -> None:
         when = f"killed after {killed_after} answers and run again"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "results.jsonl"
-            first = attempt(function, service.ask, prompts, file, call="run_all(ask, prompts, file)")
+            first = attempt(run_all, service.ask, prompts, file, call="run_all(ask, prompts, file)")
             if first.error is None:
                 raise Wrong("the run was killed in the middle, and your function went on as if nothing were.")
             if not isinstance(first.error, _Killed):
-                raise Wrong(f"it raised {described(first.error)}")
+                first.result()  # raises the hint
             service.dies_at = None
-            value = value_of(function, service.ask, prompts, file, call=f"{when}, it")
-            again = value_of(function, service.ask, prompts, file, call="run a third time, it")
+            value = value_of(run_all, service.ask, prompts, file, call=f"{when}, it")
+            again = value_of(run_all, service.ask, prompts, file, call="run a third time, it")
         if twice := {prompt for prompt in service.asked if service.asked.count(prompt) > 1}:
-            raise Wrong(
-                f"{when}, it asked {min(twice)!r} twice. Is each answer in the file before the next question?"
-            )
+            raise Wrong(f"{when}, it asked {min(twice)!r} twice. Is each answer in the file at once?")
         if value != wanted:
-            raise Wrong(
-                f"{when}, it returned {shown(value)}; all five answers by name, old and new, are wanted."
-            )
+            raise Wrong(f"{when}, it returned {shown(value)}; all five by name, old and new, are wanted.")
         if again != wanted:
             raise Wrong(
                 f"when nothing was left to do, it returned {shown(again)}. Did the second run keep the "
@@ -165,8 +170,7 @@ EXAMPLES = [("Lovely cake!", "praise"), ("Why {name} on my bill?", "question")]
 @exercise("3.5", "Examples in the prompt", points=2)
 def with_examples(with_examples: Any) -> None:
     """The wording stays as it was, the examples stand before the message, and braces do no harm."""
-    function = need_function(with_examples, "with_examples")
-    template = value_of(function, TEMPLATE, list(EXAMPLES), call="with_examples(template, examples)")
+    template = value_of(with_examples, TEMPLATE, list(EXAMPLES), call="with_examples(template, examples)")
     if not isinstance(template, str):
         raise Wrong(f"it returned {shown(template)}; a template is a text.")
     outcome = attempt(lambda: template.format(text="Is it open?"))
@@ -178,16 +182,17 @@ def with_examples(with_examples: Any) -> None:
     prompt = outcome.value
     if prompt.count("Is it open?") != 1:
         raise Wrong(f"a row's text stands {prompt.count('Is it open?')} times in the prompt; once is wanted.")
-    for text, label in EXAMPLES:
-        if text not in prompt:
-            raise Wrong(f"the example {text!r} is not in the prompt: {prompt!r}")
-        if label not in prompt[prompt.index(text) : prompt.index("Is it open?")]:
-            raise Wrong(
-                f"the example {text!r} is not followed by its label, {label!r}, before the message comes."
-            )
-    instruction, _, _ = TEMPLATE.partition("\n\n")
-    if instruction not in prompt:
+    _, found, rest = prompt.partition(TEMPLATE.partition("\n\n")[0])
+    if not found:
         raise Wrong(
             "the instruction of the old template is no longer there, word by word. Then nobody can tell "
             "whether the examples or the new words made the difference."
         )
+    for text, label in EXAMPLES:
+        _, found, behind = rest.partition(text)
+        if not found:
+            raise Wrong(f"the example {text!r} is not in the prompt, behind the instruction: {prompt!r}")
+        for next_text in ("Is it open?", *dict(EXAMPLES)):
+            behind = behind.partition(next_text)[0]
+        if label not in behind:
+            raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the next.")

@@ -1,4 +1,4 @@
-"""What checks share that use a client: a call with a client of its own, and what a proxy's log tells."""
+"""What checks share that use a client: a call with a client of its own, and one behind a fault proxy."""
 
 from __future__ import annotations
 
@@ -6,29 +6,41 @@ from collections.abc import Callable
 from typing import Any
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.faults import FaultProxy
+from foundry_lab.exercises.trying import Outcome, attempt
+from foundry_lab.faults import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
 BUSY_S = 60.0
 """How long a call may take that the real service answers: other people may be in front."""
 
 
-def with_client(function: Callable[..., Any], url: str, *args: Any) -> Callable[[], Any]:
-    """Return a call of a learner's async function with a client of its own, which is closed afterwards."""
+def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -> Outcome:
+    """Return how a call of a learner's async function ends, with a client of its own that is closed then.
+
+    Raises:
+        Wrong: it didn't end in time.
+        Unanswered: it raised NotImplementedError, or gave `...`.
+    """
 
     async def run() -> Any:
         async with FoundryAPIClient(url, retries=0, breaker=False, metrics=False) as client:
             return await function(client, *args)
 
-    return run
+    return attempt(run, call=call, limit_s=BUSY_S)
 
 
-def completions(proxy: FaultProxy) -> list[str]:
-    """Return what each request for a completion met: a fault, or nothing."""
-    return [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
+def behind(
+    fault: Fault | None, function: Callable[..., Any], *args: Any, call: str
+) -> tuple[Outcome, list[str]]:
+    """Return how such a call ends if the first request for a completion meets a fault on its way.
 
+    Also returned: what each request for a completion met, a fault or nothing.
 
-def service_url() -> str:
-    """Return the address of the service that a client without an endpoint would use."""
+    Raises:
+        Wrong: it didn't end in time.
+        Unanswered: it raised NotImplementedError, or gave `...`.
+    """
     with FaultProxy() as proxy:
-        return proxy.upstream or ""
+        proxy.script(fault)
+        outcome = with_client(function, proxy.url, *args, call=call)
+        return outcome, [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]

@@ -12,7 +12,7 @@ from typing import Any
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.exercises import progress
 from foundry_lab.exercises.registry import NOTEBOOKS, Exercise, exercises, find
-from foundry_lab.exercises.trying import Partly, Unanswered, Wrong, is_stub
+from foundry_lab.exercises.trying import Partly, Unanswered, Wrong, need_function
 
 GRADING = "NBGRADER_EXECUTION"
 """Set by nbgrader while it grades or validates a notebook."""
@@ -37,26 +37,17 @@ class Check:
             NotSolvedError: under nbgrader, if the answer is missing or wrong.
         """
         exercise = find(number)
-        _check_count(exercise, answers)
         grading = GRADING in os.environ
-        head = f"{number} {exercise.title}"
-        earned = float(exercise.points)
-        try:
-            with _quiet(grading):
-                _try(exercise, answers)
-            print(f"{SOLVED} {head}")
-        except Unanswered:
-            _complain(f"{OPEN} {head}: not answered yet. Fill in the cell above, then run both.", grading)
-            return None
-        except Partly as partly:
-            earned = partly.points
-            print(f"{PARTLY} {head}: {earned:g} of {exercise.points} points. {partly}")
-        except Wrong as wrong:
-            _complain(f"{NOT_YET} {head}: {wrong}", grading)
-            return None
+        with _quiet(grading):
+            mark, hint, earned = _verdict(exercise, answers)
+        said = f"{mark} {number} {exercise.title}{hint}"
+        if grading and not earned:
+            raise NotSolvedError(said)
+        print(said)
         if grading:
             return earned
-        _keep(number, earned)
+        if earned:
+            _keep(number, earned)
         return None
 
     def progress(self) -> None:
@@ -76,30 +67,29 @@ class Check:
 check = Check()
 
 
-def _try(exercise: Exercise, answers: tuple[Any, ...]) -> None:
-    if any(map(is_stub, answers)):
-        raise Unanswered
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited": the hint says it better
-        exercise.test(*answers)
-
-
-def _check_count(exercise: Exercise, answers: tuple[Any, ...]) -> None:
-    signature = inspect.signature(exercise.test)
-    if len(answers) != len(signature.parameters):
-        wanted = ", ".join([f'"{exercise.number}"', *signature.parameters])
+def _verdict(exercise: Exercise, answers: tuple[Any, ...]) -> tuple[str, str, float]:
+    """Return the mark of these answers, the hint, and the points."""
+    names = list(inspect.signature(exercise.test).parameters)
+    if len(answers) != len(names):
+        wanted = ", ".join([f'"{exercise.number}"', *names])
         raise ConfigurationError(f"This exercise is checked with check({wanted}).")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited": the hint says it better
+            need_function(answers[0], names[0])
+            exercise.test(*answers)
+    except Unanswered:
+        return OPEN, ": not answered yet. Fill in the cell above, then run both.", 0.0
+    except Partly as partly:
+        return PARTLY, f": {partly.points:g} of {exercise.points} points. {partly}", partly.points
+    except Wrong as wrong:
+        return NOT_YET, f": {wrong}", 0.0
+    return SOLVED, "", float(exercise.points)
 
 
 def _quiet(grading: bool) -> contextlib.AbstractContextManager[Any]:
     """Under nbgrader a line on stderr costs all points, though it may be a mere warning."""
     return contextlib.redirect_stderr(io.StringIO()) if grading else contextlib.nullcontext()
-
-
-def _complain(text: str, grading: bool) -> None:
-    if grading:
-        raise NotSolvedError(text)
-    print(text)
 
 
 def _keep(number: str, earned: float) -> None:

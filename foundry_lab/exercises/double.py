@@ -6,21 +6,19 @@ listens on a free port of 127.0.0.1 for as long as its `with` block, and notes w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-import select
-import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
-from foundry_lab.protocol import CHAT_PATH
+from aiohttp import web
+
+from foundry_lab.calls.portal import Portal
 
 MODEL = "double-model"
 ALIAS = "double"
-PAUSE_S = 0.02
 _LOOK_UPS: dict[str, Any] = {
     "/status": {"endpoints": [], "modelCachePath": "", "pid": 0},
     "/v1/models": {"object": "list", "data": [{"id": MODEL}]},
@@ -33,16 +31,16 @@ class Asked:
     """One request as it came, and what became of the stream that answered it.
 
     Attributes:
-        sent: pieces of the stream that were sent.
+        path: with the query, if there is one.
+        body: what its JSON says; the bytes, if it is none; None without a body.
+        sent: pieces of the stream that were sent before its end, or before the other side hung up.
         began_s, first_s, ended_s: when the request came, and the stream's first piece and end went out, in
             seconds of `time.perf_counter()`.
-        left: the other side hung up.
     """
 
     def __init__(self, method: str, path: str, body: Any) -> None:
         self.method, self.path, self.body = method, path, body
         self.sent = 0
-        self.left = False
         self.began_s = self.first_s = self.ended_s = time.perf_counter()
 
 
@@ -53,7 +51,7 @@ class Answer(NamedTuple):
     body: Any = None
     pieces: Iterable[str] | None = None
     first_s: float = 0.0
-    pause_s: float = PAUSE_S
+    pause_s: float = 0.02
 
 
 def completion(text: str, finish_reason: str = "stop") -> Answer:
@@ -69,10 +67,26 @@ def error(status: int, message: str) -> Answer:
     return Answer(status, {"error": {"message": message, "type": "invalid_request_error"}})
 
 
+def event(data: dict[str, Any]) -> bytes:
+    """Return one event of a stream."""
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def delta(finish_reason: str | None = None, **fields: str) -> bytes:
+    """Return the event that adds these fields to the message, such as `content="a"`."""
+    choice = {"index": 0, "delta": fields, "finish_reason": finish_reason}
+    return event({"model": MODEL, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+STOP = delta("stop")
+DONE = b"data: [DONE]\n\n"
+
+
 class Double:
     """The server. `respond` answers each request that isn't one of the client's look-ups.
 
     Attributes:
+        url: its address, inside of the `with` block.
         asked: those requests, in order.
         most_at_once: streams that were being answered at the same time, at most.
     """
@@ -81,100 +95,57 @@ class Double:
         self.asked: list[Asked] = []
         self.most_at_once = 0
         self._respond = respond
-        self._now = 0
-        self._lock = threading.Lock()
+        self._streams = 0
+        self._portal = Portal("double")
 
     def __enter__(self) -> Double:
-        handler = type("Handler", (_Handler,), {"double": self})
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._runner = self._portal.wait(self._serve())
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._portal.wait(self._runner.cleanup())
+        self._portal.close()
 
-    def answer(self, asked: Asked) -> Answer:
-        """Note a request and return what to say."""
-        if asked.method == "GET" and asked.path in _LOOK_UPS:
-            return Answer(body=_LOOK_UPS[asked.path])
+    async def _serve(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        # handler_cancellation: a stream ends when the other side hangs up
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET" and request.path in _LOOK_UPS:
+            return web.json_response(_LOOK_UPS[request.path])
+        body: Any = await request.read() or None
+        with contextlib.suppress(ValueError):
+            body = body and json.loads(body)
+        asked = Asked(request.method, request.path_qs, body)
         self.asked.append(asked)
-        return self._respond if isinstance(self._respond, Answer) else self._respond(asked)
+        answer = self._respond if isinstance(self._respond, Answer) else self._respond(asked)
+        if answer.pieces is None:
+            return web.json_response(answer.body, status=answer.status)
+        return await self._stream(request, asked, answer, answer.pieces)
 
-    @contextlib.contextmanager
-    def streaming(self) -> Any:
-        """Count a stream for as long as the block takes."""
-        with self._lock:
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
+    async def _stream(
+        self, request: web.Request, asked: Asked, answer: Answer, pieces: Iterable[str]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        self._streams += 1
+        self.most_at_once = max(self.most_at_once, self._streams)
         try:
-            yield
+            await asyncio.sleep(answer.first_s)
+            asked.first_s = time.perf_counter()
+            for piece in pieces:
+                await response.write(delta(content=piece))
+                asked.sent += 1
+                await asyncio.sleep(answer.pause_s)
+            await response.write(STOP + DONE)
         finally:
-            with self._lock:
-                self._now -= 1
-
-
-class _Handler(BaseHTTPRequestHandler):
-    double: Double
-
-    def do_GET(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        raw = self.rfile.read(length)
-        try:
-            body = json.loads(raw) if raw else None
-        except ValueError:
-            body = raw
-        asked = Asked(self.command, self.path, body)
-        answer = self.double.answer(asked)
-        with contextlib.suppress(OSError):  # who asked may be gone
-            self._stream(asked, answer) if answer.pieces is not None else self._whole(answer)
-
-    do_POST = do_PUT = do_DELETE = do_GET
-
-    def _whole(self, answer: Answer) -> None:
-        data = json.dumps(answer.body).encode()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _stream(self, asked: Asked, answer: Answer) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        with self.double.streaming():
-            try:
-                if self._wait(asked, answer.first_s):
-                    return
-                asked.first_s = time.perf_counter()
-                for piece in answer.pieces or ():
-                    self._event({"delta": {"content": piece}, "finish_reason": None})
-                    asked.sent += 1
-                    if self._wait(asked, answer.pause_s):
-                        return
-                self._event({"delta": {}, "finish_reason": "stop"})
-                self.wfile.write(b"data: [DONE]\n\n")
-            except OSError:
-                asked.left = True
-            finally:
-                asked.ended_s = time.perf_counter()
-
-    def _event(self, choice: dict[str, Any]) -> None:
-        event = {"model": MODEL, "object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}
-        self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-
-    def _wait(self, asked: Asked, seconds: float) -> bool:
-        """Wait, and return whether the other side hung up meanwhile: then its end can be read."""
-        readable, _, _ = select.select([self.connection], [], [], seconds)
-        asked.left = bool(readable)
-        return asked.left
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing in the learner's notebook."""
-
-
-__all__ = ["ALIAS", "CHAT_PATH", "MODEL", "Answer", "Asked", "Double", "completion", "error"]
+            self._streams -= 1
+            asked.ended_s = time.perf_counter()
+        return response

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
+from foundry_lab import ensure_service
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.exercises.behind import service_url
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, need_function
+from foundry_lab.exercises.trying import Partly, Wrong, attempt
 from foundry_lab.faults.checklist import Checklist, run_checklist
 
 LIMIT_S = 300.0
@@ -20,13 +18,10 @@ ENOUGH, FULL = 6, 8
 @exercise("5.2", "Your own client", points=4)
 def my_client(my_client: Any) -> None:
     """A client that the learner wrote takes the nine trials."""
-    function = need_function(my_client, "my_client")
-    outcome = attempt(functools.partial(_examine, function), call="the checklist", limit_s=LIMIT_S)
+    outcome = attempt(run_checklist, my_client, ensure_service(), call="my_client", limit_s=LIMIT_S)
     if isinstance(outcome.error, ConfigurationError):
         raise Wrong(str(outcome.error))
-    if outcome.error is not None:
-        raise Wrong(f"my_client raised {described(outcome.error)}")
-    result: Checklist = outcome.value
+    result: Checklist = outcome.result()
     passed = sum(trial.passed for trial in result.trials)
     print(result)
     if passed >= FULL:
@@ -36,7 +31,3 @@ def my_client(my_client: Any) -> None:
     if passed >= ENOUGH:
         raise Partly(f"{passed} of 9 trials; {FULL} are wanted for all points. {hint}", points=2)
     raise Wrong(f"{passed} of 9 trials passed; {ENOUGH} are wanted at least. {hint}")
-
-
-def _examine(function: Callable[[str], Any]) -> Checklist:
-    return run_checklist(function, service_url())

@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from foundry_lab import errors
-from foundry_lab.exercises.behind import BUSY_S, completions, service_url, with_client
+from foundry_lab.exercises.behind import behind
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import (
-    Unanswered,
-    Wrong,
-    attempt,
-    described,
-    is_stub,
-    need_function,
-    shown,
-    value_of,
-)
-from foundry_lab.faults import Fault, FaultProxy
+from foundry_lab.exercises.trying import Unanswered, Wrong, is_stub, shown, value_of
+from foundry_lab.faults import Fault
 
+_LATE = errors.RequestTimeoutError("no answer", phase="total", limit_s=30)
 TABLE: list[tuple[Exception, bool, str]] = [
     (errors.ServerError("overloaded", status=503), True, "a 503: it is too busy now"),
     (errors.ServerError("failed", status=500), True, "a 500: it failed, and may not the next time"),
@@ -28,11 +20,7 @@ TABLE: list[tuple[Exception, bool, str]] = [
     (errors.AuthenticationError("no such key", status=401), False, "a 401: the key is wrong"),
     (errors.ModelNotFoundError("no such model", status=404), False, "a 404: there is no such model"),
     (errors.ContextLengthError("too long", status=400), False, "the prompt is too long"),
-    (
-        errors.RequestTimeoutError("no answer", phase="total", limit_s=30),
-        False,
-        "no answer in time: the service may still be working on it",
-    ),
+    (_LATE, False, "no answer in time: the service may still be working on it"),
     (ValueError("a bug of your own"), False, "a mistake in your own code"),
 ]
 
@@ -40,10 +28,9 @@ TABLE: list[tuple[Exception, bool, str]] = [
 @exercise("4.1", "Try again or not", points=2)
 def should_retry(should_retry: Any) -> None:
     """Each error of a table is told right."""
-    function = need_function(should_retry, "should_retry")
     for error, right, what in TABLE:
         call = f"should_retry({type(error).__name__}), for {what},"
-        value = value_of(function, error, call=call)
+        value = value_of(should_retry, error, call=call)
         if not isinstance(value, bool):
             raise Wrong(f"{call} returned {shown(value)}; True or False is wanted.")
         if value != right:
@@ -56,13 +43,10 @@ INITIAL_S, CAP_S, DRAWS = 0.2, 5.0, 1000
 @exercise("4.2", "A random wait", points=2)
 def wait_s(wait_s: Any) -> None:
     """Spread from zero to a limit that doubles, and never above the cap."""
-    function = need_function(wait_s, "wait_s")
     for retry in (1, 2, 4, 12):
         limit = min(CAP_S, INITIAL_S * 2 ** (retry - 1))
         call = f"wait_s({retry}, {INITIAL_S}, {CAP_S})"
-        draws = value_of(
-            lambda retry=retry: [function(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)], call=call
-        )
+        draws = value_of(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call)
         if not all(isinstance(draw, int | float) for draw in draws):
             raise Wrong(f"{call} returned {shown(draws[0])}; seconds are wanted.")
         if min(draws) < 0:
@@ -87,20 +71,14 @@ def wait_s(wait_s: Any) -> None:
 @exercise("4.3", "Half an answer is kept", points=2)
 def read_or_keep(read_or_keep: Any) -> None:
     """Behind a stream that falls silent: the text so far, and the phase."""
-    function = need_function(read_or_keep, "read_or_keep")
-    with FaultProxy() as proxy:
-        proxy.script(Fault("stall", after=4))
-        run = with_client(function, proxy.url, "Count from 1 to 20.", 1.0)
-        outcome = attempt(run, call="behind a stream that stalls, your function", limit_s=BUSY_S)
-        chats = completions(proxy)
     call = 'behind a stream that stalls, read_or_keep(client, "Count from 1 to 20.", 1.0)'
-    if outcome.error is not None:
-        raise Wrong(f"{call} raised {described(outcome.error)}")
+    outcome, chats = behind(Fault("stall", after=4), read_or_keep, "Count from 1 to 20.", 1.0, call=call)
+    value = outcome.result()
     if chats != ["stall"]:
         raise Wrong(f"{call} sent {len(chats)} requests; one is wanted.")
-    if not isinstance(outcome.value, tuple) or len(outcome.value) != 2:
-        raise Wrong(f"{call} returned {shown(outcome.value)}; a text and a phase are wanted.")
-    text, phase = outcome.value
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise Wrong(f"{call} returned {shown(value)}; a text and a phase are wanted.")
+    text, phase = value
     if not isinstance(text, str) or not text:
         raise Wrong(f"{call} returned the text {shown(text)}, but some had come before the silence.")
     if phase != "idle":
@@ -108,19 +86,20 @@ def read_or_keep(read_or_keep: Any) -> None:
             f"{call} returned the phase {phase!r}. The silence came between two tokens; which of the four "
             "limits is for that?"
         )
-    run = with_client(function, service_url(), "Say hello.", 30.0)
-    value = value_of(run, call='with nothing wrong, read_or_keep(client, "Say hello.", 30.0)', limit_s=BUSY_S)
+    call = 'with nothing wrong, read_or_keep(client, "Say hello.", 30.0)'
+    outcome, _ = behind(None, read_or_keep, "Say hello.", 30.0, call=call)
+    value = outcome.result()
     if not isinstance(value, tuple) or len(value) != 2 or not value[0] or value[1] is not None:
-        raise Wrong(f"with nothing wrong it returned {shown(value)}; the text and None are wanted.")
+        raise Wrong(f"{call} returned {shown(value)}; the text and None are wanted.")
 
 
 @exercise("4.4", "A breaker that looks at the rate", points=3)
 def breaker(RateBreaker: Any) -> None:
     """Opens at the right call, refuses for as long as it should, and lets one probe through."""
-    if is_stub(RateBreaker) or is_stub(getattr(RateBreaker, "allow", None) or ...):
-        raise Unanswered
     if not isinstance(RateBreaker, type):
         raise Wrong(f"Give the class itself: RateBreaker. This is {shown(RateBreaker)}.")
+    if is_stub(getattr(RateBreaker, "allow", ...)):
+        raise Unanswered
     now = 0.0
     made = value_of(lambda: RateBreaker(lambda: now), call="RateBreaker(clock)")
 
@@ -153,9 +132,7 @@ def breaker(RateBreaker: Any) -> None:
     value_of(lambda: made.record(False), call="record(False)")
     now = 31.0
     if allow():
-        raise Wrong(
-            "the probe failed half a second ago, and allow() said True; it should refuse for 30 s again."
-        )
+        raise Wrong("0.5 s after the probe failed, allow() said True; it should refuse for 30 s again.")
     now = 61.0
     if not allow():
         raise Wrong("30.5 s after a probe had failed, allow() said False; the next probe is due.")

@@ -13,7 +13,8 @@ NOTEBOOKS = ("start", "basic", "streaming", "batch", "production", "operations")
 """The modules, by the number before the dot of an exercise's id; they import `exercise` from here."""
 
 Test = Callable[..., None]
-"""Takes the learner's answers. Raises Wrong, Partly or Unanswered unless they are right."""
+"""Takes the learner's answers: the function or class that was written, already known to be one, and what else
+the check is given. Raises Wrong, Partly or Unanswered unless they are right."""
 
 
 class Exercise(NamedTuple):

@@ -2,74 +2,50 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
-from foundry_lab.exercises.behind import BUSY_S, completions, with_client
-from foundry_lab.exercises.double import Answer, Double
+from foundry_lab.exercises.behind import behind, with_client
+from foundry_lab.exercises.double import DONE, STOP, Answer, Double, delta, event
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, need_function, shown, value_of
-from foundry_lab.faults import Fault, FaultProxy
+from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, number_of, shown, value_of
+from foundry_lab.faults import Fault
 
-
-def _event(data: Any, end: bytes = b"\n\n") -> bytes:
-    return (
-        b"data: " + (data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode()) + end
-    )
-
-
-def _delta(text: str, end: bytes = b"\n\n") -> bytes:
-    return _event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}, end)
-
-
-_ROLE = _event({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]})
-_STOP = _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-_USAGE = _event({"choices": [], "usage": {"total_tokens": 8}})
-_DONE = _event(b"[DONE]")
+_ROLE = delta(role="assistant")
+_USAGE = event({"choices": [], "usage": {"total_tokens": 8}})
 
 
 @exercise("2.1", "A stream by hand", points=3)
 def stream_text(stream_text: Any) -> None:
     """The text is found however the bytes are cut, and a stream that isn't whole is an error."""
-    function = need_function(stream_text, "stream_text")
 
     def fed(pieces: list[bytes], wanted: str, what: str) -> None:
-        value = value_of(function, iter(pieces), call=f"fed {what}, it")
+        value = value_of(stream_text, iter(pieces), call=f"fed {what}, it")
         if value != wanted:
             raise Wrong(f"fed {what}, it returned {shown(value)}; the text is {wanted!r}.")
 
-    whole = _ROLE + _delta("Red") + _delta(" and blue") + _STOP + _USAGE + _DONE
+    whole = _ROLE + delta(content="Red") + delta(content=" and blue") + STOP + _USAGE + DONE
     fed([whole], "Red and blue", "one piece with a usual stream")
     fed([whole[n : n + 7] for n in range(0, len(whole), 7)], "Red and blue", "the same in pieces of 7 bytes")
-    cafe = _delta("café") + _STOP + _DONE
+    cafe = delta(content="café") + STOP + DONE
     middle = cafe.index("é".encode()) + 1
-    front, back = cafe[:middle], cafe[middle:]
-    fed([front, back], "café", f'b"…{_tail(front)}" and b"{_head(back)}…" apart')
-    done_inside = _delta("[DONE] is no JSON") + _STOP + _DONE
+    fed([cafe[:middle], cafe[middle:]], "café", 'b"…\\xc3" and b"\\xa9…" apart, the two bytes of é')
+    done_inside = delta(content="[DONE] is no JSON") + STOP + DONE
     fed([done_inside], "[DONE] is no JSON", "an event whose text holds [DONE]")
-    windows = whole.replace(b"\n", b"\r\n")
-    fed([windows], "Red and blue", r"lines that end in b'\r\n'")
-    _refuses(function, _ROLE + _delta("Red"), "a stream that ends without [DONE]")
-    _refuses(function, done_inside.removesuffix(_DONE), "a stream without [DONE] at its end, but in its text")
-    broken = _event({"error": {"message": "max_tokens must be >= 1", "type": "invalid_request_error"}})
-    _refuses(function, broken + _DONE, 'the event {"error": …}', no=(LookupError, TypeError))
+    fed([whole.replace(b"\n", b"\r\n")], "Red and blue", r"lines that end in b'\r\n'")
+    _refuses(stream_text, _ROLE + delta(content="Red"), "a stream that ends without [DONE]")
+    _refuses(
+        stream_text, done_inside.removesuffix(DONE), "a stream without [DONE] at its end, but in its text"
+    )
+    broken = event({"error": {"message": "max_tokens must be >= 1", "type": "invalid_request_error"}})
+    _refuses(stream_text, broken + DONE, 'the event {"error": …}', no=(LookupError, TypeError))
     fed([b": keep-alive\n\n" + whole], "Red and blue", "a comment, `: keep-alive`, before the first event")
-
-
-def _tail(data: bytes) -> str:
-    return repr(data[-1:])[2:-1]
-
-
-def _head(data: bytes) -> str:
-    return repr(data[:2])[2:-1]
 
 
 def _refuses(function: Any, stream: bytes, what: str, no: tuple[type[Exception], ...] = ()) -> None:
     outcome = attempt(function, iter([stream]), call=f"fed {what}, it")
     if outcome.error is None:
-        raise Wrong(
-            f"fed {what}, it returned {shown(outcome.value)} as if all were well; an error is wanted."
-        )
+        raise Wrong(f"fed {what}, it returned {shown(outcome.value)}, as if all were well. Raise an error.")
     if isinstance(outcome.error, no):
         raise Wrong(
             f"fed {what}, it raised {described(outcome.error)}. "
@@ -80,7 +56,6 @@ def _refuses(function: Any, stream: bytes, what: str, no: tuple[type[Exception],
 @exercise("2.2", "A percentile", points=2)
 def percentile(percentile: Any) -> None:
     """Between the neighbours that any of the usual definitions allows."""
-    function = need_function(percentile, "percentile")
     cases: list[tuple[list[float], int, float, float]] = [
         ([3.0], 50, 3, 3),  # values, percent, from, to
         ([3.0], 95, 3, 3),
@@ -94,36 +69,29 @@ def percentile(percentile: Any) -> None:
     for values, percent, low, high in cases:
         given = list(values)
         what = f"percentile({shown(values)}, {percent})"
-        value = value_of(function, given, percent, call=what)
+        value = number_of(value_of(percentile, given, percent, call=what), what)
         if given != values:
             raise Wrong(f"{what} changed the list that it was given. Who called it may still need it.")
-        if not isinstance(value, int | float) and not hasattr(value, "__float__"):
-            raise Wrong(f"{what} returned {shown(value)}; a number is wanted.")
-        if not low <= float(value) <= high:
+        if not low <= value <= high:
             mean = sum(values) / len(values)
-            told = " That is the mean: one large value pulls it up." if float(value) == mean != low else ""
-            raise Wrong(f"{what} returned {shown(value)}, which isn't right.{told}")
+            told = " That is the mean: one large value pulls it up." if value == mean != low else ""
+            raise Wrong(f"{what} returned {value:g}, which isn't right.{told}")
 
 
 @exercise("2.3", "The first sentence", points=3)
 def first_sentence(first_sentence: Any) -> None:
     """The sentence is whole, and the service sees that nobody reads on."""
-    function = need_function(first_sentence, "first_sentence")
-    cases = [
-        (["The", " sea", " is", " wide", ".", " It", " is", " blue", "."], "The sea is wide."),
-        (
-            ["Pi", " is", " 3", ".", "14", ",", " about", ".", " It", " goes", " on", "."],
-            "Pi is 3.14, about.",
-        ),
-        (["Is", " it", " so", "?", " Yes", ",", " it", " is", "."], "Is it so?"),
-        (["Ask", " Dr", ".", " Who", " now", "!", " He", " knows", "."], "Ask Dr. Who now!"),
-    ]
-    for pieces, wanted in cases:
-        text = "".join(pieces)
-        endless = Answer(pieces=[*pieces, *[" And on."] * 100])
-        with Double(endless) as double:
+    cases = {
+        "The sea is wide. It is blue.": "The sea is wide.",
+        "Pi is 3.14, about. It goes on.": "Pi is 3.14, about.",
+        "Is it so? Yes, it is.": "Is it so?",
+        "Ask Dr. Who now! He knows.": "Ask Dr. Who now!",
+    }
+    for text, wanted in cases.items():
+        pieces = re.findall(r" ?\w+|[.,!?]", text)
+        with Double(Answer(pieces=[*pieces, *[" And on."] * 100])) as double:
             call = f"first_sentence, streamed {text!r},"
-            value = value_of(with_client(function, double.url, "Tell me."), call=call, limit_s=BUSY_S)
+            value = with_client(first_sentence, double.url, "Tell me.", call=call).result()
         if value != wanted:
             raise Wrong(f"streamed {text!r}, you returned {shown(value)}; the first sentence is {wanted!r}.")
         if not double.asked:
@@ -134,45 +102,50 @@ def first_sentence(first_sentence: Any) -> None:
                 "Stop reading as soon as the sentence is whole."
             )
     with Double(Answer(pieces=["No", " end"])) as double:
-        value = value_of(with_client(function, double.url, "Tell me."), call="first_sentence", limit_s=BUSY_S)
+        value = with_client(first_sentence, double.url, "Tell me.", call="first_sentence").result()
     if value != "No end":
         raise Wrong(f"streamed 'No end', and nothing more, you returned {shown(value)}.")
 
 
+LAWS = {
+    "constant": "Then the last of four would wait no longer than one that is alone",
+    "linear": "",
+    "quadratic": "Then the last of four would wait 16 times as long as one that is alone",
+    "exponential": "Then each one more would double the wait: 8 times as long for the last of four",
+}
+"""What a learner may answer, and what would be seen if it held; nothing for the one that does."""
+
+
 @exercise("2.4", "First token, with others at once", points=2)
-def first_tokens(first_tokens: Any) -> None:
-    """As many streams as asked for are under way together, and each one's own wait is returned."""
-    function = need_function(first_tokens, "first_tokens")
+def first_tokens(first_tokens: Any, law: Any) -> None:
+    """As many streams as asked for are under way together, each one's own wait is returned; and the law."""
     for together in (1, 3):
         with Double(Answer(pieces=["a"] * 5, first_s=0.2, pause_s=0.3)) as double:
             call = f"first_tokens(client, {together})"
-            values = value_of(with_client(function, double.url, together), call=call, limit_s=BUSY_S)
+            values = with_client(first_tokens, double.url, together, call=call).result()
         if not isinstance(values, list | tuple) or not all(isinstance(each, int | float) for each in values):
             raise Wrong(f"{call} returned {shown(values)}; a list of seconds is wanted.")
         if len(values) != together or len(double.asked) != together:
             raise Wrong(f"{call} sent {len(double.asked)} requests and returned {len(values)} numbers.")
         if double.most_at_once != together:
-            raise Wrong(
-                f"in {call} never more than {double.most_at_once} was under way: they ran one by one."
-            )
+            raise Wrong(f"in {call} at most {double.most_at_once} was under way: they ran one by one.")
         half_s = min((asked.first_s + asked.ended_s) / 2 - asked.began_s for asked in double.asked)
         if min(values) < 0.15:
             raise Wrong(f"{call} returned {shown(values)}, but no first token came so early.")
         if all(asked.sent == 5 for asked in double.asked) and min(values) > half_s:
             raise Wrong(f"{call} returned {shown(values)}: that is the time until the last token.")
+    if law not in list(LAWS):
+        raise Partly(f"Measure, then set law to one of: {', '.join(LAWS)}. It is {shown(law)}.", points=1)
+    if LAWS[law]:
+        raise Partly(f"The law is {law!r}? {LAWS[law]}. What did you measure?", points=1)
 
 
 @exercise("2.5", "When nothing comes", points=2)
 def patient(patient: Any) -> None:
     """The stalled stream is left in time, and the question is asked once more without streaming."""
-    function = need_function(patient, "patient")
-    with FaultProxy() as proxy:
-        proxy.script(Fault("stall", after=0))
-        run = with_client(function, proxy.url, "Say hello.", 1.0)
-        value = value_of(
-            run, call="with a stream that stalls, patient(client, 'Say hello.', 1.0)", limit_s=BUSY_S
-        )
-        chats = completions(proxy)
+    call = 'behind a stream that stalls, patient(client, "Say hello.", 1.0)'
+    outcome, chats = behind(Fault("stall", after=0), patient, "Say hello.", 1.0, call=call)
+    value = outcome.result()
     if not chats:
         raise Wrong("nothing was asked. Use the client that your function is given.")
     if len(chats) != 2 or "stall" not in chats[0]:

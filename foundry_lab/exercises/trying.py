@@ -50,10 +50,21 @@ class Unanswered(Exception):
 
 
 class Outcome(NamedTuple):
-    """How a call ended: with a value or an error."""
+    """How a call ended, with a value or an error; `call` is how a hint names it."""
 
-    value: Any
-    error: BaseException | None
+    call: str
+    value: Any = None
+    error: BaseException | None = None
+
+    def result(self) -> Any:
+        """Return the value.
+
+        Raises:
+            Wrong: it ended with an error.
+        """
+        if self.error is not None:
+            raise Wrong(f"{self.call} raised {described(self.error)}")
+        return self.value
 
 
 def shown(value: Any) -> str:
@@ -61,20 +72,31 @@ def shown(value: Any) -> str:
     return _short.repr(value)
 
 
-def need_function(thing: Any, name: str) -> Callable[..., Any]:
-    """Return the answer if it is a function that does something.
+def number_of(value: Any, call: str, wanted: str = "a number is wanted") -> float:
+    """Return what a call returned as a number; numpy's are taken too.
+
+    Raises:
+        Wrong: it is none.
+    """
+    if hasattr(value, "__float__"):
+        with contextlib.suppress(TypeError, ValueError):  # an array of several
+            return float(value)
+    raise Wrong(f"{call} returned {shown(value)}; {wanted}.")
+
+
+def need_function(thing: Any, name: str) -> None:
+    """Go on if the answer is a function or class that does something.
 
     Raises:
         Unanswered: it is `...` or still the stub.
-        Wrong: it isn't a function.
+        Wrong: it is something else.
     """
     if is_stub(thing):
         raise Unanswered
-    if callable(thing):
-        return thing
     if inspect.iscoroutine(thing):
         thing.close()  # or Python complains that nobody awaited it
-    raise Wrong(f"Give the function itself: {name}, without brackets behind it. This is {shown(thing)}.")
+    if not callable(thing):
+        raise Wrong(f"Give {name} itself, without brackets behind it. This is {shown(thing)}.")
 
 
 def is_stub(thing: Any) -> bool:
@@ -99,11 +121,7 @@ def value_of(
         Wrong: it raised, or didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
-    call = call or name_call(function, *args)
-    outcome = attempt(function, *args, call=call, limit_s=limit_s)
-    if outcome.error is not None:
-        raise Wrong(f"{call} raised {described(outcome.error)}")
-    return outcome.value
+    return attempt(function, *args, call=call, limit_s=limit_s).result()
 
 
 def attempt(
@@ -115,22 +133,17 @@ def attempt(
         Wrong: it didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
+    call = call or f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
     work = _Work(function, args)
     if not work.wait(limit_s):
         work.end()
         raise Wrong(
-            f"{call or name_call(function, *args)} was not back after {limit_s:g} s. Does a loop never end, "
-            "or does something wait for what never comes?"
+            f"{call} was not back after {limit_s:g} s. Does a loop never end, or does something wait for "
+            "what never comes?"
         )
-    outcome = work.outcome
-    if isinstance(outcome.error, NotImplementedError) or outcome.value is ...:
+    if isinstance(work.error, NotImplementedError) or work.value is ...:
         raise Unanswered
-    return outcome
-
-
-def name_call(function: Callable[..., Any], *args: Any) -> str:
-    """Return a call as text, for hints."""
-    return f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
+    return Outcome(call, work.value, work.error)
 
 
 def described(error: BaseException) -> str:
@@ -146,7 +159,8 @@ class _Work:
     """A function's call in a thread of its own, which a notebook's running event loop doesn't disturb."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.outcome = Outcome(None, None)
+        self.value: Any = None
+        self.error: BaseException | None = None
         self._call = (function, args)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -167,21 +181,18 @@ class _Work:
             with contextlib.suppress(RuntimeError):  # it has just closed
                 loop.call_soon_threadsafe(task.cancel)
             self.wait(LAST_WORD_S)
-        if (
-            self._thread.is_alive()
-        ):  # a loop that never ends would use a processor for as long as the kernel lives
+        if self._thread.is_alive():  # else a loop would use a processor for as long as the kernel lives
             thread_id = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(SystemExit))
 
     def _run(self) -> None:
         function, args = self._call
         try:
-            value = function(*args)
-            if inspect.isawaitable(value):
-                value = asyncio.run(self._awaited(value))
-            self.outcome = Outcome(value, None)
+            self.value = function(*args)
+            if inspect.isawaitable(self.value):
+                self.value = asyncio.run(self._awaited(self.value))
         except BaseException as error:  # whatever a learner's code raises, SystemExit too
-            self.outcome = Outcome(None, error)
+            self.error = error
 
     async def _awaited(self, value: Any) -> Any:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -83,8 +82,7 @@ def _bind(port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((HOST, port))
     except (OSError, OverflowError, TypeError) as error:
-        with contextlib.suppress(OSError):
-            sock.close()
+        sock.close()
         raise ConfigurationError(
             f"Port {port!r} on {HOST} can't be used ({error}). Give another port, or 0 for a free one."
         ) from None

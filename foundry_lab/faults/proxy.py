@@ -17,7 +17,6 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from types import TracebackType
 
 import msgspec
 from aiohttp import web
@@ -106,9 +105,7 @@ class FaultProxy:
             FoundryError: the proxy isn't running.
         """
         if self._listener is None:
-            raise FoundryError(
-                "The fault proxy isn't running. Use it in a `with` block, or call start() first."
-            )
+            raise FoundryError("The fault proxy isn't running. Use it in a `with` block, or call start().")
         return f"http://{HOST}:{self._port}"
 
     @property
@@ -142,7 +139,8 @@ class FaultProxy:
         with self._lock:
             self._faults = chosen
             self._script.clear()
-        self._apply()
+        if self._listener is not None:
+            self._portal.wait(self._listener.fit(self._wants_to_listen))
 
     def script(self, *faults: Fault | FaultKind | None, route: str = "/v1/chat/completions") -> None:
         """Have the next requests to `route` meet these faults in turn, None letting one through.
@@ -154,9 +152,7 @@ class FaultProxy:
         """
         chosen = [fault if isinstance(fault, Fault) or fault is None else Fault(fault) for fault in faults]
         if any(fault is not None and fault.kind == "refused" for fault in chosen):
-            raise ConfigurationError(
-                '"refused" can\'t stand in a script, as it closes the port. Take "reset".'
-            )
+            raise ConfigurationError("'refused' can't be in a script, as it closes the port. Take 'reset'.")
         with self._lock:
             self._script = deque(chosen)
             self._script_route = Fault("latency", route=route)
@@ -196,17 +192,13 @@ class FaultProxy:
     def __enter__(self) -> FaultProxy:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> FaultProxy:
         return await asyncio.to_thread(self.start)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
@@ -250,11 +242,6 @@ class FaultProxy:
                 return self._script.popleft()
             faults = self._faults
             return pick(faults, path, self._rng.random()) if faults else None
-
-    def _apply(self) -> None:
-        """Have the port fit the faults, and wait for it."""
-        if self._listener is not None:
-            self._portal.wait(self._listener.fit(self._wants_to_listen))
 
     def _wants_to_listen(self) -> bool:
         return all(fault.kind != "refused" for fault in self._faults)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import json
-import math
 import random
 import socket
 import struct
@@ -65,17 +63,13 @@ class Relay:
         """Answer one request, meeting `fault`."""
         kind = fault.kind if fault else ""
         if fault and kind == "latency":
-            await self._pause(
-                self._rng.lognormvariate(math.log(fault.delay_s), fault.sigma)
-                if fault.sigma and fault.delay_s
-                else fault.delay_s
-            )
+            spread = self._rng.lognormvariate(0, fault.sigma) if fault.sigma else 1.0
+            await self._pause(fault.delay_s * spread)
         elif fault and kind == "status":
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             return _error(fault.status, "The fault proxy answered instead of the service.", headers)
         elif kind in ("reset", "refused"):
-            _reset(request)
-            return web.Response()
+            return _reset(request)
         elif kind == "black_hole":
             await self.stopping.wait()
             return web.Response(status=503)
@@ -90,8 +84,7 @@ class Relay:
         except UNREACHED as error:
             return _error(502, f"The fault proxy can't reach the service at {upstream.url}: {error}")
         except aiohttp.ClientConnectionError:
-            _reset(request)  # as the service did
-            return web.Response()
+            return _reset(request)  # as the service did
 
     async def _ask(self, request: web.Request, upstream: Upstream, fault: Fault | None) -> web.StreamResponse:
         url = URL(f"{upstream.url}{_raw_path(request)}", encoded=True)
@@ -186,8 +179,8 @@ def _head(request: web.Request, url: URL, headers: CIMultiDict[str]) -> web.Resp
             connection.putheader(name, value)
         connection.endheaders()
         answer = connection.getresponse()
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
-    request[_AS_SENT] = sent = _passed_on(tuple(raw))
+    raw = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders())
+    request[_AS_SENT] = sent = _passed_on(raw)
     return web.Response(status=answer.status, reason=answer.reason, headers=sent)
 
 
@@ -236,9 +229,7 @@ async def _halves(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     yield body[len(body) // 2 :]
 
 
-def _passed_on(
-    raw: tuple[tuple[bytes, bytes], ...] | aiohttp.typedefs.RawHeaders, leave_out: bytes = b""
-) -> CIMultiDict[str]:
+def _passed_on(raw: aiohttp.typedefs.RawHeaders, leave_out: bytes = b"") -> CIMultiDict[str]:
     return CIMultiDict(
         (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
         for name, value in raw
@@ -249,19 +240,18 @@ def _passed_on(
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
-    return web.Response(
-        status=status, text=json.dumps(body), content_type="application/json", headers=headers
-    )
+    return web.json_response(body, status=status, headers=headers)
 
 
-def _reset(request: web.Request) -> None:
-    """End the connection with a TCP reset."""
+def _reset(request: web.Request) -> web.Response:
+    """End the connection with a TCP reset; return an answer for the server, which reaches nobody."""
     transport = request.transport
     if transport is not None:
         linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
+    return web.Response()
 
 
 def _close(request: web.Request) -> None:

@@ -32,15 +32,14 @@ class Upstream:
         """Whether nobody named it: it was found, or is the lab's own."""
         return self._target is not None and self._target.found
 
-    def find(self) -> str:
-        """Return its base URL. May take seconds.
+    def find(self) -> None:
+        """Find or start it, if nobody named it. May take seconds.
 
         Raises:
             EngineError: none is there and none can be started.
         """
         if self._target is None:
             self._target = locate(Settings())
-        return self._target.endpoint
 
     def moved(self) -> bool:
         """Now that nobody answers: whether the service runs elsewhere, which `url` names from now on."""

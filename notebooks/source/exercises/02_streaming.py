@@ -102,7 +102,24 @@ check("2.3", first_sentence)
 
 Guess first: if four people ask at the same moment, how much longer does the last of them wait for the first token?
 
-Write `first_tokens(client, together)`. It starts that many streams at the same time, each with another question, and returns the list of their times to first token, in seconds.
+Write `first_tokens(client, together)`. It starts that many streams at the same time, each with another question, and returns the list of their times to first token, in seconds. The check below tells whether it does: one point.
+
+Then measure, in a cell of your own: three rounds with 1, 2 and 4 at once. Look at the longest wait of each.
+
+```python
+for together in (1, 2, 4):
+    rounds = [max(await first_tokens(client, together)) for _ in range(3)]
+    print(together, "at once:", ", ".join(f"{each * 1000:.0f} ms" for each in sorted(rounds)))
+```
+
+By which law does the longest wait grow with the number of streams? Put the name of the nearest one into `law`, for the other point:
+
+| `law` | with 2 at once | with 4 at once |
+|---|---|---|
+| `"constant"` | as long as alone | as long as alone |
+| `"linear"` | about 2 times as long | about 4 times |
+| `"quadratic"` | about 4 times | about 16 times |
+| `"exponential"` | about 2 times | about 8 times |
 """
 
 
@@ -121,20 +138,20 @@ async def first_tokens(client, together):
     ### END SOLUTION
 
 
+law = ...
+### BEGIN SOLUTION
+law = "linear"
+### END SOLUTION
+
+
 # %% check="2.4"
 from foundry_lab.exercises import check
 
-check("2.4", first_tokens)
+check("2.4", first_tokens, law)
 
 # %% [markdown]
 """
-When your answer is right, measure: three rounds with 1, 2 and 4 at once. Look at the longest wait of each. If it grows with the number, the service reads the prompts one after the other: the last must wait for the prefill of all.
-
-```python
-for together in (1, 2, 4):
-    rounds = [max(await first_tokens(client, together)) for _ in range(3)]
-    print(together, "at once:", ", ".join(f"{each * 1000:.0f} ms" for each in sorted(rounds)))
-```
+Can you say why it is this law? If the longest wait grows with the number, the service reads the prompts one after the other: the last must wait for the prefill of all.
 """
 
 # %% [markdown] exercise="2.5"

@@ -66,6 +66,21 @@ def mean_latency_s(at_once, items_per_s):
     return f"{at_once / items_per_s} s"
 
 
+@WRONG.case("3.2", "on your own machine: 2.70 s predicted, 1.10 s measured")
+def mean_latency_s(at_once, items_per_s):
+    return 0.45 * at_once
+
+
+@WRONG.case("3.2", "KeyError: 6")
+def mean_latency_s(at_once, items_per_s):
+    return {1: 0.44, 2: 0.87, 4: 1.79, 8: 3.6, 16: 7.1}[at_once]
+
+
+@WRONG.case("3.2", "Is your prediction made of both arguments")
+def mean_latency_s(at_once, items_per_s):
+    return at_once / 2.2
+
+
 @WRONG.case("3.3", "KeyError")
 def usable(rows):
     return [row for row in rows if row["text"]]
@@ -170,3 +185,71 @@ def with_examples(template, examples):
     return template.replace("{text}", "") + "".join(
         (f"{text}: {label}\n" for text, label in examples)
     ).replace("{", "{{").replace("}", "}}")
+
+
+@WRONG.case("3.1", "a list of answers is wanted")
+async def ask_some(ask, prompts, limit):
+    places = asyncio.Semaphore(limit)
+    answers = {}
+
+    async def one(prompt):
+        async with places:
+            answers[prompt] = await ask(prompt)
+
+    await asyncio.gather(*map(one, prompts))
+    return answers
+
+
+@WRONG.case("3.2", "the runs that were recorded are right, but not those on your own machine")
+def mean_latency_s(at_once, items_per_s):
+    return at_once / items_per_s if items_per_s < 3 else at_once * items_per_s
+
+
+@WRONG.case("3.3", "a list of rows is wanted")
+def usable(rows):
+    return {row["id"]: row for row in rows if row.get("text")}
+
+
+@WRONG.case("3.3", "in another order")
+def usable(rows):
+    good = {row["id"]: row for row in reversed(rows) if row["id"] and row.get("text", "").strip()}
+    return list(good.values())
+
+
+@WRONG.case("3.4", "raised AttributeError")
+async def run_all(ask, prompts, file):
+    return {name: await ask(prompt) for name, prompt in prompts.elements()}
+
+
+@WRONG.case("3.4", "all five by name, old and new, are wanted")
+async def run_all(ask, prompts, file):
+    answers = file.read_text().splitlines() if file.exists() else []
+    for prompt in list(prompts.values())[len(answers) :]:
+        answers.append(await ask(prompt))
+        file.write_text("\n".join(answers))
+    return answers
+
+
+@WRONG.case("3.5", "a template is a text")
+def with_examples(template, examples):
+    return [template, *examples]
+
+
+@WRONG.case("3.5", "is not followed by its label, 'praise'")
+def with_examples(template, examples):
+    instruction, message = template.split("\n\n")
+    shown = "\n".join(text for text, label in examples).replace("{", "{{").replace("}", "}}")
+    return "\n\n".join([instruction, shown, message])
+
+
+@WRONG.case("3.5", "is not followed by its label, 'praise'")
+def with_examples(template, examples):
+    instruction, message = template.split("\n\n")
+    shown = [text for text, label in examples] + [label for text, label in examples]
+    return "\n".join([instruction, "\n".join(shown).replace("{", "{{").replace("}", "}}"), message])
+
+
+@WRONG.case("3.5", "is not in the prompt, behind the instruction")
+def with_examples(template, examples):
+    shown = "\n".join(text for text, label in examples).replace("{", "{{").replace("}", "}}")
+    return shown + "\n" + template

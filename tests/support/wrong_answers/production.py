@@ -147,3 +147,106 @@ class RateBreaker:
         self.last = [*self.last, worked][-10:]
         if len(self.last) == 10 and self.last.count(False) >= 5:
             self.at = self.clock()
+
+
+@WRONG.case("4.1", "True or False is wanted")
+def should_retry(error):
+    return "yes" if getattr(error, "status", 0) >= 500 else "no"
+
+
+@WRONG.case("4.2", "seconds are wanted")
+def wait_s(retry, initial_s, cap_s):
+    return (0, min(cap_s, initial_s * 2 ** (retry - 1)))
+
+
+@WRONG.case("4.2", "less than nothing")
+def wait_s(retry, initial_s, cap_s):
+    limit = min(cap_s, initial_s * 2 ** (retry - 1))
+    return random.uniform(-limit, limit)
+
+
+@WRONG.case("4.3", "sent 2 requests; one is wanted")
+async def read_or_keep(client, question, limit_s):
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    try:
+        async for chunk in stream:
+            pass
+    except Exception as error:
+        await client.complete(question)
+        return (stream.text, error.phase)
+    return (stream.text, None)
+
+
+@WRONG.case("4.3", "the text and None are wanted")
+async def read_or_keep(client, question, limit_s):
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    try:
+        async for chunk in stream:
+            pass
+    except Exception as error:
+        return (stream.text, error.phase)
+    return (stream.text, "idle")
+
+
+@WRONG.case("4.4", "Give the class itself")
+def RateBreaker(clock):
+    return Almost(clock)
+
+
+@WRONG.case("4.4", "allow() returned None; True or False is wanted")
+class RateBreaker:
+    def __init__(self, clock):
+        self.clock = clock
+
+    def allow(self):
+        print(end="")
+
+
+class Almost:
+    """Right but for the numbers and steps that a wrong answer below changes."""
+
+    open_s = 30
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.last, self.opened_at, self.probing = [], None, False
+
+    def allow(self):
+        if self.opened_at is None:
+            return True
+        if self.probing or self.clock() - self.opened_at < self.open_s:
+            return False
+        self.probing = True
+        return True
+
+    def record(self, worked):
+        if self.probing:
+            self.after_probe(worked)
+            return
+        self.last = [*self.last, worked][-10:]
+        if len(self.last) == 10 and self.last.count(False) >= 5:
+            self.opened_at = self.clock()
+
+
+@WRONG.case("4.4", "29 s after it opened")
+class RateBreaker(Almost):
+    open_s = 20
+
+
+@WRONG.case("4.4", "0.5 s after the probe failed")
+class RateBreaker(Almost):
+    def after_probe(self, worked):
+        self.probing = False
+
+
+@WRONG.case("4.4", "30.5 s after a probe had failed")
+class RateBreaker(Almost):
+    def after_probe(self, worked):
+        self.opened_at = self.clock()
+
+
+@WRONG.case("4.4", "with old failures forgotten, allow() refused call")
+class RateBreaker(Almost):
+    def after_probe(self, worked):
+        self.probing = False
+        self.opened_at = None if worked else self.clock()

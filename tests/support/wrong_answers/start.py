@@ -99,3 +99,8 @@ async def ask_all(ask, questions):
 @WRONG.case("0.4", "you returned None")
 async def ask_all(ask, questions):
     await asyncio.gather(*map(ask, questions))
+
+
+@WRONG.case("0.2", "isn't what /status answered")
+def status_of(address):
+    return {"code": http.get(address + "/status").status_code}

@@ -5,6 +5,7 @@
 import asyncio
 import json
 import re
+import time
 
 from wrong_answers.table import Table
 
@@ -194,6 +195,14 @@ async def first_tokens(client, together):
     return await asyncio.gather(*map(one, range(together + 1)))
 
 
+WRONG.value("2.4", "would wait no longer than one that is alone", "constant")
+WRONG.value("2.4", "16 times as long", "quadratic")
+WRONG.value("2.4", "8 times as long", "exponential")
+WRONG.value("2.4", "set law to one of: constant, linear, quadratic, exponential", "it grows")
+WRONG.value("2.4", "set law to one of: constant, linear, quadratic, exponential", 4)
+WRONG.value("2.4", "Measure, then set law", ...)
+
+
 @WRONG.case("2.5", "RequestTimeoutError")
 async def patient(client, question, limit_s):
     stream = client.stream_complete(question, first_token_timeout=limit_s)
@@ -218,3 +227,41 @@ async def patient(client, question, limit_s):
 @WRONG.case("2.5", "nothing was asked")
 async def patient(client, question, limit_s):
     return "Hello."
+
+
+@WRONG.case("2.3", "nothing was asked")
+async def first_sentence(client, question):
+    return "The sea is wide."
+
+
+@WRONG.case("2.3", "streamed 'No end', and nothing more, you returned None")
+async def first_sentence(client, question):
+    async with client.stream_complete(question) as stream:
+        async for chunk in stream:
+            if found := re.search("(?<!Dr)[.!?](?=\\s)", stream.text):
+                return stream.text[: found.end()]
+
+
+@WRONG.case("2.4", "no first token came so early")
+async def first_tokens(client, together):
+
+    async def one(n):
+        started = time.perf_counter()
+        stream = client.stream_complete(f"Thing {n}")
+        made_s = time.perf_counter() - started
+        async for chunk in stream:
+            pass
+        return made_s
+
+    return await asyncio.gather(*map(one, range(together)))
+
+
+@WRONG.case("2.5", "1 requests were sent")
+async def patient(client, question, limit_s):
+    from foundry_lab.errors import FoundryError
+
+    try:
+        async for chunk in client.stream_complete(question, first_token_timeout=limit_s):
+            pass
+    except FoundryError:
+        return "Nothing came."

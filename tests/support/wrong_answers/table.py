@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
-    """A wrong answer, and what its hint must hold."""
+    """A wrong answer, what its hint must hold, which of the answers it is (from 0), and its mark."""
 
     answer: Any
     hint: str
+    place: int = 0
+    mark: str = "✗"
 
 
 class Table(dict[str, list[Case]]):
@@ -24,3 +26,7 @@ class Table(dict[str, list[Case]]):
             return answer
 
         return add
+
+    def value(self, number: str, hint: str, answer: Any) -> None:
+        """Take a value for a wrong second answer to this exercise, whose first, a function, is right."""
+        self.setdefault(number, []).append(Case(answer, hint, place=1, mark="◐"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from course_sources import answers, run, stub_of
+from course_sources import answers, handed_over, stub_of
 from wrong_answers import WRONG
 
 from foundry_lab.exercises import check, exercises
@@ -14,25 +14,27 @@ pytestmark = pytest.mark.usefixtures("stub")
 
 @pytest.mark.parametrize("number", answers())
 def test_the_solution_passes(number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(number, run(answers()[number])) is None
+    assert check(number, *handed_over(number, answers()[number])) is None
     assert f"✓ {number} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", answers())
 def test_the_stub_is_told_to_be_unanswered(number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    check(number, run(stub_of(answers()[number])))
+    check(number, *handed_over(number, stub_of(answers()[number])))
     assert f"· {number} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("number", "answer", "hint"), CASES, ids=[f"{case[0]}-{case[2][:30]}" for case in CASES]
+    ("number", "answer", "hint", "place", "mark"), CASES, ids=[f"{case[0]}-{case[2][:30]}" for case in CASES]
 )
 def test_a_wrong_answer_is_refused_with_its_reason(
-    number: str, answer: object, hint: str, capsys: pytest.CaptureFixture[str]
+    number: str, answer: object, hint: str, place: int, mark: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check(number, answer)
+    given = handed_over(number, answers()[number])
+    given[place] = answer
+    check(number, *given)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"✗ {number} ")
+    assert said.startswith(f"{mark} {number} ")
     assert hint in said
 
 

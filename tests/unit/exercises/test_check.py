@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from course_sources import answers, handed_over
 
 from foundry_lab.engine import paths
 from foundry_lab.errors import ConfigurationError
@@ -197,6 +198,23 @@ def test_under_nbgrader_a_warning_costs_no_points(capsys: Capture) -> None:
 
     check("2.2", noisy)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("grading")
+def test_under_nbgrader_a_right_function_earns_its_point_without_the_law() -> None:
+    function, law = handed_over("2.4", answers()["2.4"])
+    assert check("2.4", function, law) == 2
+    assert check("2.4", function, ...) == check("2.4", function, "quadratic") == 1
+
+
+@pytest.mark.usefixtures("grading")
+def test_under_nbgrader_a_prediction_that_fits_in_one_round_is_enough() -> None:
+    """Other programs may be at work in the others; but without any round nothing was predicted."""
+    function, rounds = handed_over("3.2", answers()["3.2"])
+    assert check("3.2", function, rounds) == check("3.2", function, rounds[1:2]) == 2
+    for too_few in (rounds[:1], rounds[2:], []):
+        with pytest.raises(NotSolvedError, match="not those on your own machine"):
+            check("3.2", function, too_few)
 
 
 @pytest.mark.parametrize(("passed", "mark"), [(5, "✗"), (6, "◐"), (7, "◐"), (8, "✓"), (9, "✓")])
