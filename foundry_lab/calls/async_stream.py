@@ -25,7 +25,7 @@ from foundry_lab.metrics import Record
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.protocol.chat_stream import ChatStream
-from foundry_lab.protocol.reply import is_event_stream, not_a_stream
+from foundry_lab.protocol.reply import is_event_stream, refuse_stream
 from foundry_lab.types import Chunk
 
 _log = logging.getLogger(LOGGER)
@@ -101,9 +101,7 @@ class StreamReader(StreamState):
                 self._response = response
                 reply = Reply(response.status, response.headers, b"", request_id)
                 if response.status != 200 or not is_event_stream(reply):
-                    raise not_a_stream(
-                        Reply(reply.status, reply.headers, await read_body(response), request_id)
-                    )
+                    refuse_stream(Reply(reply.status, reply.headers, await read_body(response), request_id))
                 while not self._ready and not self._parser.done:
                     await self._read()
         except RequestTimeoutError:

@@ -203,7 +203,7 @@ class Directory:
         give_up_at = time.monotonic() + check_timeout(limit_s)
         model = yield from self.find(name)
         dialect = yield from self.dialect()
-        path = dialect.load(model) if what == "load" else dialect.unload(model)
+        path = dialect.change(what, model)
         call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
         while True:
             try:

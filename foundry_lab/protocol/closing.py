@@ -14,19 +14,11 @@ _SHARED = frozenset(("$defs", "definitions"))  # used elsewhere, whatever stands
 _FOR_CHILDREN = frozenset(("items", "prefixItems", "additionalProperties"))
 _BRANCHES = frozenset(("allOf", "anyOf", "oneOf"))
 _OTHER_PARTS = frozenset(("$ref", "$dynamicRef", "if", "not", "dependentSchemas"))
-_NO_RULES = frozenset(
-    (
-        "type",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "discriminator",
-    )
-) | {"$schema", "$id", "$comment", "$anchor"}
+_NAMES = frozenset(("$schema", "$id", "$anchor", "$comment"))
+_ANNOTATIONS = frozenset(
+    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly")
+)
+_NO_RULES = _NAMES | _ANNOTATIONS | {"type", "discriminator"}
 _BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"))
 _MOST = 2**53
 

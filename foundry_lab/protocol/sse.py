@@ -58,8 +58,6 @@ class SSEDecoder:
         """
         if self.failure is not None:
             raise self.failure
-        if self._at_start:
-            data = self._without_bom(data)
         if self._after_cr and data:
             self._after_cr = False
             if data[:1] == b"\n":  # the second half of a CRLF whose CR has ended the line already
@@ -73,6 +71,9 @@ class SSEDecoder:
         if lines and self._line:
             lines[0] = bytes(self._line) + lines[0]
             self._line.clear()
+        if lines and self._at_start:
+            lines[0] = lines[0].removeprefix(_BOM)
+            self._at_start = False
         events: list[Event] = []
         try:
             for line in lines:
@@ -90,15 +91,6 @@ class SSEDecoder:
             if not events:
                 raise
         return events
-
-    def _without_bom(self, data: bytes) -> bytes:
-        head = bytes(self._line) + data
-        self._line.clear()
-        if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._line += head  # can't tell yet
-            return b""
-        self._at_start = False
-        return head.removeprefix(_BOM)
 
     def _field(self, line: bytes) -> None:
         if len(line) > self._max_bytes:
