@@ -2,7 +2,8 @@
 
 A small model that may add properties to an object, or digits to an integer, adds them until max_tokens. So
 what is sent allows neither, where that leaves the schema's meaning alone: parts that apply to one value
-together (`allOf`, `properties` beside a `$ref`) would exclude each other if each were closed.
+together (`allOf`, `properties` beside a `$ref`) would exclude each other if each were closed. A decimal
+number in a text, whose format no grammar knows, is sent as the pattern of one.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _ANNOTATIONS = frozenset(
 _NO_RULES = _NAMES | _ANNOTATIONS | {"type", "discriminator"}
 _BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"))
 _MOST = 2**53
+_DECIMAL = r"^-?[0-9]{1,28}(\.[0-9]{1,28})?$"
+"""As many digits as Python's decimals have by default."""
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy whose objects take no further properties and whose integers have bounds.
+    """Return a copy whose objects take no further properties and whose integers and decimals have bounds.
 
     Literals (`enum`, `const`, `default`) stay as they are, as does what stands in `not` and `if`.
     """
@@ -86,3 +89,6 @@ def _close_itself(schema: dict[str, Any]) -> None:
             schema.setdefault("additionalProperties", False)
     if "integer" in types and not _BOUNDS & schema.keys():
         schema.update(minimum=-_MOST, maximum=_MOST)
+    if schema.get("format") == "decimal" and "string" in types:  # so msgspec says Decimal
+        del schema["format"]
+        schema.setdefault("pattern", _DECIMAL)

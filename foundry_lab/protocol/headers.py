@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 
 from foundry_lab.errors import ConfigurationError
 
+_OURS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a name is made of."""
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -29,17 +30,15 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
             f"headers is a {type(headers).__name__}; give a dict of names and values, such as "
             '{"X-Team": "a"}.'
         )
-    merged = CIMultiDict(
-        {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    )
+    merged = CIMultiDict(_OURS)
     if api_key is not None:
         _check_value(key := f"Bearer {api_key}", "The api_key")
         merged["Authorization"] = key
     for number, (name, value) in enumerate((headers or {}).items(), 1):
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise ConfigurationError(
-                f"Number {number} of the headers has a name that can't be sent (it may be a secret, and isn't "
-                'repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
+                f"Number {number} of the headers has a name that can't be sent (it may be a secret, and "
+                'isn\'t repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
             )
         _check_value(value, f"Number {number} of the headers")
         merged[name] = value.strip()

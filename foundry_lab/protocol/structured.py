@@ -75,46 +75,26 @@ def shape_of(response_model: Any) -> Shape:
     if isinstance(response_model, Mapping):
         name, schema = _unwrapped(response_model)
         return _json_schema_shape(schema, name)
-    make: Callable[[type], Shape] | None = None
-    if isinstance(response_model, type):
-        if hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
-            make = _pydantic_shape
-        elif issubclass(response_model, msgspec.Struct) or dataclasses.is_dataclass(response_model):
-            make = _msgspec_shape
-    if make is None:
-        raise ConfigurationError(
-            f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
-            "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
-        )
+    is_class = isinstance(response_model, type)
     try:
-        return make(response_model)
+        if is_class and hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
+            schema, fit = response_model.model_json_schema(), response_model.model_validate_json
+            return Shape(_reader(fit), response_model.__name__, schema)
+        if is_class and (
+            issubclass(response_model, msgspec.Struct) or dataclasses.is_dataclass(response_model)
+        ):
+            schema, fit = msgspec.json.schema(response_model), msgspec.json.Decoder(response_model).decode
+            return Shape(_reader(fit), response_model.__name__, schema)
     except Exception as error:  # each library has its own complaints about a class
         lines = [line for line in str(error).splitlines() if line and "https://" not in line]
         raise ConfigurationError(
             f"response_model: no JSON schema can be made of {response_model.__name__}: "
             f"{(lines or [repr(error)])[-1].rstrip('.')}. Use types that JSON has, or parser=your_function."
         ) from error
-
-
-def _pydantic_shape(model: Any) -> Shape:
-    return Shape(_reader(model.model_validate_json), model.__name__, model.model_json_schema())
-
-
-def _msgspec_shape(model: type) -> Shape:
-    schema = _decimals_as_numbers(msgspec.json.schema(model))
-    return Shape(_reader(msgspec.json.Decoder(model).decode), model.__name__, schema)
-
-
-def _decimals_as_numbers(schema: Any) -> Any:
-    """Return msgspec's schema with numbers for Decimals: no grammar knows its format of texts."""
-    if isinstance(schema, list):
-        return [_decimals_as_numbers(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("type") == "string" and schema.get("format") == "decimal":
-        return {**{key: each for key, each in schema.items() if key != "format"}, "type": "number"}
-    literal = ("default", "enum", "const")
-    return {key: each if key in literal else _decimals_as_numbers(each) for key, each in schema.items()}
+    raise ConfigurationError(
+        f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
+        "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
+    )
 
 
 def parser_shape(parser: Callable[[str], Any]) -> Shape:
