@@ -128,6 +128,7 @@ class CircuitBreaker:
         self._held = False  # open until somebody says otherwise
         self._reason = ""  # of the last change
         self._period = 0  # grows with every change of state: outcomes of earlier periods are old news
+        self._in_a_row = 0
         self._window: deque[tuple[float, bool, bool]] = deque()  # when a call ended; it failed; it was slow
         self._begin(clock())
         renew_after_fork(self)
@@ -289,8 +290,7 @@ class CircuitBreaker:
         """Count from zero."""
         self._period += 1
         self._since = now
-        self._in_a_row: int = 0
-        self._probes_out = self._probes_ok = 0
+        self._in_a_row = self._probes_out = self._probes_ok = 0
         self._failed = self._slow = 0  # of those in the window
         self._window.clear()
 
