@@ -110,37 +110,28 @@ class ChatStream:
             delta = _SILENT
         if not self.model:
             self.model, self.id = chat.model or "", chat.id or ""
-        if content := delta.content:
-            self._keep(self.parts, content)
-        if choice.finish_reason or delta.tool_calls or delta.reasoning_content or delta.reasoning:
-            return self._full_chunk(choice, delta, elapsed_s)
-        # The first event names the role only.
-        return Chunk(content=content, elapsed_s=elapsed_s) if content else None
-
-    def _full_chunk(self, choice: Choice, delta: Message, elapsed_s: float) -> Chunk | None:
-        """Return the chunk of an event that holds more than a piece of text."""
-        finish_reason, thought = choice.finish_reason or None, delta.thought
+        content, thought = delta.content or "", delta.thought
+        finish_reason = choice.finish_reason or None  # some send "" until they know
+        if not (content or thought or finish_reason or delta.tool_calls):
+            return None  # such as the first event, which names the role
+        if content:
+            self.parts.append(content)
         if thought:
-            self._keep(self.thoughts, thought)
+            self.thoughts.append(thought)
         self.finish_reason = finish_reason or self.finish_reason
-        if not (delta.content or thought or finish_reason or delta.tool_calls):
-            return None
-        return Chunk(
-            content=delta.content or "",
-            elapsed_s=elapsed_s,
-            finish_reason=finish_reason,
-            reasoning=thought,
-            tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
-        )
-
-    def _keep(self, pieces: list[str], text: str) -> None:
-        pieces.append(text)
-        self._room -= len(text) + PIECE_BYTES
+        self._room -= len(content) + len(thought) + PIECE_BYTES
         if self._room < 0:
             raise ResponseFormatError(
                 f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given "
                 "up. Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
             )
+        return Chunk(
+            content=content,
+            elapsed_s=elapsed_s,
+            finish_reason=finish_reason,
+            reasoning=thought,
+            tool_calls=tuple(delta.tool_calls or ()),
+        )
 
     def _ours(self, choices: list[Choice]) -> Choice | None:
         """Return the one of several choices that is read: the one that came first."""

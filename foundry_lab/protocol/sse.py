@@ -79,7 +79,9 @@ class SSEDecoder:
             for line in lines:
                 if not line:
                     if self._data:
-                        events.append(self._dispatch())
+                        events.append(Event(b"\n".join(self._data), self._event or "message", self._id))
+                        self._data.clear()
+                        self._data_bytes = 0
                     self._event = ""
                 else:
                     self._field(line)
@@ -110,12 +112,6 @@ class SSEDecoder:
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
-
-    def _dispatch(self) -> Event:
-        event = Event(b"\n".join(self._data), self._event or "message", self._id)
-        self._data.clear()
-        self._data_bytes = 0
-        return event
 
     def _too_long(self) -> ResponseFormatError:
         return ResponseFormatError(
