@@ -113,6 +113,8 @@ class StreamReader(StreamState):
 
     async def _read(self) -> None:
         """Take the next bytes off the wire, or end the stream."""
+        if self._parser.failure is not None:
+            raise self._parser.failure
         if self._parser.done:
             await self._drain()
             self._end(None)
