@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from multidict import CIMultiDict
 
+from foundry_lab._ground.checks import check_kind
 from foundry_lab.errors import ConfigurationError
 
 _OURS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
@@ -25,11 +26,7 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
         ConfigurationError: a name or value that can't stand in a header. Neither is repeated: it may be a
             secret, and those who paste one mix the two up.
     """
-    if not isinstance(headers or {}, Mapping):
-        raise ConfigurationError(
-            f"headers is a {type(headers).__name__}; give a dict of names and values, such as "
-            '{"X-Team": "a"}.'
-        )
+    check_kind(headers or {}, "headers", (Mapping,), 'a dict of names and values, such as {"X-Team": "a"}')
     merged = CIMultiDict(_OURS)
     if api_key is not None:
         _check_value(key := f"Bearer {api_key}", "The api_key")
