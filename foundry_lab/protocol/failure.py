@@ -12,17 +12,8 @@ from typing import Any
 import msgspec
 from multidict import CIMultiDict
 
-from foundry_lab.errors import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    ContextLengthError,
-    ModelBusyError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    RateLimitError,
-    ServerError,
-)
+from foundry_lab import errors
+from foundry_lab.errors import APIStatusError
 
 UNKNOWN_ROUTE = (404, 405, 501)
 """How servers say that they have no such route."""
@@ -98,25 +89,28 @@ def _kind_and_hint(
     status: int, low: str, lasting: str | None, foreign: bool
 ) -> tuple[type[APIStatusError], str]:
     if status in (401, 403):
-        return AuthenticationError, "Set FOUNDRY_API_KEY to the key that this service or its gateway expects."
+        return (
+            errors.AuthenticationError,
+            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
+        )
     if status == 429:
-        return RateLimitError, "Wait a little, or send fewer requests at once."
+        return errors.RateLimitError, "Wait a little, or send fewer requests at once."
     if "still using it" in low:
-        return ModelBusyError, "Wait until the requests that use the model have ended."
+        return errors.ModelBusyError, "Wait until the requests that use the model have ended."
     if foreign and status in UNKNOWN_ROUTE:
-        return BadRequestError, "Check the endpoint: a Foundry Local service would know this route."
+        return errors.BadRequestError, "Check the endpoint: a Foundry Local service would know this route."
     if foreign and status >= 500:
-        return ServerError, _NOT_OURS
+        return errors.ServerError, _NOT_OURS
     if status >= 500:
-        return ServerError, lasting or _RESTART
+        return errors.ServerError, lasting or _RESTART
     if status == 404 and "model" in low:
-        return ModelNotFoundError, "list_models() shows the names that would work."
+        return errors.ModelNotFoundError, "list_models() shows the names that would work."
     if "not loaded" in low:
-        return ModelNotLoadedError, "Load it first: load_model(alias)."
+        return errors.ModelNotLoadedError, "Load it first: load_model(alias)."
     if _names_context_length(low):
-        return ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
+        return errors.ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
     if status >= 400:
-        return BadRequestError, lasting or "Change the request: sending the same again won't help."
+        return errors.BadRequestError, lasting or "Change the request: sending the same again won't help."
     return APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
 
 

@@ -73,8 +73,7 @@ def shape_of(response_model: Any) -> Shape:
         ConfigurationError: it is none of these, or no JSON schema can be made of it.
     """
     if isinstance(response_model, Mapping):
-        name, schema = _unwrapped(response_model)
-        return _json_schema_shape(schema, name)
+        return _json_schema_shape(*_unwrapped(response_model))
     is_class = isinstance(response_model, type)
     try:
         if is_class and hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
@@ -193,7 +192,7 @@ def _unwrapped(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     return None, dict(given)
 
 
-def _json_schema_shape(schema: dict[str, Any], name: str | None) -> Shape:
+def _json_schema_shape(name: str | None, schema: dict[str, Any]) -> Shape:
     import jsonschema  # here, as it is slow to import and seldom used
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
