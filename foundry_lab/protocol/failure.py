@@ -28,6 +28,7 @@ _SIMPLIFY = (
     "Simplify the schema: the service can hold an answer to types, properties, items, enum, anyOf, lengths, "
     "bounds and common formats, not to what it names here. Your own check of it fits into parser=…"
 )
+_SET_KEY = "Set FOUNDRY_API_KEY to the key that this service or its gateway expects."
 _NOT_OURS = (
     "That isn't Foundry Local, which fails in words of its own: check the endpoint and its port. "
     "If a gateway stands in front of it, the service behind may be down."
@@ -88,11 +89,9 @@ def status_error(
 def _kind_and_hint(
     status: int, low: str, lasting: str | None, foreign: bool
 ) -> tuple[type[APIStatusError], str]:
+    """Return the class of the error, and what to do about it."""
     if status in (401, 403):
-        return (
-            errors.AuthenticationError,
-            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
-        )
+        return errors.AuthenticationError, _SET_KEY
     if status == 429:
         return errors.RateLimitError, "Wait a little, or send fewer requests at once."
     if "still using it" in low:
