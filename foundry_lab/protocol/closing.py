@@ -54,7 +54,7 @@ def _close(schema: Any, at: str, alone: bool, combined: set[str]) -> Any:
     inside_alone = alone and _parts(schema) <= 1
     if not inside_alone and isinstance(schema.get("$ref"), str):
         combined.add(schema["$ref"])
-    copy = {}
+    copy = dict(schema)
     for name, value in schema.items():
         here = f"{at}/{name}"
         if name in _BY_NAME and isinstance(value, dict):
@@ -64,8 +64,6 @@ def _close(schema: Any, at: str, alone: bool, combined: set[str]) -> Any:
             }
         elif name in _FOR_CHILDREN or name in _BRANCHES:
             copy[name] = _close(value, here, inside_alone, combined)
-        else:
-            copy[name] = value
     if alone and not schema.keys() & (_BRANCHES | _OTHER_PARTS):
         _close_itself(copy)
     return copy
