@@ -85,6 +85,8 @@ class SSEDecoder:
                     self._event = ""
                 else:
                     self._field(line)
+                    if len(line) > self._max_bytes or self._data_bytes > self._max_bytes:
+                        raise self._too_long()
             self._line += rest
             if len(self._line) > self._max_bytes:
                 raise self._too_long()
@@ -95,8 +97,6 @@ class SSEDecoder:
         return events
 
     def _field(self, line: bytes) -> None:
-        if len(line) > self._max_bytes:
-            raise self._too_long()
         if line[:6] == b"data: ":  # nearly always
             name, value = b"data", line[6:]
         else:
@@ -106,8 +106,6 @@ class SSEDecoder:
         if name == b"data":
             self._data.append(value)
             self._data_bytes += len(value) + 1
-            if self._data_bytes > self._max_bytes:
-                raise self._too_long()
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
