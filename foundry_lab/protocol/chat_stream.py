@@ -97,7 +97,8 @@ class ChatStream:
             delta = _SILENT
         if not self.model:
             self.model, self.id = chat.model or "", chat.id or ""
-        content, thought = delta.content or "", delta.thought
+        content = delta.content or ""
+        thought = delta.thought if delta.reasoning_content or delta.reasoning else ""  # a call costs
         finish_reason = choice.finish_reason or None  # some send "" until they know
         if not (content or thought or finish_reason or delta.tool_calls):
             return None  # such as the first event, which names the role
@@ -117,7 +118,7 @@ class ChatStream:
             elapsed_s=elapsed_s,
             finish_reason=finish_reason,
             reasoning=thought,
-            tool_calls=tuple(delta.tool_calls or ()),
+            tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
         )
 
     def _ours(self, choices: list[Choice]) -> Choice | None:
