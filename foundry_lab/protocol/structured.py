@@ -53,7 +53,8 @@ class Shape(msgspec.Struct, frozen=True):
         Raises:
             ValueError: what is wrong with the text.
         """
-        if self.schema is not None and answer.finish_reason == "length" and _may_go_on(answer.content):
+        is_cut = self.schema is not None and answer.finish_reason == "length"
+        if is_cut and not isinstance(_value_of(answer.content), (dict, list)):  # anything else could go on
             raise ValueError("the answer was cut at max_tokens")
         return self.read(answer.content)
 
@@ -125,6 +126,15 @@ def _no_number(name: str) -> Any:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
+_NO_VALUE = object()
+
+
+def _value_of(text: str) -> object:
+    """Return the value that a text is as JSON from its beginning to its end; `_NO_VALUE` if it is none."""
+    try:
+        return _JSON.decode(text.strip())
+    except (ValueError, RecursionError):
+        return _NO_VALUE
 
 
 def find_json(text: str) -> Iterator[str]:
@@ -135,11 +145,7 @@ def find_json(text: str) -> Iterator[str]:
         ValueError: there is none, or it is broken.
     """
     text = text.strip()
-    try:
-        _JSON.decode(text)
-    except (ValueError, RecursionError):
-        pass
-    else:
+    if _value_of(text) is not _NO_VALUE:
         yield text
         return
     problems: list[str] = []
@@ -173,14 +179,6 @@ def _end_of(text: str, start: int) -> int:
             if not awaited:
                 return mark.end()
     return len(text)
-
-
-def _may_go_on(text: str) -> bool:
-    """Return whether more could follow: after anything but one whole object or array."""
-    try:
-        return not isinstance(_JSON.decode(text.strip()), (dict, list))
-    except (ValueError, RecursionError):
-        return True
 
 
 def _unwrapped(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
