@@ -12,7 +12,7 @@ from foundry_lab.errors import ResponseFormatError
 from foundry_lab.protocol.failure import ErrorBody, error_in_body, retry_after, status_error
 from foundry_lab.types import Completion, Usage
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (ValueError, RecursionError)
 """What msgspec raises for a body that isn't the JSON it should be."""
 
 
