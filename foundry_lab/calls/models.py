@@ -176,7 +176,7 @@ class Directory:
         give_up_at = time.monotonic() + limit_s
         model = yield from self.find(name)
         dialect = yield from self.dialect()
-        path = dialect.load(model) if loaded else dialect.unload(model)
+        path = dialect.change("load" if loaded else "unload", model)
         call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
         while True:
             try:

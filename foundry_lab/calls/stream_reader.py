@@ -27,7 +27,7 @@ from foundry_lab.policies.breaker import Ticket
 from foundry_lab.policies.retry import Deadline
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.protocol.chat_stream import ChatStream
-from foundry_lab.protocol.reply import is_event_stream, not_a_stream
+from foundry_lab.protocol.reply import is_event_stream, refuse_stream
 from foundry_lab.types import Chunk, Completion, Usage
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class StreamReader:
                 self._response = response
                 reply = Reply(response.status, response.headers, b"", request_id)
                 if response.status != 200 or not is_event_stream(reply):
-                    raise not_a_stream(msgspec.structs.replace(reply, body=await read_body(response)))
+                    refuse_stream(msgspec.structs.replace(reply, body=await read_body(response)))
                 await self._read()
         except RequestTimeoutError:
             raise
@@ -218,6 +218,8 @@ class StreamReader:
     async def _read(self) -> None:
         """Take bytes off the wire until a chunk is ready or the answer is complete."""
         while not self._ready and not self._parser.done:
+            if self._parser.failure is not None:
+                raise self._parser.failure
             if (response := self._response) is None:
                 raise StreamInterruptedError(
                     "A forked process can't read on in a stream of its parent's. Ask again in this process; "

@@ -7,11 +7,12 @@ between tasks and between threads. Half-open after Michael Nygard, "Release It!"
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NoReturn
 
 import msgspec
 
@@ -109,12 +110,12 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threshold = check_count(failure_threshold, "failure_threshold")
-        self._rate = None if failure_rate is None else _share(failure_rate, "failure_rate")
+        self._rate = math.inf if failure_rate is None else _share(failure_rate, "failure_rate")
         self._window_s = check_seconds(window_s, "window_s", positive=True)
         self._minimum_calls = check_count(minimum_calls, "minimum_calls")
         self._open_s = check_seconds(open_s, "open_s")
         self._probes = check_count(half_open_probes, "half_open_probes")
-        self._slow_s = None if slow_call_s is None else check_seconds(slow_call_s, "slow_call_s")
+        self._slow_s = math.inf if slow_call_s is None else check_seconds(slow_call_s, "slow_call_s")
         self._slow_rate = _share(slow_call_rate, "slow_call_rate")
         if not callable(record):
             raise ConfigurationError(f"record={record!r} must be a function of an exception: does it count?")
@@ -127,12 +128,9 @@ class CircuitBreaker:
         self._held = False  # open until somebody says otherwise
         self._reason = ""  # of the last change
         self._period = 0  # grows with every change of state: outcomes of earlier periods are old news
-        self._since = clock()
         self._in_a_row = 0
         self._window: deque[tuple[float, bool, bool]] = deque()  # when a call ended; it failed; it was slow
-        self._failed = self._slow = 0  # of those in the window
-        self._probes_out = 0
-        self._probes_ok = 0
+        self._begin(clock())
         renew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -164,13 +162,10 @@ class CircuitBreaker:
 
     def close(self) -> None:
         """Let calls through again, whether the breaker was held open or opened by itself."""
-        transition = None
         with self._lock:
             self._held = False
-            if self._state != "closed":
-                transition = self._change("closed", "closed by hand")
-        if transition is not None:
-            self._tell(transition)
+            transition = self._change("closed", "closed by hand") if self._state != "closed" else None
+        self._tell(transition)
 
     def reset(self) -> None:
         """Be closed, and remember no call."""
@@ -193,16 +188,15 @@ class CircuitBreaker:
             if self._state == "open" and self._is_due(now):
                 transition = self._change("half-open", f"{self._open_s:g} s later")
             if self._state == "open":
-                raise self._refusal(self._open_s - (now - self._since))
+                self._refuse(self._open_s - (now - self._since))
             if self._state == "half-open":
                 if self._probes_out + self._probes_ok >= self._probes:
                     if now - self._since < PROBE_LOST_S:
-                        raise self._refusal(self._open_s)
+                        self._refuse(self._open_s)
                     self._begin(now)
                 self._probes_out += 1
             ticket = Ticket(self, self._period, now)
-        if transition is not None:
-            self._tell(transition)
+        self._tell(transition)
         return ticket
 
     def success(self, ticket: Ticket) -> None:
@@ -235,17 +229,15 @@ class CircuitBreaker:
                 self._last_failure = error
             if ticket.period == self._period:
                 now = self._clock()
-                slow = self._slow_s is not None and now - ticket.at_s > self._slow_s
+                slow = now - ticket.at_s > self._slow_s
                 if self._state == "half-open":
                     transition = self._judge_probe(failed, slow)
                 else:
                     self._in_a_row = self._in_a_row + 1 if failed else 0
-                    if self._rate is not None or self._slow_s is not None:
-                        self._note(now, failed, slow)
+                    self._note(now, failed, slow)
                     if (failed or slow) and (reason := self._why_open()):
                         transition = self._change("open", reason)
-        if transition is not None:
-            self._tell(transition)
+        self._tell(transition)
 
     def _judge_probe(self, failed: bool, slow: bool) -> Transition | None:
         if failed or slow:
@@ -273,9 +265,9 @@ class CircuitBreaker:
         calls = len(self._window)
         if calls < self._minimum_calls:
             return None
-        if self._rate is not None and self._failed >= self._rate * calls:
+        if self._failed >= self._rate * calls:
             return f"{self._failed / calls:.0%} of {calls} calls failed within {self._window_s:g} s"
-        if self._slow_s is not None and self._slow >= self._slow_rate * calls:
+        if self._slow >= self._slow_rate * calls:
             return (
                 f"{self._slow / calls:.0%} of {calls} calls within {self._window_s:g} s took more than "
                 f"{self._slow_s:g} s"
@@ -295,28 +287,27 @@ class CircuitBreaker:
         return transition
 
     def _begin(self, now: float) -> None:
+        """Count from zero."""
         self._period += 1
         self._since = now
-        self._in_a_row = self._probes_out = self._probes_ok = self._failed = self._slow = 0
+        self._in_a_row = self._probes_out = self._probes_ok = 0
+        self._failed = self._slow = 0  # of those in the window
         self._window.clear()
 
-    def _refusal(self, wait_s: float) -> CircuitOpenError:
-        last = self._last_failure
-        told = f" The last failure: {last}" if last is not None else ""
+    def _refuse(self, wait_s: float) -> NoReturn:
         if self._held:
             when = "Whoever holds it lets calls through again with breaker.close()."
         else:
-            when = f"Come back in {max(0.0, wait_s):.1f} s; health_check() says what is wrong."
-        refusal = CircuitOpenError(
+            when = f"Come back in {wait_s:.1f} s; health_check() says what is wrong."
+        told = f" The last failure: {self._last_failure}" if self._last_failure is not None else ""
+        raise CircuitOpenError(
             f"The circuit breaker is {self._state} ({self._reason}), so nothing was sent. {when}{told}",
-            retry_after=None if self._held else max(0.0, wait_s),
-        )
-        refusal.__cause__ = last
-        return refusal
+            retry_after=None if self._held else wait_s,
+        ) from self._last_failure
 
-    def _tell(self, transition: Transition) -> None:
-        """Called without the lock, so that a listener may use the breaker."""
-        if transition.old == transition.new:  # held while it was open
+    def _tell(self, transition: Transition | None) -> None:
+        """Tell the listeners. Called without the lock, so that they may use the breaker."""
+        if transition is None or transition.old == transition.new:  # held while it was open
             return
         _log.info("circuit breaker %s -> %s: %s", transition.old, transition.new, transition.reason)
         for listener in self._listeners:

@@ -10,30 +10,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_lab import protocol
 from foundry_lab._ground.checks import check_count, check_seconds
 from foundry_lab._ground.files import as_path, check_links
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.errors import ConfigurationError, FoundryError
-from foundry_lab.protocol import Call, Reply
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from foundry_lab.policies.retry import Deadline
+from foundry_lab.policies.retry import Deadline
+from foundry_lab.protocol import Call, Reply, parse_completion
 
 APPLICATION_ID = 0x464C4331  # "FLC1", in the file's header: we touch no other program's database
 RECOUNT_EVERY = 256
@@ -94,9 +89,9 @@ class ResponseCache:
         self._max_entries = check_count(max_entries, "max_entries")
         self._max_bytes = check_count(max_bytes, "max_bytes")
         self._max_age_s = (
-            check_seconds(max_age_s, "max_age_s", positive=True) if max_age_s is not None else None
+            math.inf if max_age_s is None else check_seconds(max_age_s, "max_age_s", positive=True)
         )
-        self._keep_length = keep_length
+        self._whole_ends = ("stop", "tool_calls", "length") if keep_length else ("stop", "tool_calls")
         self._clock = clock
         self._hits = self._shared = self._misses = self._stores = 0
         self._open()
@@ -107,7 +102,7 @@ class ResponseCache:
         self._flights: dict[bytes, Future[Reply | None]] = {}
         self._db = _open(self.path)
         self._closing = weakref.finalize(self, self._db.close)
-        self._entries, self._bytes = self._count()
+        self._recount()
 
     def after_fork(self) -> None:
         """SQLite's connections may be neither used nor closed in a child; what is in memory stays behind."""
@@ -124,7 +119,7 @@ class ResponseCache:
         """Forget every answer."""
         with self._lock, self._tolerated("clear"):
             self._db.execute("DELETE FROM answer")
-            self._entries, self._bytes = self._count()
+            self._recount()
 
     def close(self) -> None:
         """Close the database. Requests that come later go to the service."""
@@ -150,60 +145,47 @@ class ResponseCache:
     ) -> Reply:
         """Return the kept answer, or that of an equal request under way, or else have it asked for."""
         while True:
-            found = self._find(key, request_id)
-            if isinstance(found, Reply):
-                return found
-            flight, mine = found
-            if mine:
-                reply = None
-                try:
-                    reply = await ask()
-                finally:
-                    self._land(key, flight, reply)
-                return reply
+            with self._lock:
+                if (body := self._load(key)) is not None:
+                    self._hits += 1
+                    return Reply(200, {}, body, request_id, attempts=0, cached=True)
+                flight = self._flights.get(key)
+                if flight is None:
+                    self._misses += 1
+                    self._flights[key] = Future()
+                    self._flights[
+                        key
+                    ].set_running_or_notify_cancel()  # a cancelled waiter can't cancel it now
+            if flight is None:
+                return await self._fetch(key, ask)
             try:
                 shared = await asyncio.wait_for(asyncio.wrap_future(flight), deadline.remaining())
             except TimeoutError:
                 raise deadline.error() from None
             if shared is not None:
-                return self._share(shared, request_id)
+                with self._lock:
+                    self._hits += 1
+                    self._shared += 1
+                return msgspec.structs.replace(shared, request_id=request_id, attempts=0, cached=True)
 
-    # --- looking up and keeping -----------------------------------------------------------------------
-
-    def _find(self, key: bytes, request_id: str) -> Reply | tuple[Future[Reply | None], bool]:
-        """Return the kept answer; or the flight to wait for; or a new flight and True: the caller asks."""
-        with self._lock:
-            if (body := self._load(key)) is not None:
-                self._hits += 1
-                return Reply(200, {}, body, request_id, attempts=0, cached=True)
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            flight = self._flights[key] = Future()
-            flight.set_running_or_notify_cancel()  # from here a waiter that is cancelled can't cancel it
-            self._misses += 1
-            return flight, True
-
-    def _land(self, key: bytes, flight: Future[Reply | None], reply: Reply | None) -> None:
-        """Keep an answer and hand it to those who wait; None lets one of them ask in its turn."""
-        with self._lock:
-            if reply is not None and self._is_whole(reply):
-                self._store(key, reply.body)
-            del self._flights[key]
-        flight.set_result(reply)
-
-    def _share(self, reply: Reply, request_id: str) -> Reply:
-        with self._lock:
-            self._hits += 1
-            self._shared += 1
-        return msgspec.structs.replace(reply, request_id=request_id, attempts=0, cached=True)
+    async def _fetch(self, key: bytes, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Ask, keep the answer, and hand it to those who wait; if it fails, one of them asks in its turn."""
+        reply = None
+        try:
+            reply = await ask()
+            return reply
+        finally:
+            with self._lock:
+                if reply is not None and self._is_whole(reply):
+                    self._store(key, reply.body)
+                flight = self._flights.pop(key)
+            flight.set_result(reply)
 
     def _is_whole(self, reply: Reply) -> bool:
         try:
-            completion = protocol.parse_completion(reply, 0.0)
+            return parse_completion(reply, 0.0).finish_reason in self._whole_ends
         except FoundryError:
             return False
-        ends = ("stop", "tool_calls", "length") if self._keep_length else ("stop", "tool_calls")
-        return completion.finish_reason in ends
 
     # --- the database, under the lock -----------------------------------------------------------------
 
@@ -214,7 +196,7 @@ class ResponseCache:
             if (row := found.fetchone()) is None:
                 return None
             now = self._clock()
-            if self._max_age_s is not None and now - row[1] > self._max_age_s:
+            if now - row[1] > self._max_age_s:
                 self._delete("key = ?", key)
                 return None
             body = row[0]
@@ -235,7 +217,7 @@ class ResponseCache:
             self._bytes += added * len(body)
             self._stores += 1
             if self._stores % RECOUNT_EVERY == 0:  # other processes may use the same file
-                self._entries, self._bytes = self._count()
+                self._recount()
             while self._entries > self._max_entries or self._bytes > self._max_bytes:
                 if not self._delete(OLDEST_OTHER, key):
                     break
@@ -246,9 +228,9 @@ class ResponseCache:
         self._bytes -= sum(row[0] for row in rows)
         return len(rows)
 
-    def _count(self) -> tuple[int, int]:
-        entries, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM answer").fetchone()
-        return entries, size
+    def _recount(self) -> None:
+        counted = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM answer")
+        self._entries, self._bytes = counted.fetchone()
 
     @contextmanager
     def _tolerated(self, what: str) -> Iterator[None]:
@@ -276,15 +258,12 @@ def _open(path: Path | None) -> sqlite3.Connection:
     while True:
         try:
             return _connect(path)
-        except OSError as error:
-            raise ConfigurationError(
-                f"The response cache {str(path)!r} can't be used: {error.strerror}. Name another file."
-            ) from None
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > deadline:
+                why = getattr(error, "strerror", error)
                 raise ConfigurationError(
-                    f"The response cache {str(path)!r} can't be used: {error}. Name a file in a folder that "
+                    f"The response cache {str(path)!r} can't be used: {why}. Name a file in a folder that "
                     "exists and that no other program writes, or leave the path out to cache in memory."
                 ) from None
         time.sleep(0.02)  # by itself SQLite doesn't wait where several processes make the same file

@@ -20,6 +20,8 @@ class ChatStream:
     Attributes:
         parts: the texts so far. thoughts: the reasoning texts, which are no part of the answer.
         finish_reason, usage, model, id: as soon as the service has said them.
+        done: `[DONE]` has come; what comes after it is ignored.
+        failure: what broke the stream behind the chunks that `feed` returned last.
     """
 
     def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
@@ -33,61 +35,46 @@ class ChatStream:
         self.usage: Usage | None = None
         self.model = ""
         self.id = ""
-        self._done = False
-        self._held: FoundryError | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether `[DONE]` has come; what comes after it is ignored.
-
-        Raises:
-            FoundryError: what `feed` found behind the last chunks.
-        """
-        if self._held is not None:
-            raise self._held
-        return self._done
-
-    @done.setter
-    def done(self, done: bool) -> None:
-        self._done = done
+        self.done = False
+        self.failure: FoundryError | None = None
 
     def feed(self, data: bytes, elapsed_s: float) -> list[Chunk]:
         """Take the next bytes, which arrived `elapsed_s` seconds after the call; return their chunks.
 
-        An error that arrives together with chunks waits until they are delivered: the next `feed`, `done` or
-        `end` raises it. So it doesn't matter how the network cut the stream.
+        An error that arrives together with chunks waits in `failure` until they are delivered: the next
+        `feed` or `end` raises it. So it doesn't matter how the network cut the stream.
 
         Raises:
             APIStatusError: an error event, which Foundry Local sends inside a 200.
             ResponseFormatError: an event that isn't a chat-completion chunk, or an endless one.
         """
-        if self._held is not None:
-            raise self._held
+        if self.failure is not None:
+            raise self.failure
         chunks: list[Chunk] = []
-        if self._done:
+        if self.done:
             return chunks
         try:
             for event in self._decoder.feed(data):
                 if (chunk := self._chunk(event, elapsed_s)) is not None:
                     chunks.append(chunk)
-                elif self.done:
-                    return chunks
-            if self._decoder.failure is not None:
+            if self._decoder.failure is not None and not self.done:
                 raise self._decoder.failure
         except FoundryError as error:
             if not chunks:
                 raise
-            self._held = error
+            self.failure = error
         return chunks
 
     def _chunk(self, event: Event, elapsed_s: float) -> Chunk | None:
         """Take note of an event; return its chunk if it says something to the reader."""
+        if self.done:
+            return None
         try:
             chat: Chat = chat_decoder.decode(event.data)
         except UNREADABLE as error:
             word = event.data.strip()
             if word == b"[DONE]":
-                self._done = True
+                self.done = True
             elif word not in (b"", b"null"):
                 raise self._no_chunk(event, error) from None
             return None
@@ -110,40 +97,28 @@ class ChatStream:
             delta = _SILENT
         if not self.model:
             self.model, self.id = chat.model or "", chat.id or ""
-        if content := delta.content:
+        content = delta.content or ""
+        thought = delta.thought if delta.reasoning_content or delta.reasoning else ""  # a call costs
+        finish_reason = choice.finish_reason or None  # some send "" until they know
+        if not (content or thought or finish_reason or delta.tool_calls):
+            return None  # such as the first event, which names the role
+        if content:
             self.parts.append(content)
-            self._room -= len(content) + PIECE_BYTES
-            if self._room < 0:
-                raise self._too_much()
-        if choice.finish_reason or delta.tool_calls or delta.reasoning_content or delta.reasoning:
-            return self._full_chunk(choice, delta, elapsed_s)
-        return (
-            Chunk(content=content, elapsed_s=elapsed_s) if content else None
-        )  # the first names the role only
-
-    def _full_chunk(self, choice: Choice, delta: Message, elapsed_s: float) -> Chunk | None:
-        """Return the chunk of an event that holds more than a piece of text."""
-        finish_reason, thought = choice.finish_reason or None, delta.thought
         if thought:
             self.thoughts.append(thought)
-            self._room -= len(thought) + PIECE_BYTES
-            if self._room < 0:
-                raise self._too_much()
         self.finish_reason = finish_reason or self.finish_reason
-        if not (delta.content or thought or finish_reason or delta.tool_calls):
-            return None
+        self._room -= len(content) + len(thought) + PIECE_BYTES
+        if self._room < 0:
+            raise ResponseFormatError(
+                f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given "
+                "up. Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
+            )
         return Chunk(
-            content=delta.content or "",
+            content=content,
             elapsed_s=elapsed_s,
             finish_reason=finish_reason,
             reasoning=thought,
             tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
-        )
-
-    def _too_much(self) -> ResponseFormatError:
-        return ResponseFormatError(
-            f"The stream sent more text than a client keeps ({MAX_BODY_BYTES:,} bytes), so it was given up. "
-            "Ask for fewer max_tokens, and check that the endpoint is Foundry Local."
         )
 
     def _ours(self, choices: list[Choice]) -> Choice | None:
@@ -165,6 +140,8 @@ class ChatStream:
             StreamInterruptedError: the answer isn't complete; `.partial` holds what had arrived.
             FoundryError: what `feed` found behind the last chunks.
         """
+        if self.failure is not None:
+            raise self.failure
         if not self.done and self.finish_reason is None:
             raise StreamInterruptedError(
                 f"The stream ended after {len(self.parts)} pieces without saying that it was done: the "

@@ -2,7 +2,8 @@
 
 A small model that may add properties to an object, or digits to an integer, adds them until max_tokens. So
 what is sent allows neither, where that leaves the schema's meaning alone: parts that apply to one value
-together (`allOf`, `properties` beside a `$ref`) would exclude each other if each were closed.
+together (`allOf`, `properties` beside a `$ref`) would exclude each other if each were closed. A decimal
+number in a text, whose format no grammar knows, is sent as the pattern of one.
 """
 
 from __future__ import annotations
@@ -14,25 +15,19 @@ _SHARED = frozenset(("$defs", "definitions"))  # used elsewhere, whatever stands
 _FOR_CHILDREN = frozenset(("items", "prefixItems", "additionalProperties"))
 _BRANCHES = frozenset(("allOf", "anyOf", "oneOf"))
 _OTHER_PARTS = frozenset(("$ref", "$dynamicRef", "if", "not", "dependentSchemas"))
-_NO_RULES = frozenset(
-    (
-        "type",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "discriminator",
-    )
-) | {"$schema", "$id", "$comment", "$anchor"}
+_NAMES = frozenset(("$schema", "$id", "$anchor", "$comment"))
+_ANNOTATIONS = frozenset(
+    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly")
+)
+_NO_RULES = _NAMES | _ANNOTATIONS | {"type", "discriminator"}
 _BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"))
 _MOST = 2**53
+_DECIMAL = r"^-?[0-9]{1,28}(\.[0-9]{1,28})?$"
+"""As many digits as Python's decimals have by default."""
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy whose objects take no further properties and whose integers have bounds.
+    """Return a copy whose objects take no further properties and whose integers and decimals have bounds.
 
     Literals (`enum`, `const`, `default`) stay as they are, as does what stands in `not` and `if`.
     """
@@ -59,7 +54,7 @@ def _close(schema: Any, at: str, alone: bool, combined: set[str]) -> Any:
     inside_alone = alone and _parts(schema) <= 1
     if not inside_alone and isinstance(schema.get("$ref"), str):
         combined.add(schema["$ref"])
-    copy = {}
+    copy = dict(schema)
     for name, value in schema.items():
         here = f"{at}/{name}"
         if name in _BY_NAME and isinstance(value, dict):
@@ -69,8 +64,6 @@ def _close(schema: Any, at: str, alone: bool, combined: set[str]) -> Any:
             }
         elif name in _FOR_CHILDREN or name in _BRANCHES:
             copy[name] = _close(value, here, inside_alone, combined)
-        else:
-            copy[name] = value
     if alone and not schema.keys() & (_BRANCHES | _OTHER_PARTS):
         _close_itself(copy)
     return copy
@@ -94,3 +87,6 @@ def _close_itself(schema: dict[str, Any]) -> None:
             schema.setdefault("additionalProperties", False)
     if "integer" in types and not _BOUNDS & schema.keys():
         schema.update(minimum=-_MOST, maximum=_MOST)
+    if schema.get("format") == "decimal" and "string" in types:  # so msgspec says Decimal
+        del schema["format"]
+        schema.setdefault("pattern", _DECIMAL)

@@ -10,18 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from multidict import CIMultiDict
 
-from foundry_lab.errors import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    ContextLengthError,
-    ModelBusyError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    RateLimitError,
-    ServerError,
-)
+from foundry_lab import errors
+from foundry_lab.errors import APIStatusError
 
 UNKNOWN_ROUTE = (404, 405, 501)
 """How servers say that they have no such route."""
@@ -36,6 +28,12 @@ _SIMPLIFY = (
     "Simplify the schema: the service can hold an answer to types, properties, items, enum, anyOf, lengths, "
     "bounds and common formats, not to what it names here. Your own check of it fits into parser=…"
 )
+_SET_KEY = "Set FOUNDRY_API_KEY to the key that this service or its gateway expects."
+_NOT_OURS = (
+    "That isn't Foundry Local, which fails in words of its own: check the endpoint and its port. "
+    "If a gateway stands in front of it, the service behind may be down."
+)
+_RESTART = "Try again; if it stays, restart the service: foundry-lab stop, then start over."
 LASTING = {
     "structured tool calling requires": _NO_TOOLS,
     "error creating grammar": _SIMPLIFY,  # what follows says why; these are its usual reasons:
@@ -71,43 +69,11 @@ def status_error(
     foreign: bool = False,
 ) -> APIStatusError:
     """Return the error that fits a status and a service's words; `foreign` says they are another server's."""
-    message = _readable(error if isinstance(error, str) else error.words)
+    body = ErrorBody(error) if isinstance(error, str) else error
+    message = _readable(body.words)
     low = message.lower()
     lasting = next((advice for words, advice in reversed(LASTING.items()) if words in low), None)
-    kind: type[APIStatusError]
-    if status in (401, 403):
-        kind, hint = (
-            AuthenticationError,
-            "Set FOUNDRY_API_KEY to the key that this service or its gateway expects.",
-        )
-    elif status == 429:
-        kind, hint = RateLimitError, "Wait a little, or send fewer requests at once."
-    elif "still using it" in low:
-        kind, hint = ModelBusyError, "Wait until the requests that use the model have ended."
-    elif foreign and status in UNKNOWN_ROUTE:
-        kind = BadRequestError
-        hint = "Check the endpoint: a Foundry Local service would know this route."
-    elif foreign and status >= 500:
-        kind = ServerError
-        hint = (
-            "That isn't Foundry Local, which fails in words of its own: check the endpoint and its port. "
-            "If a gateway stands in front of it, the service behind may be down."
-        )
-    elif status >= 500:
-        kind, hint = (
-            ServerError,
-            lasting or "Try again; if it stays, restart the service: foundry-lab stop, then start over.",
-        )
-    elif status == 404 and "model" in low:
-        kind, hint = ModelNotFoundError, "list_models() shows the names that would work."
-    elif "not loaded" in low:
-        kind, hint = ModelNotLoadedError, "Load it first: load_model(alias)."
-    elif _names_context_length(low):
-        kind, hint = ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
-    elif status >= 400:
-        kind, hint = BadRequestError, lasting or "Change the request: sending the same again won't help."
-    else:
-        kind, hint = APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
+    kind, hint = _kind_and_hint(status, low, lasting, foreign)
     failure = kind(
         message,
         status=status,
@@ -116,9 +82,35 @@ def status_error(
         request_id=request_id or None,
         lasting=lasting is not None and status >= 500,
     )
-    if isinstance(error, ErrorBody):
-        failure.type, failure.code, failure.param = error.type, error.code, error.param
+    failure.type, failure.code, failure.param = body.type, body.code, body.param
     return failure
+
+
+def _kind_and_hint(
+    status: int, low: str, lasting: str | None, foreign: bool
+) -> tuple[type[APIStatusError], str]:
+    """Return the class of the error, and what to do about it."""
+    if status in (401, 403):
+        return errors.AuthenticationError, _SET_KEY
+    if status == 429:
+        return errors.RateLimitError, "Wait a little, or send fewer requests at once."
+    if "still using it" in low:
+        return errors.ModelBusyError, "Wait until the requests that use the model have ended."
+    if foreign and status in UNKNOWN_ROUTE:
+        return errors.BadRequestError, "Check the endpoint: a Foundry Local service would know this route."
+    if foreign and status >= 500:
+        return errors.ServerError, _NOT_OURS
+    if status >= 500:
+        return errors.ServerError, lasting or _RESTART
+    if status == 404 and "model" in low:
+        return errors.ModelNotFoundError, "list_models() shows the names that would work."
+    if "not loaded" in low:
+        return errors.ModelNotLoadedError, "Load it first: load_model(alias)."
+    if _names_context_length(low):
+        return errors.ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
+    if status >= 400:
+        return errors.BadRequestError, lasting or "Change the request: sending the same again won't help."
+    return APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
 
 
 def error_in_body(error: ErrorBody | str, request_id: str) -> APIStatusError:
@@ -149,9 +141,9 @@ def _names_context_length(low: str) -> bool:
     return ("context" in low or "exceed" in low) and ("token" in low or "length" in low)
 
 
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of a `Retry-After` header (seconds or an HTTP date); None if it asks for no wait."""
-    value = next((v for name, v in headers.items() if name.lower() == "retry-after"), "").strip()
+    value = CIMultiDict(headers).get("Retry-After", "").strip()
     try:
         seconds = float(value)
     except ValueError:
@@ -159,5 +151,5 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
             when = email.utils.parsedate_to_datetime(value)
         except ValueError:
             return None
-        seconds = when.timestamp() - (time.time() if now is None else now)
+        seconds = when.timestamp() - time.time()
     return seconds if 0 < seconds < math.inf else None

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from multidict import CIMultiDict
+
+from foundry_lab._ground.checks import check_kind
 from foundry_lab.errors import ConfigurationError
 
+_OURS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a name is made of."""
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -22,34 +26,25 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
         ConfigurationError: a name or value that can't stand in a header. Neither is repeated: it may be a
             secret, and those who paste one mix the two up.
     """
-    if not isinstance(headers or {}, Mapping):
-        raise ConfigurationError(
-            f"headers is a {type(headers).__name__}; give a dict of names and values, such as "
-            '{"X-Team": "a"}.'
-        )
-    ours = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    check_kind(headers or {}, "headers", (Mapping,), 'a dict of names and values, such as {"X-Team": "a"}')
+    merged = CIMultiDict(_OURS)
     if api_key is not None:
         _check_value(key := f"Bearer {api_key}", "The api_key")
-        ours["Authorization"] = key
-    merged = {name.lower(): (name, value) for name, value in ours.items()}
+        merged["Authorization"] = key
     for number, (name, value) in enumerate((headers or {}).items(), 1):
-        _check_name(name, number)
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ConfigurationError(
+                f"Number {number} of the headers has a name that can't be sent (it may be a secret, and "
+                'isn\'t repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
+            )
         _check_value(value, f"Number {number} of the headers")
-        merged[name.lower()] = name, value.strip()
-    return dict(merged.values())
+        merged[name] = value.strip()
+    return dict(merged)
 
 
 def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that may go to a service which nobody named."""
     return {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
-
-
-def _check_name(name: object, number: int) -> None:
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise ConfigurationError(
-            f"Number {number} of the headers has a name that can't be sent (it may be a secret, and isn't "
-            'repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
-        )
 
 
 def _check_value(value: object, what: str) -> None:

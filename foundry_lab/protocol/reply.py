@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
+from multidict import CIMultiDict
 
-from foundry_lab.errors import APIStatusError, ResponseFormatError
+from foundry_lab.errors import ResponseFormatError
 from foundry_lab.protocol.failure import ErrorBody, error_in_body, retry_after, status_error
 from foundry_lab.types import Completion, Usage
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (ValueError, RecursionError)
 """What msgspec raises for a body that isn't the JSON it should be."""
 
 
@@ -69,8 +70,8 @@ def excerpt(body: bytes, length: int = 120) -> str:
 
 
 def _sender(reply: Reply) -> str:
-    headers = {name.lower(): value for name, value in reply.headers.items()}
-    kind, server = headers.get("content-type", "no content type"), headers.get("server", "unnamed")
+    headers = CIMultiDict(reply.headers)
+    kind, server = headers.get("Content-Type", "no content type"), headers.get("Server", "unnamed")
     return f"{kind[:80]} from server {server[:80]!r}"
 
 
@@ -123,13 +124,7 @@ _COUNTS = frozenset(Usage.__struct_fields__)
 
 def usage_of(counts: dict[str, Any] | None) -> Usage | None:
     """Return the token counts; None where the service says nothing, or what can't be a count, such as -1."""
-    if not counts or _COUNTS.isdisjoint(counts):
-        return None
-    try:
-        return msgspec.convert(counts, Usage)
-    except msgspec.ValidationError:  # seldom, so it may cost more
-        pass
-    said = {name: count for name, count in counts.items() if count is not None}
+    said = {name: count for name, count in (counts or {}).items() if count is not None}
     try:
         return None if _COUNTS.isdisjoint(said) else msgspec.convert(said, Usage, strict=False)  # 5.0 is 5
     except msgspec.ValidationError:
@@ -155,10 +150,7 @@ def parse_completion(reply: Reply, latency_s: float) -> Completion:
         APIStatusError: the body is an error, in spite of its status.
         ResponseFormatError: the reply isn't a chat completion.
     """
-    try:
-        chat: Chat = chat_decoder.decode(reply.body)
-    except UNREADABLE as error:
-        raise unexpected(reply, "a chat completion", error) from None
+    chat: Chat = decode(reply, Chat, "a chat completion")
     if chat.error:
         raise error_in_body(chat.error, reply.request_id)
     if not chat.choices:
@@ -187,10 +179,12 @@ def is_event_stream(reply: Reply) -> bool:
     return "text/event-stream" in reply.headers.get("Content-Type", "").lower()
 
 
-def not_a_stream(reply: Reply) -> APIStatusError | ResponseFormatError:
-    """Return the error for a reply that isn't the stream that was asked for."""
-    try:
-        raise_for_status(reply)
-    except (APIStatusError, ResponseFormatError) as error:
-        return error
-    return unexpected(reply, "an event stream", "its content type is another")
+def refuse_stream(reply: Reply) -> NoReturn:
+    """Raise the error for a reply that isn't the stream that was asked for.
+
+    Raises:
+        APIStatusError: as `raise_for_status`.
+        ResponseFormatError: a success that is no stream.
+    """
+    raise_for_status(reply)
+    raise unexpected(reply, "an event stream", "its content type is another")

@@ -58,8 +58,6 @@ class SSEDecoder:
         """
         if self.failure is not None:
             raise self.failure
-        if self._at_start:
-            data = self._without_bom(data)
         if self._after_cr and data:
             self._after_cr = False
             if data[:1] == b"\n":  # the second half of a CRLF whose CR has ended the line already
@@ -73,15 +71,22 @@ class SSEDecoder:
         if lines and self._line:
             lines[0] = bytes(self._line) + lines[0]
             self._line.clear()
+        if lines and self._at_start:
+            lines[0] = lines[0].removeprefix(_BOM)
+            self._at_start = False
         events: list[Event] = []
         try:
             for line in lines:
                 if not line:
                     if self._data:
-                        events.append(self._dispatch())
+                        events.append(Event(b"\n".join(self._data), self._event or "message", self._id))
+                        self._data.clear()
+                        self._data_bytes = 0
                     self._event = ""
                 else:
                     self._field(line)
+                    if len(line) > self._max_bytes or self._data_bytes > self._max_bytes:
+                        raise self._too_long()
             self._line += rest
             if len(self._line) > self._max_bytes:
                 raise self._too_long()
@@ -91,18 +96,7 @@ class SSEDecoder:
                 raise
         return events
 
-    def _without_bom(self, data: bytes) -> bytes:
-        head = bytes(self._line) + data
-        self._line.clear()
-        if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._line += head  # can't tell yet
-            return b""
-        self._at_start = False
-        return head.removeprefix(_BOM)
-
     def _field(self, line: bytes) -> None:
-        if len(line) > self._max_bytes:
-            raise self._too_long()
         if line[:6] == b"data: ":  # nearly always
             name, value = b"data", line[6:]
         else:
@@ -112,18 +106,10 @@ class SSEDecoder:
         if name == b"data":
             self._data.append(value)
             self._data_bytes += len(value) + 1
-            if self._data_bytes > self._max_bytes:
-                raise self._too_long()
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
-
-    def _dispatch(self) -> Event:
-        event = Event(b"\n".join(self._data), self._event or "message", self._id)
-        self._data.clear()
-        self._data_bytes = 0
-        return event
 
     def _too_long(self) -> ResponseFormatError:
         return ResponseFormatError(

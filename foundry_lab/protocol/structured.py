@@ -53,7 +53,8 @@ class Shape(msgspec.Struct, frozen=True):
         Raises:
             ValueError: what is wrong with the text.
         """
-        if self.schema is not None and answer.finish_reason == "length" and _may_go_on(answer.content):
+        is_cut = self.schema is not None and answer.finish_reason == "length"
+        if is_cut and not isinstance(_value_of(answer.content), (dict, list)):  # anything else could go on
             raise ValueError("the answer was cut at max_tokens")
         return self.read(answer.content)
 
@@ -73,48 +74,27 @@ def shape_of(response_model: Any) -> Shape:
         ConfigurationError: it is none of these, or no JSON schema can be made of it.
     """
     if isinstance(response_model, Mapping):
-        name, schema = _unwrapped(response_model)
-        return _json_schema_shape(schema, name)
-    make: Callable[[type], Shape] | None = None
-    if isinstance(response_model, type):
-        if hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
-            make = _pydantic_shape
-        elif issubclass(response_model, msgspec.Struct) or dataclasses.is_dataclass(response_model):
-            make = _msgspec_shape
-    if make is None:
-        raise ConfigurationError(
-            f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
-            "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
-        )
+        return _json_schema_shape(*_unwrapped(response_model))
+    is_class = isinstance(response_model, type)
     try:
-        return make(response_model)
+        if is_class and hasattr(response_model, "model_json_schema"):  # pydantic, without importing it
+            schema, fit = response_model.model_json_schema(), response_model.model_validate_json
+            return Shape(_reader(fit), response_model.__name__, schema)
+        if is_class and (
+            issubclass(response_model, msgspec.Struct) or dataclasses.is_dataclass(response_model)
+        ):
+            schema, fit = msgspec.json.schema(response_model), msgspec.json.Decoder(response_model).decode
+            return Shape(_reader(fit), response_model.__name__, schema)
     except Exception as error:  # each library has its own complaints about a class
         lines = [line for line in str(error).splitlines() if line and "https://" not in line]
         raise ConfigurationError(
             f"response_model: no JSON schema can be made of {response_model.__name__}: "
             f"{(lines or [repr(error)])[-1].rstrip('.')}. Use types that JSON has, or parser=your_function."
         ) from error
-
-
-def _pydantic_shape(model: Any) -> Shape:
-    return Shape(_reader(model.model_validate_json), model.__name__, model.model_json_schema())
-
-
-def _msgspec_shape(model: type) -> Shape:
-    schema = _decimals_as_numbers(msgspec.json.schema(model))
-    return Shape(_reader(msgspec.json.Decoder(model).decode), model.__name__, schema)
-
-
-def _decimals_as_numbers(schema: Any) -> Any:
-    """Return msgspec's schema with numbers for Decimals: no grammar knows its format of texts."""
-    if isinstance(schema, list):
-        return [_decimals_as_numbers(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("type") == "string" and schema.get("format") == "decimal":
-        return {**{key: each for key, each in schema.items() if key != "format"}, "type": "number"}
-    literal = ("default", "enum", "const")
-    return {key: each if key in literal else _decimals_as_numbers(each) for key, each in schema.items()}
+    raise ConfigurationError(
+        f"response_model={response_model!r} is no shape. Give a pydantic model class, a msgspec Struct "
+        "class, a dataclass or a JSON schema as a dict; for anything else use parser=your_function."
+    )
 
 
 def parser_shape(parser: Callable[[str], Any]) -> Shape:
@@ -134,7 +114,7 @@ def _reader(fit: Callable[[str], Any]) -> Callable[[str], Any]:
                 return fit(candidate)
             except RecursionError:
                 problems.append((len(candidate), _TOO_DEEP))
-            except (ValueError, msgspec.MsgspecError) as error:
+            except ValueError as error:  # msgspec's errors are some
                 problems.append((len(candidate), str(error)))
         raise ValueError(max(problems)[1])  # the longest one is most likely what was meant
 
@@ -146,6 +126,15 @@ def _no_number(name: str) -> Any:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
+_NO_VALUE = object()
+
+
+def _value_of(text: str) -> object:
+    """Return the value that a text is as JSON from its beginning to its end; `_NO_VALUE` if it is none."""
+    try:
+        return _JSON.decode(text.strip())
+    except (ValueError, RecursionError):
+        return _NO_VALUE
 
 
 def find_json(text: str) -> Iterator[str]:
@@ -156,11 +145,7 @@ def find_json(text: str) -> Iterator[str]:
         ValueError: there is none, or it is broken.
     """
     text = text.strip()
-    try:
-        _JSON.decode(text)
-    except (ValueError, RecursionError):
-        pass
-    else:
+    if _value_of(text) is not _NO_VALUE:
         yield text
         return
     problems: list[str] = []
@@ -196,14 +181,6 @@ def _end_of(text: str, start: int) -> int:
     return len(text)
 
 
-def _may_go_on(text: str) -> bool:
-    """Return whether more could follow: after anything but one whole object or array."""
-    try:
-        return not isinstance(_JSON.decode(text.strip()), (dict, list))
-    except (ValueError, RecursionError):
-        return True
-
-
 def _unwrapped(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """Return the name and the schema in OpenAI's wrapper, whole or its inner part, or the bare schema."""
     if given.get("type") == "json_schema" and isinstance(given.get("json_schema"), Mapping):
@@ -213,7 +190,7 @@ def _unwrapped(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     return None, dict(given)
 
 
-def _json_schema_shape(schema: dict[str, Any], name: str | None) -> Shape:
+def _json_schema_shape(name: str | None, schema: dict[str, Any]) -> Shape:
     import jsonschema  # here, as it is slow to import and seldom used
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 

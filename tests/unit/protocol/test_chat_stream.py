@@ -45,7 +45,8 @@ def test_any_split_gives_the_same_chunks_and_the_same_error(parts: list[bytes], 
 def test_the_error_behind_the_last_chunk_is_raised_by_whatever_comes_next() -> None:
     answer = ChatStream()
     assert [chunk.content for chunk in answer.feed(delta("a") + delta("b") + BOOM, 0.0)] == ["a", "b"]
-    for look in (lambda: answer.feed(b"", 0.0), lambda: answer.done, answer.end):
+    assert isinstance(answer.failure, errors.ServerError)
+    for look in (lambda: answer.feed(b"", 0.0), answer.end):
         with pytest.raises(errors.ServerError, match="boom"):
             look()
 

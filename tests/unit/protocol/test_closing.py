@@ -50,6 +50,7 @@ SATISFIABLE: list[Any] = [
     pytest.param({**A, "minProperties": 2}, AB, id="more properties than named"),
     pytest.param({**A, "if": A, "then": B}, AB, id="then"),
     pytest.param({**A, "dependentSchemas": {"a": B}}, AB, id="dependentSchemas"),
+    pytest.param({"type": "string", "format": "decimal"}, "-0.10", id="decimal"),
     pytest.param({**A, "not": {**A, "required": ["a", "z"]}}, {"a": "x"}, id="not"),
 ]
 
@@ -83,6 +84,7 @@ MORE = {"a": "x", "more": 1}
             {"allOf": [A, B], "$defs": {"a": A}, "properties": {}}, None, id="defs keep to themselves"
         ),
         pytest.param({"type": "integer"}, 10**30, id="integer"),
+        pytest.param({"type": "string", "format": "decimal"}, "1" * 99, id="decimal"),
         pytest.param({"type": ["integer", "null"]}, 10**30, id="integer or null"),
     ],
 )

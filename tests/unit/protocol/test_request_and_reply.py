@@ -508,8 +508,9 @@ def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
 
 def test_retry_after_as_a_date() -> None:
     now = time.time()
-    assert retry_after({"Retry-After": formatdate(now + 7, usegmt=True)}, now) == pytest.approx(7, abs=1)
-    assert retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}, now) is None
+    wait = retry_after({"Retry-After": formatdate(now + 60, usegmt=True)})
+    assert wait is not None and 30 < wait <= 60  # a starved machine may take its time
+    assert retry_after({"Retry-After": formatdate(now - 60, usegmt=True)}) is None
 
 
 @given(st.text(max_size=40))

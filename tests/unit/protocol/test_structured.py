@@ -395,6 +395,11 @@ class DataBill:
 @pytest.mark.parametrize("shape", [PydanticBill, StructBill, DataBill], ids=lambda shape: shape.__name__)
 def test_decimals_work_in_every_kind_of_class(shape: Any) -> None:
     """The grammar of the service knows no format "decimal" and would refuse the schema."""
-    assert '"format"' not in json.dumps(shape_of(shape).response_format())
+    asked = sent({"response_format": shape_of(shape).response_format()})
+    assert '"format"' not in json.dumps(asked)
+    jsonschema.validate({"price": "10.10"}, asked)
+    for wrong in (None, [10.10], {}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"price": wrong}, asked)
     for text in ('{"price": 10.10}', '{"price": "10.10"}'):
         assert shape_of(shape).read(text).price == Decimal("10.10")
