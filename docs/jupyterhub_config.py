@@ -34,6 +34,7 @@ unload its model and shut it down."""
 
 HUB = "10.77.0.1"  # the bridge above: learners' networks end there, and nowhere else
 MODELS = Path("/srv/foundry-lab/models")
+PROGRAMS = Path(sys.executable).parent
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
@@ -101,11 +102,13 @@ c.Spawner.environment = {
 if APART == "network":
     c.JupyterHub.hub_bind_url = f"http://{HUB}:8081"
     c.JupyterHub.spawner_class = NetworkSpawner
-    c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+    c.Spawner.cmd = [str(PROGRAMS / "jupyterhub-singleuser")]
+    c.Spawner.environment["PATH"] = f"{PROGRAMS}:/usr/local/bin:/usr/bin:/bin"  # for terminals
     c.Spawner.notebook_dir = "~"
 elif APART == "container":
     # Docker, and: python -m pip install dockerspawner jupyter-repo2docker
     # Then, in a clone of the workbook: repo2docker --no-run --image-name foundry-lab .
+    # docker run --rm foundry-lab jupyterhub-singleuser --version must show the major version of this hub.
     c.JupyterHub.hub_bind_url = "http://0.0.0.0:8081"  # the containers' way back: close 8081 to the outside
     c.JupyterHub.hub_connect_ip = "172.17.0.1"  # Docker's bridge, as `ip addr show docker0` says
     c.JupyterHub.spawner_class = "docker"

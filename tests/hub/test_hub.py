@@ -79,7 +79,7 @@ RUN = """
 import resource, subprocess, sys
 from foundry_lab import engine
 engine.ensure_service(progress=False)
-command = [sys.executable, "-m", "foundry_lab", "run", *{names!r}, "-o", str(Path.home() / "out")]
+command = ["foundry-lab", "run", *{names!r}, "-o", str(Path.home() / "out")]
 done = subprocess.run(command, capture_output=True, text=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 cpu_s = used.ru_utime + used.ru_stime
