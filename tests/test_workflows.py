@@ -56,10 +56,14 @@ def test_actions_are_pinned_and_the_same_in_both_files() -> None:
 def test_the_conda_environment_has_what_pyproject_wants() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = set()
-    for requirement in [*project["dependencies"], f"python{project['requires-python']}"]:
+    for requirement in project["dependencies"]:
         name, limits = re.match(r"([\w-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
         wanted.add(f"{CONDA_NAMES.get(name, name)} {limits}")
     lines = re.findall(r"^( *)- (.*)$", (ROOT / "environment.yml").read_text("utf-8"), re.M)
     given = {line for _, line in lines if ">=" in line} - {"pip >=24"}
     assert given == wanted
     assert {line.split()[0] for space, line in lines if len(space) > 2} == BY_PIP | {"-e"}
+    python = next(line for _, line in lines if line.startswith("python "))
+    first, end = map(int, re.findall(r"3\.(\d+)", project["requires-python"]))
+    # The way of writing it that repo2docker understands, too.
+    assert first <= int(re.match(r"python\s*=+\s*3\.(\d+)", python)[1]) < end  # type: ignore[index]

@@ -27,14 +27,17 @@ def points() -> dict[str, float]:
 def keep(number: str, earned: float) -> None:
     """Note the points of an exercise, unless there were more before, or nobody works here.
 
+    No other user may read them, whatever the folder allows.
+
     Raises:
         OSError: the folder can't be written.
     """
     if UNATTENDED in os.environ:
         return
     file = paths.home() / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # two notebooks may be open
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock", mode=0o600):  # two notebooks may be open
         best = points()
         if earned > best.get(number, 0.0):
-            write_whole(file, msgspec.json.format(msgspec.json.encode(best | {number: earned})))
+            points_now = msgspec.json.encode(best | {number: earned})
+            write_whole(file, msgspec.json.format(points_now), private=True)

@@ -17,8 +17,7 @@ from foundry_lab.workbook.static_output import forget_run
 GRADING = "grading"
 """Folder, in a teacher's copy, that is a course for nbgrader."""
 _ONE_UP = re.compile(r'(\]\(|Path\("|src=")\.\./')
-_NBGRADER_CONFIG = """\
-# A course for nbgrader: run its commands in this folder. Each notebook is an assignment.
+_NBGRADER_CONFIG = r"""# A course for nbgrader: run its commands here. Each notebook is an assignment.
 #   nbgrader generate_assignment 02_streaming    makes release/ from source/
 #   nbgrader autograde 02_streaming              grades submitted/STUDENT/02_streaming/
 c = get_config()  # noqa: F821, which nbgrader defines
@@ -26,6 +25,10 @@ c.CourseDirectory.course_id = "foundry-lab"
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
 c.ClearSolutions.text_stub = "Your answer here."
 c.ExecutePreprocessor.timeout = 600
+# What platforms put into their ZIP files: ada_…_02_streaming.ipynb, or ada_…/02_streaming.ipynb.
+c.FileNameCollectorPlugin.named_regexp = (
+    r".*[\\/](?P<student_id>[^\\/_]+)_.*?(?P<file_id>0\d_[a-z]+)[^\\/]*\.ipynb$"
+)
 """
 
 

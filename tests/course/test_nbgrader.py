@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -110,6 +111,26 @@ def test_full_points_for_the_solutions_none_for_the_empty_copy_some_between(tmp_
         nbgrader("autograde", course, stub.url)
     assert points(course) == {"correct": POINTS, "empty": 0, "naive": NAIVE_POINTS}
     assert 0 < NAIVE_POINTS < POINTS
+
+
+def test_what_learning_platforms_put_into_a_zip_file_is_collected(tmp_path: Path) -> None:
+    copy_to(tmp_path, teacher=True)
+    course = tmp_path / "grading"
+    archive = course / "downloaded" / ASSIGNMENT / "archive"
+    archive.mkdir(parents=True)
+    names = {
+        "ada": "ada_2030-01-31-09-30-00_01_basic.ipynb",
+        "grace": "grace_12345_67890_01_basic-1.ipynb",
+        "Alan Turing": "Alan Turing_4711_assignsubmission_file/01_basic.ipynb",
+    }
+    with zipfile.ZipFile(archive / "class.zip", "w") as file:
+        for student, name in names.items():
+            file.writestr(name, student)
+    nbgrader("zip_collect", course, "http://127.0.0.1:9")
+    collected = {
+        path.parts[-3]: path.read_text() for path in course.glob(f"submitted/*/*/{ASSIGNMENT}.ipynb")
+    }
+    assert collected == {student: student for student in names}
 
 
 @pytest.fixture

@@ -134,6 +134,20 @@ def test_what_is_solved_is_kept_in_the_labs_folder(capsys: Capture) -> None:
     assert f"2 of {sum(each.points for each in exercises().values())} points" in text
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows: a user's folders are his own there")
+@pytest.mark.parametrize("made_before", [False, True])
+def test_progress_is_nobody_elses_even_where_the_home_is_open(made_before: bool) -> None:
+    """The first check may come before the service, which would make the folder for its owner alone."""
+    if made_before:
+        paths.home().mkdir(mode=0o755)
+    check("2.2", right)
+    if not made_before:
+        assert paths.home().stat().st_mode & 0o777 == 0o700
+    made = list(paths.home().iterdir())
+    assert paths.home() / "progress.json" in made
+    assert {file.stat().st_mode & 0o077 for file in made} == {0}
+
+
 def test_a_later_mistake_takes_nothing_away(capsys: Capture) -> None:
     said(capsys, right)
     said(capsys, lambda values, percent: 0)
