@@ -11,7 +11,7 @@
 - read three errors that everybody meets;
 - predict how long an answer takes.
 
-**Time:** about 55 minutes: 20 to read and run, 35 for the five exercises. Running the cells takes less than one minute.
+**Time:** about 50 minutes: 20 to read and run, 30 for the five exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes less than one minute.
 
 **You need:** Foundry Lab, installed as its README says, and [0 · Start](00_start.ipynb) or some practice with Python. New words are explained where they first stand; the [glossary](glossary.md) has them all.
 """

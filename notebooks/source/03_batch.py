@@ -12,7 +12,7 @@ Sixty messages to sort, ten thousand texts to shorten: work for a night, not for
 - get answers in a fixed form, and measure how many are right;
 - keep answers in a cache, and say what a thousand of them cost.
 
-**Time:** about 55 minutes: 20 to read and run, 35 for the five exercises. Running the cells takes about two minutes.
+**Time:** about 65 minutes: 20 to read and run, 45 for the five exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes about two minutes.
 
 **You need:** [1 · Basic](01_basic.ipynb), and `await` and `gather` from [0 · Start](00_start.ipynb). Words: [glossary](glossary.md).
 """

@@ -12,7 +12,7 @@ A demo works when everything works. Here you break a service on purpose, in many
 - keep a call within one budget of time;
 - use a circuit breaker, and read its states.
 
-**Time:** about 50 minutes: 15 to read and run, 35 for the four exercises. Running the cells takes about one minute.
+**Time:** about 65 minutes: 15 to read and run, 50 for the four exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes about one minute.
 
 **You need:** [1 · Basic](01_basic.ipynb), and `await` from [0 · Start](00_start.ipynb). Words: [glossary](glossary.md).
 """

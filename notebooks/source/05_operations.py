@@ -12,7 +12,7 @@ To *operate* a service means to keep it running, and to know how it is. Here you
 - find out what a log must not contain;
 - test any client with a checklist of nine trials.
 
-**Time:** about 50 minutes: 15 to read and run, 35 for the two exercises. Running the cells takes less than two minutes.
+**Time:** about 75 minutes: 15 to read and run, 60 for the two exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes less than two minutes.
 
 **You need:** [4 · Production](04_production.ipynb). Words: [glossary](glossary.md). **One cell kills the lab's service.** Other open notebooks that use it will have to ask again. A service that is not your own is left alone.
 """
