@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -55,11 +57,13 @@ class Work(Generic[T]):
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the work with it
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
-    def wait(self) -> None:
-        """Return when it has ended."""
-        while not self.done:
-            if self._ended.acquire(timeout=POLL_S):
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether it has ended, after at most `timeout` seconds."""
+        give_up_at = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.done and (left := give_up_at - time.monotonic()) > 0:
+            if self._ended.acquire(timeout=min(POLL_S, left)):
                 self._ended.release()  # others may wait as well
+        return self.done
 
     def result(self) -> T:
         """Wait for the end; return its result or raise its error.
