@@ -1,8 +1,8 @@
 """What every test shares, notebooks included: a cache of its own, and none of the caller's settings.
 
 The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
-because preparing the model means a download. With `-n 2`, each of pytest-xdist's workers has a home below it, and
-so a service of its own: what one worker's tests kill or unload, no other needs.
+because preparing the model means a download. With `-n 2`, each of pytest-xdist's workers has a home below
+it, and so a service of its own: what one worker's tests kill or unload, no other needs.
 """
 
 from __future__ import annotations
