@@ -114,12 +114,12 @@ for together in (1, 2, 4):
 
 By which law does the longest wait grow with the number of streams? Put the name of the nearest one into `law`, for the other point:
 
-| `law` | with 2 at once | with 4 at once |
+| `law` | each stream more | 1, 2, 4 at once, such as |
 |---|---|---|
-| `"constant"` | as long as alone | as long as alone |
-| `"linear"` | about 2 times as long | about 4 times |
-| `"quadratic"` | about 4 times | about 16 times |
-| `"exponential"` | about 2 times | about 8 times |
+| `"constant"` | changes nothing | 1 s, 1 s, 1 s |
+| `"linear"` | adds about the same time | 1 s, 2 s, 4 s |
+| `"exponential"` | doubles the time | 1 s, 2 s, 8 s |
+| `"quadratic"` | adds more than the one before it | 1 s, 4 s, 16 s |
 """
 
 

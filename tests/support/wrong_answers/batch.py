@@ -66,9 +66,14 @@ def mean_latency_s(at_once, items_per_s):
     return f"{at_once / items_per_s} s"
 
 
-@WRONG.case("3.2", "on your own machine: 2.70 s predicted, 1.10 s measured")
+@WRONG.case("3.2", "your machine, 6 at once: 2.70 s predicted, 0.62 s measured")
 def mean_latency_s(at_once, items_per_s):
     return 0.45 * at_once
+
+
+@WRONG.case("3.2", "it returned nan s")
+def mean_latency_s(at_once, items_per_s):
+    return float("nan")
 
 
 @WRONG.case("3.2", "KeyError: 6")
@@ -200,7 +205,7 @@ async def ask_some(ask, prompts, limit):
     return answers
 
 
-@WRONG.case("3.2", "the runs that were recorded are right, but not those on your own machine")
+@WRONG.case("3.2", "Is your prediction made of both arguments")
 def mean_latency_s(at_once, items_per_s):
     return at_once / items_per_s if items_per_s < 3 else at_once * items_per_s
 
