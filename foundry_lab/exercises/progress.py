@@ -20,7 +20,7 @@ def points() -> dict[str, float]:
         return {}
     try:
         return msgspec.json.decode((paths.home() / FILE).read_bytes(), type=dict[str, float])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
         return {}
 
 

@@ -104,7 +104,7 @@ class Relay:
     ) -> web.StreamResponse:
         """Send the service's answer on; the connection is dropped where the service drops its own."""
         headers = _passed_on(upstream.raw_headers)
-        is_stream = "text/event-stream" in upstream.headers.get("Content-Type", "")
+        is_stream = "text/event-stream" in upstream.headers.get("Content-Type", "").lower()
         if fault and fault.kind == "wrong_content_type":
             headers.popall("Content-Type", None)
             headers["Content-Type"] = "text/html"

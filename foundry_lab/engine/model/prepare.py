@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import force_to_disk, patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.cpu import write_config
@@ -148,4 +147,4 @@ def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     write_configuration(reader, directory)
     for file in directory.iterdir():
         with file.open("rb+") as written:
-            os.fsync(written.fileno())
+            force_to_disk(written.fileno())

@@ -55,7 +55,7 @@ def _status_of(response: HTTPResponse, body: bytes) -> Mapping[str, Any] | None:
     """Return the body if it is what Foundry Local says about itself: an object that names its endpoints."""
     try:
         said = msgspec.json.decode(body) if response.status == 200 else None
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
         return None
     if isinstance(said, dict) and any(key.lower() == "endpoints" for key in said):
         return said

@@ -96,7 +96,7 @@ def read_state() -> ServiceState | None:
         return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or too deep
         log.warning("The state of the service, %s, is garbage (%s); going on without it.", file, error)
         return None
     except OSError as error:

@@ -158,6 +158,15 @@ def test_a_doubled_header_stays_doubled() -> None:
     assert body == DONE
 
 
+def test_a_stream_is_one_however_its_type_is_written() -> None:
+    """Content types are the same in any case: RFC 9110, section 8.3.1."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream\r\nConnection: close\r\n\r\n"
+    with RawServer(sends(head + DONE)) as server, FaultProxy(server.url) as proxy:
+        proxy.set_faults(Fault("duplicate", after=0))
+        _, _, _, body = fetch(proxy.url, "POST", CHAT, b"{}")
+    assert body == DONE * 2
+
+
 async def test_a_stream_is_not_held_back(stub: StubService, proxy: FaultProxy) -> None:
     """The first event is here though the stub has nothing more to say."""
     stub.on("POST", CHAT, stream(ROLE + delta("a"), then="hang"))

@@ -97,6 +97,7 @@ def test_both_contracts_are_known(route: str, body: bytes) -> None:
         ({"/status": (200, b'{"ok": true}'), "/openai/status": (200, b"[1]")}, "[1]"),
         ({"/status": (500, CURRENT)}, "answered 404"),
         ({"/openai/status": (200, b"\xff\xfe\x00")}, "answered 200"),
+        ({"/openai/status": (200, b"[" * 4000)}, "answered 200"),  # too deep to read
     ],
 )
 def test_another_server_is_refused_with_what_it_said(routes: dict[str, tuple[int, bytes]], said: str) -> None:

@@ -90,6 +90,7 @@ def test_garbage_is_none_and_is_cleaned_away(content: bytes) -> None:
         b'{"pid": 99999999999999999999999, "create_time": 0}',
         b'{"pid": -5, "create_time": 0}',
         b'{"pid": 4194999999, "create_time": 0}',
+        b'{"more": ' + b"[" * 100_000,  # too deep to read
     ],
 )
 def test_half_right_garbage_is_none_too(content: bytes) -> None:
