@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import atexit
 import contextlib
@@ -25,7 +26,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
-from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, PUBLIC_CATALOG_OPTION, End, log_file
+from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End, log_file
 from foundry_lab.engine.service.runtime import HOST, Runtime
 from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
@@ -139,10 +140,13 @@ def _end_process() -> None:
 
 def main() -> None:
     """Run the service as the background process that `launch` starts."""
+    parser = argparse.ArgumentParser(prog="python -m foundry_lab.engine.service.process")
+    parser.add_argument("--public-catalog", action="store_true")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
-        asyncio.run(run(public_catalog=PUBLIC_CATALOG_OPTION in sys.argv, background=True))
+        asyncio.run(run(public_catalog=arguments.public_catalog, background=True))
     except FoundryError as error:
         sys.exit(f"{FAILURE_MARK}{error}")
 
