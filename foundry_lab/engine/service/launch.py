@@ -49,7 +49,7 @@ def launch(*, public_catalog: bool) -> None:
     Raises:
         EngineError: it can't be started.
     """
-    command = [sys.executable, "-m", SERVICE_MODULE]
+    command = [sys.executable, "-m", SERVICE_MODULE, "--log-file", str(log_file())]
     if public_catalog:
         command.append("--public-catalog")
     try:
