@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NOT_IMPORTED = {"jupyterlab", "matplotlib-inline"}
-"""Used by their names: `python -m jupyterlab`, and a plot backend that is named to the kernel."""
+NOT_IMPORTED = {"jupyterlab", "matplotlib-inline", "requests"}
+"""Used by name: `python -m jupyterlab`, a plot backend that is named to the kernel; or by notebooks alone."""
 CONVERSION = ("gguf", "onnx")
 
 

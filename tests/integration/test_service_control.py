@@ -14,6 +14,7 @@ from service_tools import eventually
 
 from foundry_lab import engine
 from foundry_lab.engine import spec
+from foundry_lab.engine.service import launch
 from foundry_lab.engine.service.state import ServiceState
 
 
@@ -85,7 +86,8 @@ def test_a_download_that_cannot_be_done(own_home: Path, monkeypatch: pytest.Monk
     """The catalog has a second model, and the SDK can't reach the place where its files are."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    server = subprocess.Popen([sys.executable, "-c", TWO_MODELS], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-c", TWO_MODELS, "--log-file", str(launch.log_file())]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     assert eventually(lambda: engine.service_status() is not None, 90)
     service = engine.service_status()
     assert service is not None

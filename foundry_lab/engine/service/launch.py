@@ -20,8 +20,6 @@ from foundry_lab.engine.service.state import ServiceState, identity, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
-PUBLIC_CATALOG_OPTION = "--public-catalog"
-"""The module's one argument: serve the models of Microsoft's catalog as well."""
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
 ENDED_MARK = "foundry-lab ended: "
@@ -51,9 +49,9 @@ def launch(*, public_catalog: bool) -> None:
     Raises:
         EngineError: it can't be started.
     """
-    command = [sys.executable, "-m", SERVICE_MODULE]
+    command = [sys.executable, "-m", SERVICE_MODULE, "--log-file", str(log_file())]
     if public_catalog:
-        command.append(PUBLIC_CATALOG_OPTION)
+        command.append("--public-catalog")
     try:
         if log_file().exists():  # the last service's is kept beside it
             patiently(log_file().replace, log_file().with_suffix(".log.1"))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import atexit
 import contextlib
@@ -25,7 +26,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
-from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, PUBLIC_CATALOG_OPTION, End, log_file
+from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End
 from foundry_lab.engine.service.runtime import HOST, Runtime
 from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
 from foundry_lab.errors import FoundryError
@@ -49,7 +50,7 @@ async def run(
     *,
     port: int = 0,
     public_catalog: bool = False,
-    background: bool = False,
+    log_file: str = "",
     on_ready: Callable[[ServiceState], None] | None = None,
 ) -> None:
     """Serve until a signal, the control route, the web service's own /shutdown or idleness ends it.
@@ -57,8 +58,8 @@ async def run(
     Args:
         port: of the web service on 127.0.0.1; 0 takes a free one.
         public_catalog: serve the models of Microsoft's catalog as well.
-        background: it was started with its words going to the log, and ends after FOUNDRY_LAB_IDLE_STOP
-            seconds without work.
+        log_file: where the words of a background process go, which ends after FOUNDRY_LAB_IDLE_STOP seconds
+            without work; empty in the foreground.
         on_ready: called with the state once requests are taken.
 
     Raises:
@@ -68,7 +69,7 @@ async def run(
     umask = os.umask(0o077)  # what the runtime writes is nobody else's
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    idle = IdleWatch(idle_stop_s() if background else None)
+    idle = IdleWatch(idle_stop_s() if log_file else None)
     token, used = secrets.token_urlsafe(32), versions()
     runtime = Runtime()
     app = web.Application(middlewares=[refuse_foreign])
@@ -88,7 +89,7 @@ async def run(
             versions=used,
             model_id=spec.MODEL_ID,
             alias=spec.ALIAS,
-            log_file=str(log_file()) if background else "",
+            log_file=log_file,
             public_catalog=public_catalog,
         )
         write_state(state)
@@ -139,10 +140,14 @@ def _end_process() -> None:
 
 def main() -> None:
     """Run the service as the background process that `launch` starts."""
+    parser = argparse.ArgumentParser(prog="python -m foundry_lab.engine.service.process")
+    parser.add_argument("--public-catalog", action="store_true")
+    parser.add_argument("--log-file", default="", help="where its output goes")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.stdin.readline()  # whoever started us has noted so, or is gone
     try:
-        asyncio.run(run(public_catalog=PUBLIC_CATALOG_OPTION in sys.argv, background=True))
+        asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
     except FoundryError as error:
         sys.exit(f"{FAILURE_MARK}{error}")
 
