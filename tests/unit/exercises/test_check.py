@@ -162,7 +162,7 @@ def test_a_run_without_anybody_is_no_progress(capsys: Capture, monkeypatch: pyte
     assert not paths.home().exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"2.2": "yes"}', b"\xff", b'{"\xff": 1}', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"2.2": "yes"}', b"\xff", b'{"\xff": 1}', b"[" * 100_000])
 def test_a_damaged_file_counts_as_none(capsys: Capture, content: bytes) -> None:
     paths.home().mkdir()
     (paths.home() / "progress.json").write_bytes(content)
