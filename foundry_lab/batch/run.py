@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from foundry_lab.batch.ask import PoolAsker
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from foundry_lab.batch.cluster import DaskAsker
     from foundry_lab.calls.core import ClientCore
 
+    Asker = PoolAsker | DaskAsker
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         BatchStoppedError: it had to stop; what is finished is in the output.
     """
     plan = Plan(core.settings, items, options)
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         total = await plan.check_input()
         output = stack.enter_context(contextlib.closing(plan.open_output()))
         report = BatchReport(output, plan.reader.shape, plan.choices.concurrency)
@@ -58,7 +59,7 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         return report
 
 
-async def _open_asker(core: ClientCore, plan: Plan, stack: AsyncExitStack) -> PoolAsker | DaskAsker:
+async def _open_asker(core: ClientCore, plan: Plan, stack: contextlib.AsyncExitStack) -> Asker:
     choices = plan.choices
     if choices.cluster is not None:
         from foundry_lab.batch.cluster import DaskAsker
@@ -92,9 +93,7 @@ def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
 class Run:
     """The workers of one run, and what they share."""
 
-    def __init__(
-        self, plan: Plan, output: BatchOutput, report: BatchReport, asker: PoolAsker | DaskAsker
-    ) -> None:
+    def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
         self._output, self._report, self._asker = output, report, asker
         self._progress = Progress(report, plan.choices.progress)
         if isinstance(asker, PoolAsker):
