@@ -18,8 +18,6 @@ from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
 DEFAULT_RETRIES = 3
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-CATALOGS = ("local", "public")
 _PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
 
 
@@ -79,12 +77,12 @@ def _choose(value: str, name: str, allowed: tuple[str, ...]) -> str:
 
 def check_log_level(value: str, name: str = "log_level") -> str:
     """Return a level name of the logging module. Raises ConfigurationError for any other word."""
-    return _choose(value, name, LOG_LEVELS)
+    return _choose(value, name, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 
 def check_catalog(value: str, name: str = "catalog") -> str:
     """Return "local" or "public". Raises ConfigurationError for any other word."""
-    return _choose(value, name, CATALOGS)
+    return _choose(value, name, ("local", "public"))
 
 
 T = TypeVar("T")

@@ -188,7 +188,13 @@ class Metrics(Collector):
         with self._lock:
             self._flying -= 1
             self._retries += record.retries
-            model = record.model if record.model in self._models else self._label(record)
+            model = record.model
+            if model not in self._models:
+                # A name that was refused may be none.
+                if record.outcome == "refused" or len(self._models) >= MAX_MODEL_LABELS:
+                    model = "other"
+                else:
+                    self._models.add(model)
             key = (record.operation, model, record.outcome)
             self._requests[key] += 1
             if record.outcome not in REFUSED:
@@ -270,13 +276,6 @@ class Metrics(Collector):
                 _gauge("in_flight", "Operations under way", (), {(): self._flying}),
                 _gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ("endpoint",), levels),
             ]
-
-    def _label(self, record: Record) -> str:
-        """Return the label of a model not counted so far; a name that was refused may be none."""
-        if record.outcome == "refused" or len(self._models) >= MAX_MODEL_LABELS:
-            return "other"
-        self._models.add(record.model)
-        return record.model
 
 
 def _counter(name: str, about: str, labels: Labels, values: Mapping[Any, float]) -> Metric:

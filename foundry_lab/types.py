@@ -20,8 +20,7 @@ class Result(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as dicts, lists, numbers and texts, as JSON and tables take them."""
-        fields: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_plain)
-        return fields
+        return msgspec.to_builtins(self, enc_hook=_plain)
 
     def __hash__(self) -> int:
         # Not of all fields, as some hold dicts; equal results have equal hashes, and more isn't asked.

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import secrets
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 
+from foundry_lab import logs
 from foundry_lab._ground.checks import check_timeout
 from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import chat, health
 from foundry_lab.calls.async_transport import Transport
 from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.calls.models import Directory
-from foundry_lab.calls.notes import Notes
 from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.calls.target import Target, locate, relocate
 from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ServiceUnavailableError
-from foundry_lab.logs import LOGGER
-from foundry_lab.metrics import Metrics, Record
+from foundry_lab.metrics import Metrics, Record, outcome_of
 from foundry_lab.policies.breaker import CircuitBreaker, Ticket
 from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import Deadline, RetryPolicy, is_connect_timeout
@@ -40,7 +41,8 @@ Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
 Exchange = Callable[[Call, Deadline, str, Target], Awaitable[Reply]]
 """Sends a call once, with the request's id."""
 
-_log = logging.getLogger(LOGGER)
+_log = logging.getLogger(logs.LOGGER)
+_log.addHandler(logging.NullHandler())  # quiet in a notebook until logs.configure_logging()
 
 
 class AsyncCaller:
@@ -62,7 +64,6 @@ class AsyncCaller:
     ) -> None:
         self.settings, self.retry, self.breaker = settings, retry, breaker
         self.metrics, self.cache = metrics, cache
-        self.notes = Notes(metrics)
         self.directory = Directory(settings)
         self.target: Target | None = None
         self.transport = Transport(headers, ca_file)
@@ -71,7 +72,9 @@ class AsyncCaller:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """A child looks for the service with locks of its own."""
+        """A child looks for the service with locks of its own, and its calls have ids of its own."""
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
         self._search_lock = threading.Lock()
         self._searches: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
@@ -84,9 +87,8 @@ class AsyncCaller:
 
     def perform(self, request: ChatRequest, send: Send | None = None) -> Coroutine[Any, Any, Completion]:
         """Return one whole answer."""
-        return self._noted(
-            "complete", partial(chat.complete, request=request), request.timeout_s, send, request
-        )
+        start = partial(chat.complete, request=request)
+        return self._noted("complete", start, request.timeout_s, send, request)
 
     async def manage(self, name: str, start: Start[T], timeout_s: float | None = None) -> T:
         """Return the result of an operation that looks after the service; `start` makes it."""
@@ -122,7 +124,7 @@ class AsyncCaller:
     ) -> T:
         """Carry an operation out, with the bookkeeping around it."""
         started = time.perf_counter()
-        record = self.notes.begin(name, request.messages if request is not None else ())
+        record = self.begin(name, request.messages if request is not None else ())
         failed: BaseException | None = None
         try:
             if self.target is None:
@@ -142,7 +144,37 @@ class AsyncCaller:
         finally:
             if request is not None and not record.model:
                 record.model = self.directory.meaning(request.model)
-            self.notes.end(record, started, failed)
+            self.end(record, started, failed)
+
+    # --- the bookkeeping: each call gets an id, one metric sample and one log line ------------------------
+
+    def begin(self, operation: str, messages: Sequence[Mapping[str, Any]] = ()) -> Record:
+        """Begin to keep a record; `messages` are what the call asks the model."""
+        if self.metrics is not None:
+            self.metrics.start()
+        request_id = f"{self._prefix}-{next(self._numbers):06d}"
+        asked = logs.prompt_excerpt(messages) if logs.prompt_length else ""
+        return Record(operation, request_id, prompt=asked)
+
+    def end(self, record: Record, started: float, error: BaseException | None) -> None:
+        """Count and log a call that began at `started`, by perf_counter; the error if one ended it."""
+        record.latency_s = time.perf_counter() - started
+        record.outcome = outcome_of(error)
+        if self.metrics is not None:
+            self.metrics.finish(record)
+        level = logging.INFO if record.outcome in ("ok", "cancelled") else logging.WARNING
+        if record.operation == "health_check":
+            level = logging.DEBUG  # a monitor makes one a second
+        if _log.isEnabledFor(level):
+            usage = record.usage
+            tokens = f"{usage.prompt_tokens}+{usage.completion_tokens}" if usage is not None else "-"
+            prompt = f" prompt={record.prompt!r}" if record.prompt else ""
+            line = (
+                f"{record.request_id} {record.operation} model={record.model or '-'} "
+                f"outcome={record.outcome} attempts={record.retries + 1} "
+                f"latency_s={record.latency_s:.3f} tokens={tokens}{prompt}"
+            )
+            _log.log(level, line, extra={"record": record})
 
     # --- one request travels: operation -> policies -> transport ----------------------------------------
 

@@ -162,12 +162,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
         """Return the call that asks this model."""
-        return protocol.build_chat(
-            model_id,
-            {"messages": self.messages, **self.fields},
-            stream=stream,
-            cacheable=self.cache and not stream,
-        )
+        fields = {"messages": self.messages, **self.fields}
+        return protocol.build_chat(model_id, fields, stream=stream, cacheable=self.cache and not stream)
 
 
 def complete(directory: Directory, request: ChatRequest) -> Operation[Completion]:

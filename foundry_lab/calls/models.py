@@ -90,15 +90,13 @@ class Directory:
         """Return the ids of the models in memory."""
         dialect = yield from self.dialect(once=once)
         reply = yield Call("GET", dialect.loaded, once=once)
-        ids: list[str] = protocol.decode(reply, list[str], "a list of loaded models")
-        return ids
+        return protocol.decode(reply, list[str], "a list of loaded models")
 
     def list_models(self) -> Operation[list[Model]]:
         """Return every model the service knows, the loaded ones marked."""
         if self._has_control:
             reply = yield Call("GET", "/control/models", control=True)
-            details: list[Model] = protocol.decode(reply, list[Model], "the lab's model catalog")
-            return details
+            return protocol.decode(reply, list[Model], "the lab's model catalog")
         dialect = yield from self.dialect()
         reply = yield Call("GET", dialect.models)
         if dialect is LEGACY:

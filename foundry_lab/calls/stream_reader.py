@@ -156,7 +156,7 @@ class StreamReader:
         """Send the request and wait for the first text, or where that doesn't come, for the whole answer."""
         caller, request = self._caller, self._request
         self._started = time.perf_counter()
-        self._record = record = caller.notes.begin("stream", request.messages)
+        self._record = record = caller.begin("stream", request.messages)
         await caller.connected()
         self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
@@ -291,7 +291,7 @@ class StreamReader:
         self._parser.model = self._parser.model or self._caller.directory.meaning(self._request.model)
         if (record := self._record) is not None:
             record.model, record.usage, record.ttft_s = self.model, self.usage, self.ttft_s
-            self._caller.notes.end(record, self._started, None if self.finish_reason else error)
+            self._caller.end(record, self._started, None if self.finish_reason else error)
 
     def _let_go(self) -> None:
         """Close the connection; one whose answer was read to its end went back to the others by itself."""
