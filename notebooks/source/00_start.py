@@ -9,7 +9,7 @@
 - find a value in JSON, and send one request by hand;
 - say what `await` does, wait for several things at once, and read the two errors that everybody meets.
 
-**Time:** about 25 minutes: 10 to read and run, 15 for the four exercises. Times in this course are computed, not measured: 130 words a minute, code included, and for each exercise two minutes and one more for each line of its solution. Take the time that you need. Running the cells takes a few seconds (some minutes on the very first start, when the model is fetched).
+**Time:** about 25 minutes: 10 to read and run, 15 for the four exercises. Times in this course are computed, not measured: 130 words a minute, code included, and for each exercise two minutes and one more for each line of its solution. Take the time that you need. Running the cells takes a few seconds (some minutes if the model must be fetched first; `foundry-lab lab` has done it).
 
 **You need:** some Python: functions, lists, dicts. Nothing else. If you know HTTP and `async` well, do the exercises and go on to [1 · Basic](01_basic.ipynb). New words are explained where they first stand; the [glossary](glossary.md) has them all.
 """

@@ -35,6 +35,20 @@ LESSON = "01_basic"
 EXERCISES = "09_exercises"
 """The exercises of all lessons in one assignment of the test's own: the lessons measure, and take minutes."""
 POINTS: dict[str, float] = {each.number: each.points for each in exercises().values()} | {"5.1": 3}
+AND_BEFORE = """
+import random, re
+from types import SimpleNamespace
+import numpy
+
+prompts, quiet = [], {}
+plots = SimpleNamespace(SweepPoint=SimpleNamespace(of=lambda at_once, run: run))
+
+
+class client:
+    async def complete_batch(prompts, concurrency):
+        return SimpleNamespace(concurrency=concurrency, items_per_s=9.2, mean_s=concurrency / 9.2)
+"""
+"""What wrong answers import, and what a lesson measures with where an exercise takes measured runs."""
 NEVER_AGAIN = """
 def my_client(url):
     from foundry_lab import SyncFoundryAPIClient
@@ -198,20 +212,20 @@ def test_whose_file_it_is_is_never_guessed(course: Path, root: str, file: str, l
 
 
 def all_exercises(course: Path) -> NotebookNode:
-    """The exercises of all lessons, each with its three cells, below what their answers import."""
-    imports = f"import random, re\nimport numpy\n{BEFORE.strip()}"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(imports)])
+    """The exercises of all lessons, each with its three cells, below what they find in their lessons."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BEFORE + AND_BEFORE)])
     for source in sorted((course / "source").glob("*/*.ipynb")):
         book.cells += [cell for cell in read(source).cells if exercise_of(cell)]
         book.metadata = read(source).metadata
     return book
 
 
-def wrong_answer(number: str) -> str:
-    """A plausible wrong answer, as a learner would have written it."""
+def wrong_answer(number: str, solution: str) -> str:
+    """A plausible wrong answer, as a learner would have written it; a value beside the function is right."""
     source = textwrap.dedent(inspect.getsource(WRONG[number][0].answer))
     definition = ast.parse(source).body[0]
-    return "\n".join(source.splitlines()[definition.lineno - 1 :])
+    values = [ast.unparse(each) for each in ast.parse(solution).body if isinstance(each, ast.Assign)]
+    return "\n".join([*source.splitlines()[definition.lineno - 1 :], *values])
 
 
 @pytest.mark.usefixtures("stub")
@@ -235,8 +249,9 @@ def test_full_points_for_the_solutions_none_for_the_empty_copy_some_between(cour
 
     right_in_naive = {number for number in POINTS if number.endswith(".1") and number != "5.1"}
     naive = shutil.copy(released, archive / f"naive_1234_5678_{released.name}")
-    wrong = {number: wrong_answer(number) for number in WRONG if number not in right_in_naive}
-    fill_in(naive, solutions(course, EXERCISES) | wrong | {"5.1": "Your answer here.", "5.2": NEVER_AGAIN})
+    right = solutions(course, EXERCISES)
+    wrong = {number: wrong_answer(number, right[number]) for number in WRONG if number not in right_in_naive}
+    fill_in(naive, right | wrong | {"5.1": "Your answer here.", "5.2": NEVER_AGAIN})
 
     nbgrader(course, "zip_collect", EXERCISES)
     nbgrader(course, "autograde", EXERCISES)
