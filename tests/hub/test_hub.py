@@ -112,7 +112,7 @@ with requests.Session() as session:
             except requests.ConnectionError:
                 answers.append("nobody there")
 open_to_all = ["/tmp", "/var/tmp", "/dev/shm", "/run", f"/proc/{OTHER['pid']}"]
-for top in [OTHER["user_home"], OTHER["home"], *open_to_all]:
+for top in [OTHER["user_home"], *open_to_all]:
     for folder, inner, names in os.walk(top):
         for file in (Path(folder, name) for name in names):
             try:
