@@ -92,6 +92,7 @@ def own_network(number: int) -> tuple[str, str]:
 c.JupyterHub.bind_url = "http://127.0.0.1:8000"  # put TLS in front of it
 c.JupyterHub.active_server_limit = 30
 c.JupyterHub.concurrent_spawn_limit = 10
+c.Spawner.http_timeout = 120  # seconds; where a whole class logs in, servers wait for a processor
 c.LocalAuthenticator.allowed_groups = {"learners"}  # accounts of the machine, with their passwords
 c.Spawner.default_url = "/lab"
 c.Spawner.environment = {
