@@ -17,6 +17,7 @@ only read. `python -m pytest -m hub` tries this file.
 """
 
 import ctypes
+import os
 import pwd
 import subprocess
 import sys
@@ -41,12 +42,18 @@ NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 class NetworkSpawner(LocalProcessSpawner):
     """Runs a learner's server under his account, in a network of his own: nobody else reaches its 127.0.0.1.
 
+    And on one processor: services that compete for all of them wait for each other in the middle of a token,
+    and take twice the processor time for it.
+
     The network leads to the hub only: not to other learners, and not to the internet unless you route it.
     It stays until the machine is restarted, and so does a service that has not been idle for long enough.
     """
 
     async def start(self) -> tuple[str, int]:
-        self.network, self.ip = own_network(pwd.getpwnam(self.user.name).pw_uid)
+        number = pwd.getpwnam(self.user.name).pw_uid
+        self.network, self.ip = own_network(number)
+        processors = sorted(os.sched_getaffinity(0))
+        self.processor = processors[number % len(processors)]
         return await super().start()
 
     def make_preexec_fn(self, name: str) -> Callable[[], None]:
@@ -58,6 +65,7 @@ class NetworkSpawner(LocalProcessSpawner):
             with open(f"/run/netns/{self.network}") as network:  # noqa: PTH123 - little is safe after a fork
                 if system.setns(network.fileno(), NEW_NETWORK):
                     raise OSError(ctypes.get_errno(), f"can't enter the network {self.network}")
+            os.sched_setaffinity(0, {self.processor})
             become_learner()
 
         return enter
@@ -92,6 +100,7 @@ def own_network(number: int) -> tuple[str, str]:
 c.JupyterHub.bind_url = "http://127.0.0.1:8000"  # put TLS in front of it
 c.JupyterHub.active_server_limit = 30
 c.JupyterHub.concurrent_spawn_limit = 10
+c.Spawner.http_timeout = 120  # seconds; where a whole class logs in, servers wait for a processor
 c.LocalAuthenticator.allowed_groups = {"learners"}  # accounts of the machine, with their passwords
 c.Spawner.default_url = "/lab"
 c.Spawner.environment = {
@@ -115,6 +124,7 @@ elif APART == "container":
     c.DockerSpawner.image = "foundry-lab"
     c.DockerSpawner.remove = True
     c.DockerSpawner.mem_limit = "2G"
+    c.DockerSpawner.cpu_limit = 1
     c.DockerSpawner.volumes = {  # what a learner writes outlives his container
         "foundry-lab-{username}": "/home/jovyan/work",
         str(MODELS): {"bind": "/srv/models", "mode": "ro"},

@@ -49,8 +49,12 @@ LOOK_S = 2.0
 ACCOUNTS_ONLY = """
 c.JupyterHub.spawner_class = "jupyterhub.spawner.LocalProcessSpawner"
 c.Spawner.environment = {}
+c.Spawner.pre_spawn_hook = lambda spawner: setattr(spawner, "port", 20000 + spawner.user.id)
 """
-"""A hub without the sample's settings: one network for all, a model and a service without end for each."""
+"""A hub without the sample's settings: one network for all, a model and a service without end for each.
+
+The hub would take a random port, which another program could have by the time that the server starts.
+"""
 
 # --- what learners' kernels run ---------------------------------------------------------------------------
 
@@ -112,7 +116,7 @@ with requests.Session() as session:
             except requests.ConnectionError:
                 answers.append("nobody there")
 open_to_all = ["/tmp", "/var/tmp", "/dev/shm", "/run", f"/proc/{OTHER['pid']}"]
-for top in [OTHER["user_home"], OTHER["home"], *open_to_all]:
+for top in [OTHER["user_home"], *open_to_all]:
     for folder, inner, names in os.walk(top):
         for file in (Path(folder, name) for name in names):
             try:
