@@ -53,6 +53,9 @@ class AdaptiveConcurrency:
         self._start_window()
         self._best: float | None = None
 
+    def __repr__(self) -> str:
+        return f"adaptive, {self._minimum} to {self.maximum}"
+
     def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
         """Take in one finished request."""
         if not ok:

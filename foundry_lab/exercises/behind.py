@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from foundry_lab import FoundryAPIClient
+from foundry_lab.exercises.double import Answer, Asked, Double, completion
 from foundry_lab.exercises.trying import Outcome, attempt
 from foundry_lab.faults import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
-BUSY_S = 60.0
-"""How long a call may take that the real service answers: other people may be in front."""
+CALL_S = 60.0
+"""How long a call may take that meets no fault, or waits for one to end."""
 
 
 def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -> Outcome:
@@ -26,7 +27,7 @@ def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -
         async with FoundryAPIClient(url, retries=0, breaker=False, metrics=False) as client:
             return await function(client, *args)
 
-    return attempt(run, call=call, limit_s=BUSY_S)
+    return attempt(run, call=call, limit_s=CALL_S)
 
 
 def behind(
@@ -34,13 +35,20 @@ def behind(
 ) -> tuple[Outcome, list[str]]:
     """Return how such a call ends if the first request for a completion meets a fault on its way.
 
+    Beyond the fault is a double, which counts: on a busy machine the real service is silent for a while, too.
+
     Also returned: what each request for a completion met, a fault or nothing.
 
     Raises:
         Wrong: it didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
-    with FaultProxy() as proxy:
+    with Double(_count) as double, FaultProxy(double.url) as proxy:
         proxy.script(fault)
         outcome = with_client(function, proxy.url, *args, call=call)
         return outcome, [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
+
+
+def _count(asked: Asked) -> Answer:
+    words = [f"{number} " for number in range(1, 9)]
+    return Answer(pieces=words) if asked.body.get("stream") else completion("".join(words))

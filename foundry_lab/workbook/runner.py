@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ from foundry_lab.workbook.static_output import forget_run, freeze
 
 HEADING = re.compile(r"^#+ *(.+)", re.MULTILINE)
 NO_SCRIPT = "data:text/javascript,"
+_PICTURE_ABOVE = re.compile(r"(!\[[^\]]*\]\()\.\./")
 
 
 class CellError(WorkbookError):
@@ -255,6 +257,10 @@ def _html(book: NotebookNode, title: str, folder: Path) -> str:
 
     Scripts from the network are named only where the page needs them.
     """
+    if folder.name == workbook.SOLUTIONS:  # whose pictures lie above it, where nbconvert doesn't read
+        book, folder = copy.deepcopy(book), folder.parent
+        for cell in book.cells:
+            cell.source = _PICTURE_ABOVE.sub(r"\1", cell.source)
     log = logging.getLogger(f"{__name__}.html")
     log.setLevel(logging.ERROR)  # it warns of every plot without an alternative text
     exporter = HTMLExporter(template_name="lab", embed_images=True, log=log)

@@ -12,7 +12,7 @@ The last notebook ended with a line: the longer the answer, the longer the wait.
 - say what happens when two people ask at once;
 - choose the four limits on time.
 
-**Time:** about 65 minutes: 20 to read and run, 45 for the five exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes about one minute.
+**Time:** about 70 minutes: 20 to read and run, 50 for the five exercises. (This is computed, not measured; [0 · Start](00_start.ipynb) says how.) Running the cells takes about one minute.
 
 **You need:** [1 · Basic](01_basic.ipynb). Words: [glossary](glossary.md).
 """

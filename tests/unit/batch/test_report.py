@@ -13,6 +13,7 @@ from batch_tools import by_prompt, rows
 from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 
 from foundry_lab import FoundryAPIClient
+from foundry_lab.batch import AdaptiveConcurrency
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.output import nameless_output
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
@@ -43,6 +44,12 @@ async def test_answers_are_validated(client: FoundryAPIClient, stub: StubService
     assert bad.error.code == "structured_output"
     assert bad.content == "nothing of the kind"  # what it did say is kept
     assert report.failures == {"structured_output": 1}
+
+
+async def test_a_policy_is_told_in_words(client: FoundryAPIClient, stub: StubService) -> None:
+    stub.on("POST", CHAT, chat("yes"))
+    report = await client.complete_batch(["one"], concurrency=AdaptiveConcurrency(3, maximum=8))
+    assert "with concurrency adaptive, 1 to 8" in str(report)
 
 
 async def test_a_parser_that_fails_stops_nothing(client: FoundryAPIClient) -> None:

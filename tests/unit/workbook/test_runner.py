@@ -103,6 +103,16 @@ def test_pictures_beside_a_notebook_are_in_its_page(books: Path, engine: StubEng
     assert 'src="data:image/svg+xml;base64,' in page
 
 
+def test_pictures_above_a_solution_are_in_its_page(books: Path, engine: StubEngine, tmp_path: Path) -> None:
+    text = "# Drawn\n\n![two boxes](../images/drawn.svg)"
+    write_notebook(books / "solutions" / "drawn_solutions.ipynb", text, "1")
+    (books / "images").mkdir()
+    (books / "images" / "drawn.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    assert run("-o", "out").exit_code == 0
+    (page,) = (tmp_path / "out").rglob("drawn_solutions.html")
+    assert 'src="data:image/svg+xml;base64,' in page.read_text(encoding="utf-8")
+
+
 def test_widgets_have_a_static_form_in_the_copies(books: Path, engine: StubEngine, tmp_path: Path) -> None:
     write_notebook(
         books / "widgets.ipynb",
