@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -23,6 +25,8 @@ KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or no test's child would hear of a Ctrl-C
     for name in [name for name in os.environ if name.startswith("FOUNDRY_") and name not in KEPT]:
         del os.environ[name]
     # These would keep the notebooks' plots from showing, and the tests of what is printed from passing.
@@ -33,9 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        _keep_to_own_cpus(int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
         home = paths.home() / worker
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
+
+
+def _keep_to_own_cpus(number: int, count: int) -> None:
+    """Services that all compute with all CPUs would wait for each other's threads, at half the speed."""
+    if sys.platform == "linux":
+        usable = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, usable[number::count] or usable)
 
 
 @pytest.hookimpl(optionalhook=True)
