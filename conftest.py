@@ -1,8 +1,7 @@
 """What every test shares, notebooks included: a cache of its own, and none of the caller's settings.
 
 The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
-because preparing the model means a download. With `-n 2`, each of pytest-xdist's workers has a home below
-it, and so a service of its own: what one worker's tests kill or unload, no other needs.
+because preparing the model means a download.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import platformdirs
@@ -18,8 +16,6 @@ import pytest
 from nbval.plugin import IPyNbCell
 
 from foundry_lab.engine import paths
-
-pytest_plugins = ["fault_table"]
 
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
@@ -36,26 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
         home = platformdirs.user_cache_path("foundry-lab-tests", appauthor=False)
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        _keep_to_own_cpus(int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-        home = paths.home() / worker
-        _copy_prepared_model(paths.home(), home)
-        os.environ["FOUNDRY_LAB_HOME"] = str(home)
-
-
-def _keep_to_own_cpus(number: int, count: int) -> None:
-    """Services that all compute with all CPUs would wait for each other's threads, at half the speed."""
-    if sys.platform == "linux":
-        usable = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, usable[number::count] or usable)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Prepare the model once, before there are workers that would each do it."""
-    from foundry_lab.engine import prepare_model
-
-    prepare_model()
 
 
 def _copy_prepared_model(source: Path, home: Path) -> None:

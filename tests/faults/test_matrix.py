@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from fault_table import ROW
 
 from foundry_lab import FoundryAPIClient, RetryPolicy, SyncFoundryAPIClient
 from foundry_lab.engine import spec
@@ -152,7 +151,7 @@ def test_cell(
     client: str,
     proxy: FaultProxy,
     right: str,
-    record_property: Callable[[str, object], None],
+    table: list[Any],
     stolen: Stolen,
     tmp_path: Path,
 ) -> None:
@@ -180,7 +179,7 @@ def test_cell(
         outcome = (
             OK if texts == [right] else "a piece twice" if len(texts[0]) > len(right) else "WRONG ANSWER"
         )
-    record_property(ROW, (name, operation, client, outcome, elapsed_s))
+    table.append((name, operation, client, outcome, elapsed_s))
     assert outcome == expected
     rounds = BATCH_ROUNDS if operation == "batch" else 1
     assert elapsed_s <= rounds * limit_s + GRACE_S + stolen.seconds - stolen_before_s

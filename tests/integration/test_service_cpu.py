@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,19 +16,8 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import cpu
 
 
-@pytest.fixture
-def _all_cpus() -> Iterator[None]:
-    """A worker of pytest-xdist keeps to its own."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # those that the system doesn't give are left out
-    if cpu.thread_count() < 2:
-        pytest.skip("on one CPU there is nothing to pin to")
-    yield
-    os.sched_setaffinity(0, before)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the web service pins its threads on Linux alone")
-@pytest.mark.usefixtures("_all_cpus")
+@pytest.mark.skipif(cpu.thread_count() < 2, reason="on one CPU there is nothing to pin to")
 def test_no_thread_of_the_model_is_pinned(own_home: Path) -> None:
     endpoint = engine.ensure_service(progress=False)
     for step in ("unload", "load"):
