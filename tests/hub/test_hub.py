@@ -61,8 +61,7 @@ The hub would take a random port, which another program could have by the time t
 COPY_MODEL = """
 import shutil
 from foundry_lab.engine import paths
-from foundry_lab.engine.private import own_home
-own_home()
+paths.home().mkdir(mode=0o700, parents=True, exist_ok=True)
 shutil.copytree({shared!r}, paths.model_cache())
 print("null")
 """
