@@ -2,6 +2,9 @@
 
 The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
 because preparing the model means a download.
+
+With `-n 2`, one of pytest-xdist's workers runs all that asks the one service long and often: two such would
+share the processors badly. The other runs what asks nobody or a stub, or starts a service of its own.
 """
 
 from __future__ import annotations
@@ -13,10 +16,20 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from hurried import hurry
 from nbval.plugin import IPyNbCell
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from foundry_lab.engine import paths
 
+pytest_plugins = ["fault_table"]
+
+ONE_SERVICE = ("notebooks/", "tests/browser/", "tests/faults/", "tests/integration/")
+OWN_SERVICES = tuple(
+    f"tests/integration/test_{name}.py"
+    for name in ("found_service", "production", "service", "service_cpu", "service_offline")
+)
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
 
@@ -44,6 +57,24 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
         part.rename(home / "models")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return ByService(config, log)
+
+
+class ByService(LoadScopeScheduling):
+    """Files stay together, as a notebook's cells must; and so does all that asks the one service."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "service" if file.startswith(ONE_SERVICE) and file not in OWN_SERVICES else file
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, IPyNbCell):
+        hurry(item.cell)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the service before a notebook does, so that its outputs don't show whether one ran already."""
     if isinstance(item, IPyNbCell) and item.cell_num == 0:
@@ -54,6 +85,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the service that the notebooks and the integration tests shared."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # another worker may need it
     if (paths.run_dir() / "state.json").exists():
         from foundry_lab.engine import stop_service
 

@@ -32,14 +32,15 @@ print(f"{'python':18} {platform.python_version()}")
 
 # %% [markdown]
 """
-You may change these, and run the notebook again. `MESSAGES` is a file beside this notebook. Open it and add a line with a message of your own, a new id and one of the labels `praise`, `complaint` or `question`: it will be in the results.
+You may change these, and run the notebook again. On a slow machine, take fewer `PROMPTS`, ten at least. `MESSAGES` is a file beside this notebook. Open it and add a line with a message of your own, a new id and one of the labels `praise`, `complaint` or `question`: it will be in the results.
 """
 
 # %% tags=["parameters"]
 from pathlib import Path
 
 MESSAGES = Path("data/messages.csv")
-ROUNDS = 3  # how often a measurement is repeated
+PROMPTS = 20  # how many are sent in a measurement: 10 to 20
+ROUNDS = 3  # how often it is repeated
 WATTS = 30  # what your machine uses at work; a laptop uses about 30
 PRICE_PER_KWH = 0.30  # in your currency
 
@@ -65,12 +66,12 @@ print(hello.model)
 """
 ## One after the other
 
-The simplest batch is a loop. Here are twenty prompts with short answers.
+The simplest batch is a loop. Here are the prompts. Their answers are short.
 """
 
 # %%
 subjects = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "winter", "key", "sea"]
-prompts = [f"{what} a {name}." for what in ("Describe", "Name one use of") for name in subjects]
+prompts = [f"{what} a {name}." for what in ("Describe", "Name one use of") for name in subjects][:PROMPTS]
 options = {"max_tokens": 16, "temperature": 0}
 
 # %% [markdown]
@@ -170,7 +171,7 @@ report
 
 # %% [markdown]
 """
-Here a request shares the processor with one other, not with nineteen. The figure shows the run, prompt by prompt.
+Here a request shares the processor with one other, not with all of them. The figure shows the run, prompt by prompt.
 """
 
 # %%
@@ -395,8 +396,8 @@ With temperature 0, the same request has the same answer. So it needn't be asked
 
 # %%
 async with FoundryAPIClient(cache=Path(folder.name) / "answers.db") as cached:
-    first = await cached.complete_batch(prompts, **quiet)
-    second = await cached.complete_batch(prompts, **quiet)
+    first = await cached.complete_batch(prompts[:10], **quiet)
+    second = await cached.complete_batch(prompts[:10], **quiet)
     stats = cached.cache.stats()
     cached.cache.close()
 

@@ -1,4 +1,4 @@
-"""One JupyterLab for all browser tests, and the real service."""
+"""One JupyterLab and one browser for all browser tests, and the real service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from foundry_lab import engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: while Playwright runs, no asyncio test can
 def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Lab]:
     lab.require_chromium()
     expect.set_options(timeout=60_000)  # a busy machine is no failure

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from hurried import hurry
 from lab import Lab, faint_texts, picture_of, run_all, use_theme
 
 from foundry_lab import workbook
@@ -18,8 +18,6 @@ LESSONS = [path for path in workbook.notebooks() if path.parent == workbook.fold
 IMAGES = """root => [...root.querySelectorAll(".jp-Cell img")].map(image => ({
   alt: image.alt, width: image.naturalWidth, loaded: image.complete,
 }))"""
-ONE_ROUND = re.compile(r"^ROUNDS = \d+", re.M)
-"""A parameter of the lessons that measure. They repeat it for the spread, which nbval's run of them shows."""
 SHORT = 40
 """An alt text below that says nothing: JupyterLab gives images without one the text "Image"."""
 
@@ -27,7 +25,10 @@ SHORT = 40
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_is_readable(path: Path, jupyterlab: Lab, tmp_path: Path) -> None:
     shutil.copytree(workbook.folder(), jupyterlab.root, dirs_exist_ok=True)
-    measure_once(jupyterlab.root / path.name)
+    lesson = nbformat.read(path, as_version=4)
+    for cell in lesson.cells:
+        hurry(cell)
+    nbformat.write(lesson, jupyterlab.root / path.name)
     with jupyterlab.open_file(path.name) as page:
         book = run_all(page)
         nbformat.write(book, tmp_path / path.name)
@@ -46,11 +47,3 @@ def test_a_notebook_runs_and_is_readable(path: Path, jupyterlab: Lab, tmp_path: 
             picture_of(page, tmp_path / f"{path.stem}-{theme}.png")
             for output in page.locator(".jp-OutputArea-output .widget-vbox, .jp-RenderedHTMLCommon").all():
                 assert faint_texts(output) == []
-
-
-def measure_once(file: Path) -> None:
-    """Set the notebook's parameter as a hurried reader does."""
-    book = nbformat.read(file, as_version=4)
-    (parameters,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
-    parameters.source = ONE_ROUND.sub("ROUNDS = 1", parameters.source)
-    nbformat.write(book, file)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from fault_table import ROW
 
 from foundry_lab import FoundryAPIClient, RetryPolicy, SyncFoundryAPIClient
 from foundry_lab.engine import spec
@@ -23,7 +24,7 @@ from foundry_lab.errors import FoundryError
 from foundry_lab.faults.proxy import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
-DEADLINE_S = 1.0
+DEADLINE_S = 0.5
 """Where the deadline is what ends the call."""
 AMPLE_S = 30.0
 """Where it isn't: a slow machine needs some time for three whole answers of the model."""
@@ -151,7 +152,7 @@ def test_cell(
     client: str,
     proxy: FaultProxy,
     right: str,
-    table: list[Any],
+    record_property: Callable[[str, object], None],
     stolen: Stolen,
     tmp_path: Path,
 ) -> None:
@@ -179,7 +180,7 @@ def test_cell(
         outcome = (
             OK if texts == [right] else "a piece twice" if len(texts[0]) > len(right) else "WRONG ANSWER"
         )
-    table.append((name, operation, client, outcome, elapsed_s))
+    record_property(ROW, (name, operation, client, outcome, elapsed_s))
     assert outcome == expected
     rounds = BATCH_ROUNDS if operation == "batch" else 1
     assert elapsed_s <= rounds * limit_s + GRACE_S + stolen.seconds - stolen_before_s

@@ -24,7 +24,6 @@ from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
 from foundry_lab.engine import paths
 from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, launch, probe, state
-from foundry_lab.engine.service.catalog import CATALOG_ROUTE
 from foundry_lab.errors import EngineError
 
 ENSURE = "from foundry_lab import engine; print(engine.ensure_service(progress=False), flush=True)"
@@ -247,34 +246,18 @@ async def test_an_idle_service_stops_and_comes_back_at_the_next_request(
 
 def test_a_service_at_work_is_not_idle(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One answer that takes longer than the time it may be idle."""
-    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", "2")
+    monkeypatch.setenv("FOUNDRY_LAB_IDLE_STOP", "1")
     endpoint = engine.ensure_service(progress=False)
     began = time.monotonic()
     body = chat("Tell a very long story.", max_tokens=4000, stream=True, temperature=0)
     with requests.post(f"{endpoint}/v1/chat/completions", json=body, stream=True, timeout=60) as answer:
         for _ in answer.iter_lines():
-            if time.monotonic() - began > 8:
+            if time.monotonic() - began > 4:
                 break
         else:
-            assert time.monotonic() - began > 4, "too short an answer to show anything"
+            assert time.monotonic() - began > 2, "too short an answer to show anything"
     assert eventually(lambda: service_processes(own_home) == [])
     assert launch.last_end() is launch.End.IDLE
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
-)
-def test_control_and_catalog_refuse_web_pages(endpoint: str, headers: dict[str, str]) -> None:
-    """Even one that had the token."""
-    service = engine.control_for(endpoint)
-    assert service is not None
-    token = {"Authorization": f"Bearer {service.control_token}"}
-    for method, route in (("POST", "/control/shutdown"), ("GET", "/control/models"), ("POST", CATALOG_ROUTE)):
-        answer = requests.request(
-            method, f"{service.control_url}{route}", headers={**token, **headers}, json={}, timeout=30
-        )
-        assert answer.status_code == 403 and answer.json()["error"].startswith("Refused: it ")
 
 
 @posix_only

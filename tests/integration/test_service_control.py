@@ -15,6 +15,7 @@ from service_tools import eventually
 from foundry_lab import engine
 from foundry_lab.engine import spec
 from foundry_lab.engine.service import launch
+from foundry_lab.engine.service.catalog import CATALOG_ROUTE
 from foundry_lab.engine.service.state import ServiceState
 
 
@@ -37,6 +38,20 @@ def test_no_route_without_the_token(service: ServiceState, token: str, route: tu
     assert answer.status_code == 401
     assert "token" in answer.json()["error"]
     assert service.control_token not in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_control_and_catalog_refuse_web_pages(service: ServiceState, headers: dict[str, str]) -> None:
+    """Even one that had the token."""
+    token = {"Authorization": f"Bearer {service.control_token}"}
+    for method, route in (("POST", "/control/shutdown"), ("GET", "/control/models"), ("POST", CATALOG_ROUTE)):
+        answer = requests.request(
+            method, f"{service.control_url}{route}", headers={**token, **headers}, json={}, timeout=30
+        )
+        assert answer.status_code == 403 and answer.json()["error"].startswith("Refused: it ")
 
 
 def test_the_token_does_not_show(service: ServiceState) -> None:

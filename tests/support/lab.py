@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -84,8 +84,9 @@ class Lab:
         root: the folder that it shows.
     """
 
-    def __init__(self, url: str, root: Path) -> None:
+    def __init__(self, url: str, root: Path, context: BrowserContext) -> None:
         self._url = url
+        self._context = context
         self.root = root
 
     @contextlib.contextmanager
@@ -100,17 +101,17 @@ class Lab:
     @contextlib.contextmanager
     def open_file(self, name: str) -> Iterator[Page]:
         """Yield a page that shows a notebook below the root, the kernel ready; end the kernel after it."""
-        with _browser() as browser:
-            page = browser.new_page(viewport={"width": 1200, "height": 900})
-            page.set_default_timeout(START_S * 1000)
+        page = self._context.new_page()
+        page.set_default_timeout(START_S * 1000)
+        try:
             page.goto(f"{self._url}lab/tree/{name}?reset&token={TOKEN}")
             page.wait_for_function(f"window.jupyterapp && {_PANEL} && {_PANEL}.sessionContext")
             page.evaluate(f"() => Promise.all([{_PANEL}.revealed, {_PANEL}.sessionContext.ready])")
             page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-            try:
-                yield page
-            finally:
-                page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+            yield page
+        finally:
+            page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+            page.close()
 
 
 @contextlib.contextmanager
@@ -139,7 +140,9 @@ def serve(home: Path) -> Iterator[Lab]:
             stderr=log,
         )
         try:
-            yield Lab(_address(home / "jupyter_runtime_dir", server, home / "lab.log"), home / "root")
+            url = _address(home / "jupyter_runtime_dir", server, home / "lab.log")
+            with _browser() as context:
+                yield Lab(url, home / "root", context)
         finally:
             server.terminate()
             try:
@@ -168,7 +171,7 @@ def run_all(page: Page) -> NotebookNode:
     page.evaluate(
         "() => { window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.ran = true) }"
     )
-    page.wait_for_function("window.ran", timeout=RUN_S * 1000)
+    page.wait_for_function("window.ran", timeout=RUN_S * 1000, polling=200)
     return nbformat.reads(
         page.evaluate(f"() => JSON.stringify({_PANEL}.content.model.toJSON())"), as_version=4
     )
@@ -205,11 +208,11 @@ def picture_of(page: Page, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _browser() -> Iterator[Browser]:
+def _browser() -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=START_S * 1000)
         try:
-            yield browser
+            yield browser.new_context(viewport={"width": 1200, "height": 900})
         finally:
             browser.close()
 
