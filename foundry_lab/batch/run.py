@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from foundry_lab.batch.ask import PoolAsker
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from foundry_lab.batch.cluster import DaskAsker
     from foundry_lab.calls.core import ClientCore
 
-    Asker = PoolAsker | DaskAsker
+    Asker = EndpointPool | DaskAsker
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ async def _open_asker(core: ClientCore, plan: Plan, stack: contextlib.AsyncExitS
         if models - {None, plan.reader.model} and error.available:
             raise _naming_another(error) from None
         raise
-    return PoolAsker(pool)
+    return pool
 
 
 def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
@@ -96,8 +95,8 @@ class Run:
     def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
         self._output, self._report, self._asker = output, report, asker
         self._progress = Progress(report, plan.choices.progress)
-        if isinstance(asker, PoolAsker):
-            asker.pool.on_wait = self._progress.waiting
+        if isinstance(asker, EndpointPool):
+            asker.on_wait = self._progress.waiting
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
