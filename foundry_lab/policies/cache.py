@@ -152,10 +152,8 @@ class ResponseCache:
                 flight = self._flights.get(key)
                 if flight is None:
                     self._misses += 1
-                    self._flights[key] = Future()
-                    self._flights[
-                        key
-                    ].set_running_or_notify_cancel()  # a cancelled waiter can't cancel it now
+                    ours = self._flights[key] = Future()
+                    ours.set_running_or_notify_cancel()  # a cancelled waiter can't cancel it now
             if flight is None:
                 return await self._fetch(key, ask)
             try:
