@@ -154,18 +154,10 @@ class ItemReader:
         fields = dict(body)
         if fields.pop("stream", False):
             raise ConfigurationError("stream is true, but a batch keeps whole answers; leave it out.")
-        messages = fields.pop("messages", None)
-        if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
-            raise ConfigurationError("body.messages isn't a list of messages.")
-        model = fields.pop("model", None)
-        extra = {**self._options.get("extra_body", {}), **fields}
-        options: dict[str, Any] = {"messages": messages, "extra_body": extra}
-        if model is not None:
-            if not isinstance(model, str) or not model:
-                raise ConfigurationError(
-                    f"body.model is {model!r}; give a model's id or alias, or leave it out."
-                )
+        options: dict[str, Any] = {"messages": fields.pop("messages", ())}
+        if (model := fields.pop("model", None)) is not None:
             options["model"] = model
+        options["extra_body"] = {**self._options.get("extra_body", {}), **fields}
         return options
 
 
@@ -205,14 +197,15 @@ def _batch_line_in(text: str) -> dict[str, Any] | None:
 
 
 def _check_id(custom_id: object) -> str:
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID_LENGTH:
+    if (
+        not isinstance(custom_id, str)
+        or not 0 < len(custom_id) <= MAX_ID_LENGTH
+        or custom_id.encode("utf-8", "ignore").decode() != custom_id
+    ):
         raise ConfigurationError(
-            f"custom_id is {str(custom_id)[:60]!r}; give a text of 1 to {MAX_ID_LENGTH} characters."
+            f"custom_id is {str(custom_id)[:60]!r}; give a text of 1 to {MAX_ID_LENGTH} characters, none of "
+            "them half a character (a lone surrogate)."
         )
-    try:
-        custom_id.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError("custom_id holds half a character (a lone surrogate).") from None
     return custom_id
 
 

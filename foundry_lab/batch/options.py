@@ -61,7 +61,11 @@ class Choices:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        _check_names(options)
+        known = BatchOptions.__annotations__
+        for name in options:
+            if name not in known:
+                hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
+                raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
         self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         self.output = as_path(own["output"], "output") if "output" in own else None
@@ -78,19 +82,6 @@ class Choices:
         self.patience_s = check_timeout(own.get("wait_for_service", 600.0), "wait_for_service")
         self.progress: bool | None = own.get("progress")
         self.template: str | None = own.get("template")
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    """Refuse options that don't exist.
-
-    Raises:
-        ConfigurationError: the message names what comes closest.
-    """
-    known = [*BatchOptions.__annotations__]
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
-            raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
 
 
 def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:

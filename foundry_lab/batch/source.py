@@ -10,7 +10,6 @@ import asyncio
 import io
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from foundry_lab._ground.files import as_path
@@ -81,22 +80,12 @@ class Source:
 def _check_kind(items: object) -> None:
     """Refuse what isn't many items; for what is one, the error says how to give it."""
     if isinstance(items, str | bytes):
-        do = (
-            f"a file of that name is there, so give pathlib.Path({items!r})"
-            if isinstance(items, str) and _is_file(items)
-            else "give a list of prompts, or pathlib.Path(…) for a file of them"
+        raise BatchInputError(
+            f"items is one text; give a list of prompts, or pathlib.Path({items!r:.200}) for a file of them."
         )
-        raise BatchInputError(f"items is one text; {do}.")
     if isinstance(items, Mapping):
         raise BatchInputError("items is one dict. Put it in a list: [{…}].")
     if not isinstance(items, AsyncIterable | Iterable | os.PathLike) and not is_frame(items):
         raise BatchInputError(
             f"items is a {type(items).__name__}; give a list, an iterator, a DataFrame or a Path."
         )
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).expanduser().is_file()
-    except (OSError, RuntimeError):  # too long for a name; ~ of somebody unknown
-        return False

@@ -90,14 +90,10 @@ def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
     """Yield a data frame's rows; without a template their columns are arguments of `complete`.
 
     Raises:
-        BatchInputError: a column is missing or there twice.
+        BatchInputError: a column is there twice.
     """
     names = [str(name) for name in frame.columns]
     _check_names(names, "The data frame")
-    if template is not None and (name := template.missing(names)):
-        raise BatchInputError(
-            f"The template wants {{{name}}}, but the data frame has the columns: {', '.join(names)}."
-        )
     # Pandas has `itertuples` alone, polars `iter_rows` alone.
     rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
     for number, cells in enumerate(rows, 1):
@@ -123,13 +119,12 @@ def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
             f"{path.name} is a table: say how a row becomes a prompt, such as "
             'template="Summarise: {text}" (--template on the command line).'
         )
-    skipped = 0
+    separators = ["\t"] if path.suffix.lower() == ".tsv" else [*SEPARATORS]
     if said := _EXCEL_SEPARATOR.fullmatch("".join(head[:1])):
-        skipped, separators = 1, [said[1]]
-    else:
-        separators = ["\t"] if path.suffix.lower() == ".tsv" else [*SEPARATORS]
-    separator = _separator(path, head[skipped:], separators, template)
-    rows = _rows(path, itertools.chain(head[skipped:], rest), separator, skipped)
+        separators = [said[1]]
+        head[0] = "\n"  # an empty row, so that the lines keep their numbers
+    separator = _separator(path, head, separators, template)
+    rows = _rows(path, itertools.chain(head, rest), separator)
     _, heading = next(rows, (0, []))
     names = [name.strip() for name in heading]
     _check_names(names, path.name)
@@ -155,7 +150,7 @@ def _separator(path: Path, head: list[str], separators: list[str], template: Tem
     headings: dict[str, list[str]] = {}
     for separator in separators:
         with contextlib.suppress(BatchInputError):
-            _, heading = next(_rows(path, head, separator, 0), (0, []))
+            _, heading = next(_rows(path, head, separator), (0, []))
             headings[separator] = [name.strip() for name in heading]
     fitting = {each: names for each, names in headings.items() if not template.missing(names)}
     if len({tuple(names) for names in fitting.values()}) > 1:
@@ -184,11 +179,11 @@ def _considered(headings: dict[str, list[str]]) -> str:
     )
 
 
-def _rows(path: Path, text: Iterable[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that aren't empty, each with the number of the line that it begins on."""
     reader = csv.reader(text, delimiter=separator, strict=True)
     while True:
-        number = skipped + reader.line_num + 1
+        number = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
