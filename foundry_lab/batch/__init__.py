@@ -6,7 +6,7 @@ services as `concurrency` allows (or `cluster` to a Dask worker), `output` has i
 `report` sums it up.
 """
 
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
+from foundry_lab.batch.options import AdaptiveConcurrency
 from foundry_lab.batch.result import BatchResult
 
 __all__ = ["AdaptiveConcurrency", "BatchResult"]

@@ -17,9 +17,8 @@ from functools import partial
 from typing import Any
 
 from foundry_lab._ground.checks import check_count
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
-from foundry_lab.batch.options import Choices
+from foundry_lab.batch.options import AdaptiveConcurrency, Choices
 from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.result import Outcome
 from foundry_lab.calls.core import ClientCore

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
+from foundry_lab.batch.options import AdaptiveConcurrency
 from foundry_lab.batch.result import Outcome, ended
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest, one_token
@@ -73,8 +73,8 @@ class Endpoint:
         """Its address, as far as known."""
         return self.caller.endpoint or "the lab's service"
 
-    async def check(self, models: Iterable[str | None]) -> list[str]:
-        """Return the ids of these models.
+    async def check(self, models: Iterable[str | None], *, probe: bool = False) -> None:
+        """Make sure that it has these models ready, and with `probe`, that it generates a token.
 
         Raises:
             FoundryError: it doesn't answer, or doesn't have one of them ready.
@@ -82,7 +82,6 @@ class Endpoint:
         await self.caller.connected()
         self.caller.directory.forget()  # it may be another service than before
         loaded = await self.caller.manage("health_check", Directory.loaded_models)
-        ready = []
         for name in models:
             model = await self.caller.manage("health_check", partial(Directory.choose, name=name))
             if not any(same_model(model, each) for each in loaded):
@@ -92,25 +91,12 @@ class Endpoint:
                     by_service=False,
                     hint="Load it first: load_model(alias).",
                 )
-            ready.append(model)
-        return ready
-
-    async def works(self, models: Iterable[str | None], *, probe: bool) -> bool:
-        """Say whether it has these models ready, and if asked for, also generates a token."""
-        try:
-            ready = await self.check(models)
-            if probe:
-                await self.caller.manage("health_check", lambda _: one_token(ready[0]))
-        except FoundryError as error:
-            self.reason = str(error)
-            return False
-        return True
+        if probe:
+            await self.caller.manage("health_check", lambda _: one_token(model))
 
     async def ask(self, item: BatchItem, request: ChatRequest) -> tuple[Outcome, Exception | None]:
         """Ask it, with the client's own retries and the item's deadline."""
-        replies: list[
-            Reply
-        ] = []  # that the model made; more than one where it had to be asked for a shape again
+        replies: list[Reply] = []  # the model's: several where it had to be asked for a shape again
 
         async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
             reply = await self.caller.send(call, deadline, record)
@@ -281,7 +267,12 @@ class EndpointPool:
 
     async def _watch(self, endpoint: Endpoint, probe: bool) -> None:
         pause = FIRST_LOOK_S
-        while not await endpoint.works(self._models, probe=probe):
+        while True:
+            try:
+                await endpoint.check(self._models, probe=probe)
+                break
+            except FoundryError as error:
+                endpoint.reason = str(error)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)
         endpoint.watch = None

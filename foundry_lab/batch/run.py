@@ -8,22 +8,20 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from foundry_lab.batch.cluster import DaskAsker
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.plan import Plan
 from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
+from foundry_lab.calls.core import ClientCore
 from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
 from foundry_lab.metrics import percentile
 
-if TYPE_CHECKING:
-    from foundry_lab.batch.cluster import DaskAsker
-    from foundry_lab.calls.core import ClientCore
-
-    Asker = EndpointPool | DaskAsker
+Asker = EndpointPool | DaskAsker
 
 RECENT = 256
 """The bar's p95 is that of so many samples."""
@@ -67,8 +65,6 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
 async def _open_asker(core: ClientCore, plan: Plan, stack: contextlib.AsyncExitStack) -> Asker:
     choices = plan.choices
     if choices.cluster is not None:
-        from foundry_lab.batch.cluster import DaskAsker
-
         return DaskAsker(core, choices)
     models = plan.models or {plan.reader.model}
     pool = EndpointPool(core, choices.endpoints, models, choices.policy, choices.patience_s)
