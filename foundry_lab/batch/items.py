@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -81,18 +81,21 @@ class ItemReader:
         _check_answerable(self._plain)
         self.shape, self.model = self._plain.shape, self._plain.model
 
-    def read(self, number: int, raw: object) -> BatchItem:
+    def read(self, number: int, raw: object, fill: Callable[[object], object] | None = None) -> BatchItem:
         """Return the item; one that can't be used has a `problem` instead of a request. Never raises.
 
         Args:
             raw: the item, or the ConfigurationError that stands for one which couldn't even be read.
+            fill: makes an item of a row, or raises ConfigurationError.
         """
         custom_id = automatic_id(number)
-        if isinstance(raw, str) and raw.startswith("{"):
-            raw = _batch_line_in(raw) or raw
         try:
             if isinstance(raw, ConfigurationError):
                 raise raw
+            if fill is not None:
+                raw = fill(raw)
+            elif isinstance(raw, str) and raw.startswith("{"):
+                raw = _batch_line_in(raw) or raw
             named = raw.get("custom_id") if isinstance(raw, Mapping) else None
             if named is not None:
                 custom_id = _check_id(named)

@@ -29,11 +29,11 @@ from foundry_lab.errors import (
     RateLimitError,
     RequestTimeoutError,
     ResponseFormatError,
-    ServerError,
     ServiceUnavailableError,
     StreamInterruptedError,
 )
 from foundry_lab.metrics import Record
+from foundry_lab.policies.breaker import is_failure
 from foundry_lab.policies.retry import Deadline, is_connect_timeout
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Usage
@@ -49,7 +49,7 @@ SUSPICIOUS_IN_A_ROW = 2 * MAX_LOSSES
 fault themselves."""
 
 LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
-SUSPICIOUS = (ServerError, RequestTimeoutError, RateLimitError, AuthenticationError, ResponseFormatError)
+SUSPICIOUS = (RateLimitError, AuthenticationError, ResponseFormatError)
 
 _log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class EndpointPool:
             endpoint.answered += 1
             endpoint.failed_in_a_row = 0
             self._policy.observe(latency_s, outcome.usage.completion_tokens, ok=True)
-        elif lost or (isinstance(error, SUSPICIOUS) and not getattr(error, "lasting", False)):
+        elif lost or isinstance(error, SUSPICIOUS) or (error is not None and is_failure(error)):
             endpoint.failed_in_a_row += 1
             if not lost:
                 self._policy.observe(latency_s, 0, ok=False)

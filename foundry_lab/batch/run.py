@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 import warnings
 from collections.abc import Mapping
@@ -25,8 +24,6 @@ Asker = EndpointPool | DaskAsker
 
 RECENT = 256
 """The bar's p95 is that of so many samples."""
-
-_log = logging.getLogger(__name__)
 
 
 async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) -> BatchReport:
@@ -53,12 +50,6 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
             report.replaced = output.tidy()
         except BatchOutputError as error:
             raise BatchStoppedError(str(error), report) from error
-        if report.replaced:
-            _log.warning(
-                "%d results of other requests, or damaged ones, were moved to %s",
-                report.replaced,
-                output.backup,
-            )
         return report
 
 

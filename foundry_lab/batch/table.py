@@ -8,7 +8,7 @@ import itertools
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,6 @@ _EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
 
 class Template:
     """A prompt such as "Summarise: {text}". Doubled braces stand for themselves.
-
-    Attributes:
-        names: the columns that it puts in.
 
     Raises:
         BatchInputError: braces that don't match, or a place without a name or with a format.
@@ -53,30 +50,30 @@ class Template:
                 f"The template {text!r} formats a column, but columns are put in as they are: write the name "
                 "alone, like {text}, with nothing after it."
             )
-        self.names = tuple(dict.fromkeys(names))
+        self._names = names
 
-    def missing(self, columns: Iterable[object]) -> str:
+    def missing(self, columns: Collection[object]) -> str:
         """Return a column that the template wants and that isn't there; nothing where all are."""
-        there = set(columns)
-        return next((name for name in self.names if name not in there), "")
+        return next((name for name in self._names if name not in columns), "")
 
-    def item(self, raw: object) -> dict[str, Any] | ConfigurationError:
-        """Return the item for a row, or for a text as its column `text`; or what is wrong with it."""
+    def item(self, raw: object) -> dict[str, Any]:
+        """Return the item for a row, or for a text as its column `text`.
+
+        Raises:
+            ConfigurationError: it is neither, or lacks a column.
+        """
         if isinstance(raw, list | tuple | bytes):
-            return ConfigurationError(
+            raise ConfigurationError(
                 f"It is a {type(raw).__name__}; a template is filled from a text, or a dict of columns."
             )
         row = raw if isinstance(raw, Mapping) else {"text": raw}
         if name := self.missing(row):
             known = ", ".join(map(str, row)) or "none"
-            return ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
+            raise ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
         prompt = ""
-        try:
-            for literal, column, _, _ in self._parts:
-                prompt += literal + (cell_text(row[column]) if column is not None else "")
-            return {"prompt": prompt, **id_of(row)}
-        except RecursionError:
-            return ConfigurationError("A column is nested too deeply; flatten it.")
+        for literal, column, _, _ in self._parts:
+            prompt += literal + (cell_text(row[column]) if column is not None else "")
+        return {"prompt": prompt, **id_of(row)}
 
 
 def is_frame(items: object) -> bool:
