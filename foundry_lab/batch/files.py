@@ -47,8 +47,12 @@ def path_of(file: io.IOBase) -> Path:
     )
 
 
-def _encoding(path: Path) -> str:
-    """Return how a file's text is encoded. Raises BatchInputError if it isn't there, is empty, or no text."""
+def lines(path: Path, newline: str | None = None) -> Iterator[str]:
+    """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
+
+    Raises:
+        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -64,16 +68,6 @@ def _encoding(path: Path) -> str:
             f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
             "and Excel's own files do. Save it as UTF-8 text."
         )
-    return encoding
-
-
-def lines(path: Path, newline: str | None = None) -> Iterator[str]:
-    """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
-
-    Raises:
-        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
-    """
-    encoding = _encoding(path)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     with path.open(encoding=encoding, errors=errors, newline=newline) as text:
         try:

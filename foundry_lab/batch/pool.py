@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from foundry_lab import errors
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import AdaptiveConcurrency
 from foundry_lab.batch.result import Outcome, ended
@@ -20,18 +21,6 @@ from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
-from foundry_lab.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    FoundryError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    RateLimitError,
-    RequestTimeoutError,
-    ResponseFormatError,
-    ServiceUnavailableError,
-    StreamInterruptedError,
-)
 from foundry_lab.metrics import Record
 from foundry_lab.policies.breaker import is_failure
 from foundry_lab.policies.retry import Deadline, is_connect_timeout
@@ -48,8 +37,8 @@ SUSPICIOUS_IN_A_ROW = 2 * MAX_LOSSES
 """After so many failures without a success the endpoint must prove that it can generate. Two items may be at
 fault themselves."""
 
-LOST = (ServiceUnavailableError, StreamInterruptedError, ModelNotLoadedError)
-SUSPICIOUS = (RateLimitError, AuthenticationError, ResponseFormatError)
+LOST = (errors.ServiceUnavailableError, errors.StreamInterruptedError, errors.ModelNotLoadedError)
+SUSPICIOUS = (errors.RateLimitError, errors.AuthenticationError, errors.ResponseFormatError)
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +74,7 @@ class Endpoint:
         for name in models:
             model = await self.caller.manage("health_check", partial(Directory.choose, name=name))
             if not any(same_model(model, each) for each in loaded):
-                raise ModelNotLoadedError(
+                raise errors.ModelNotLoadedError(
                     f"The model {model!r} isn't loaded at {self.caller.endpoint}",
                     status=400,
                     by_service=False,
@@ -108,8 +97,9 @@ class Endpoint:
         try:
             completion = await self.caller.perform(request, send)
         except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
-            said_something = not isinstance(error, FoundryError) or hasattr(error, "text")  # in another shape
-            last = replies[-1] if replies and said_something else None
+            # An answer in another shape than was asked for is kept.
+            answered = not isinstance(error, errors.FoundryError) or hasattr(error, "text")
+            last = replies[-1] if replies and answered else None
             return ended(item, last, error, time.perf_counter() - started), error
         outcome = ended(
             item,
@@ -169,7 +159,7 @@ class EndpointPool:
         for endpoint in self.endpoints:
             try:
                 await endpoint.check(self._models)
-            except (ServiceUnavailableError, RequestTimeoutError) as error:
+            except (errors.ServiceUnavailableError, errors.RequestTimeoutError) as error:
                 missing.append(error)
                 self._lose(endpoint, str(error))
         if len(missing) == len(self.endpoints):
@@ -186,7 +176,7 @@ class EndpointPool:
     async def ask_one(self, item: BatchItem) -> Outcome:
         """Return how one item ended; asked again while it is the service that goes away."""
         if item.request is None:
-            return ended(item, None, ConfigurationError(item.problem), None)
+            return ended(item, None, errors.ConfigurationError(item.problem), None)
         for _ in range(MAX_LOSSES):
             started = time.perf_counter()
             endpoint = await self._acquire()
@@ -226,13 +216,13 @@ class EndpointPool:
                     await self._changed.wait()
             except TimeoutError:
                 reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
-                raise ServiceUnavailableError(
+                raise errors.ServiceUnavailableError(
                     f"No service worked for {self._patience_s:g} s ({reasons})"
                 ) from None
 
     def _is_lost(self, model: str | None, error: Exception | None) -> bool:
         """Say whether it is the service that went away, or lost a model that it had at the start."""
-        if isinstance(error, ModelNotFoundError):
+        if isinstance(error, errors.ModelNotFoundError):
             return model in self._models
         return isinstance(error, LOST) or (error is not None and is_connect_timeout(error))
 
@@ -271,7 +261,7 @@ class EndpointPool:
             try:
                 await endpoint.check(self._models, probe=probe)
                 break
-            except FoundryError as error:
+            except errors.FoundryError as error:
                 endpoint.reason = str(error)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)

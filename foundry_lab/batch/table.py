@@ -179,19 +179,17 @@ def _considered(headings: dict[str, list[str]]) -> str:
 def _rows(path: Path, text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that aren't empty, each with the number of the line that it begins on."""
     reader = csv.reader(text, delimiter=separator, strict=True)
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise BatchInputError(
-                f"{path.name}, line {number}: {error}. A quote inside a quoted field is written twice; save "
-                "the table as CSV again."
-            ) from None
-        if any(field.strip() for field in row):
-            yield number, row
+    number = 1
+    try:
+        for row in reader:
+            if any(field.strip() for field in row):
+                yield number, row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise BatchInputError(
+            f"{path.name}, line {number}: {error}. A quote inside a quoted field is written twice; save the "
+            "table as CSV again."
+        ) from None
 
 
 def _check_names(names: list[str], where: str) -> None:
