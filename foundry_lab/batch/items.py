@@ -61,6 +61,9 @@ class ItemReader:
         settings: for the default model and time limit.
         override_model: the items' own models don't count.
 
+    Attributes:
+        plain: the request of an item that says nothing but a prompt, and that empty.
+
     Raises:
         ConfigurationError: an option that can't be used.
     """
@@ -77,9 +80,8 @@ class ItemReader:
         self._timeout_s = settings.timeout
         self._model: str = settings.model or "" if settings.model_is_explicit else ""
         self._override_model = override_model
-        self._plain = ChatRequest.build("", self._options, self._timeout_s)
-        _check_answerable(self._plain)
-        self.shape, self.model = self._plain.shape, self._plain.model
+        self.plain = ChatRequest.build("", self._options, self._timeout_s)
+        _check_answerable(self.plain)
 
     def read(self, number: int, raw: object, fill: Callable[[object], object] | None = None) -> BatchItem:
         """Return the item; one that can't be used has a `problem` instead of a request. Never raises.
@@ -110,8 +112,8 @@ class ItemReader:
         return BatchItem(number, custom_id, fingerprint, None, problem)
 
     def _prompt(self, text: str) -> ChatRequest:
-        system, user = self._plain.messages[:-1], {"role": "user", "content": text}
-        return msgspec.structs.replace(self._plain, messages=[*system, user])
+        system, user = self.plain.messages[:-1], {"role": "user", "content": text}
+        return msgspec.structs.replace(self.plain, messages=[*system, user])
 
     def _request(self, raw: object) -> ChatRequest:
         if not isinstance(raw, Mapping):

@@ -108,8 +108,7 @@ class BatchOutput:
         if self._failure is not None:
             raise self._failure
         if self._file.seek(0, os.SEEK_END) != self._end:  # cut by somebody: writing on would leave a hole
-            self._failure = self._changed()
-            raise self._failure
+            raise self._changed()
         try:
             written = self._file.write(line)
             while written < len(line):  # a nearly full disk takes a part
@@ -117,8 +116,7 @@ class BatchOutput:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
-            self._failure = self._stopped(error)
-            raise self._failure from error
+            raise self._stopped(error) from error
         if self.path is None or self._ordered or self.found:
             self._index.put_line(custom_id, fingerprint, failed, self._end, len(line))
         self._end += len(line)
@@ -149,8 +147,7 @@ class BatchOutput:
         except OSError as error:
             raise self._stopped(error) from error
         if self.path is not None and not self._is_in_place():
-            self._failure = self._changed()
-            raise self._failure
+            raise self._changed()
         return lines
 
     def tidy(self) -> int:
@@ -260,17 +257,19 @@ class BatchOutput:
             what, do = "writing isn't allowed any more", "Allow it again"
         else:
             what, do = f"the disk says: {error.strerror or error}", "Check the disk"
-        return BatchOutputError(
+        self._failure = BatchOutputError(
             f"The batch stopped because {self.path or 'a temporary file'} can't be written: {what}. The "
             f"{self.lines} results of this run before that are in it. {do}, then run the same batch again"
             + (" to go on." if self.path else ", with an output of its own, so that it can go on.")
         )
+        return self._failure
 
     def _changed(self) -> BatchOutputError:
-        return BatchOutputError(
+        self._failure = BatchOutputError(
             f"The batch stopped because another program removed, replaced or changed {self.path} while it "
             "ran. Leave that file to the batch and run it again: what isn't in the file is asked again."
         )
+        return self._failure
 
 
 def _nameless() -> FileIO:

@@ -7,7 +7,6 @@ within a limit. With one service this is what makes a batch pause and go on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -198,8 +197,7 @@ class EndpointPool:
         for endpoint in self.endpoints:
             if endpoint.watch is not None:
                 endpoint.watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await endpoint.watch
+                await asyncio.wait([endpoint.watch])
             await endpoint.caller.close()
 
     async def _acquire(self) -> Endpoint:

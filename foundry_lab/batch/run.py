@@ -40,7 +40,7 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         total = await plan.check_input()
         output = BatchOutput(plan.choices.output, plan.index, ordered=plan.choices.ordered)
         stack.callback(output.close)
-        report = BatchReport(output, plan.reader.shape, plan.choices.concurrency)
+        report = BatchReport(output, plan.reader.plain.shape, plan.choices.concurrency)
         report.total, report.total_is_known = total or 0, total is not None
         await plan.compare(output, report)
         if report.skipped != total:
@@ -57,13 +57,13 @@ async def _open_asker(core: ClientCore, plan: Plan, stack: contextlib.AsyncExitS
     choices = plan.choices
     if choices.cluster is not None:
         return DaskAsker(core, choices)
-    models = plan.models or {plan.reader.model}
+    models = plan.models or {plan.reader.plain.model}
     pool = EndpointPool(core, choices.endpoints, models, choices.policy, choices.patience_s)
     stack.push_async_callback(pool.close)
     try:
         await pool.open()
     except ModelNotFoundError as error:
-        if models - {None, plan.reader.model} and error.available:
+        if models - {None, plan.reader.plain.model} and error.available:
             error.args = (
                 f"{error} The input names it. To ask another model whatever the input names: "
                 f'complete_batch(…, model="{error.available[0]}", override_model=True).',
