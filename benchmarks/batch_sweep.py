@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY
+from foundry_lab.batch.options import DEFAULT_CONCURRENCY
 from foundry_lab.workbook.plots.batch import SweepPoint, sweep_figure
 
 CONCURRENCIES = (1, 2, 4, 8, 16)

@@ -104,7 +104,7 @@ def peak_mib(url: str, count: int, folder: Path) -> float:
 
 def memory(url: str, count: int, output: str) -> None:
     """Run one batch and print its peak; see `peak_mib`."""
-    for name in ("batch.run", "batch.progress", "workbook.plots.batch", "engine"):
+    for name in ("batch.run", "workbook.plots.batch", "engine"):
         importlib.import_module(f"foundry_lab.{name}")
     import tqdm.notebook  # noqa: F401
 

@@ -13,35 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
-import msgspec
-
 from foundry_lab._ground.checks import check_count
-from foundry_lab.batch.ask import PoolAsker
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
 from foundry_lab.batch.items import BatchItem
-from foundry_lab.batch.options import Choices
+from foundry_lab.batch.options import AdaptiveConcurrency, Choices
 from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.result import Outcome
 from foundry_lab.calls.core import ClientCore
-from foundry_lab.config import Settings
 from foundry_lab.errors import ConfigurationError, FoundryError, ServiceUnavailableError
-from foundry_lab.policies.retry import RetryPolicy
 from foundry_lab.protocol.headers import without_credentials
 
 _one_chunk_at_a_time = threading.Lock()
 """Dask runs a task in each thread of a worker; its one service takes one chunk."""
-
-
-class WorkerSettings(msgspec.Struct, frozen=True):
-    """What a worker needs besides the items. No key: its own environment names its service and its key."""
-
-    model: str | None
-    headers: dict[str, str]
-    retry: RetryPolicy
-    policy: AdaptiveConcurrency
-    patience_s: float
 
 
 class DaskAsker:
@@ -77,9 +62,13 @@ class DaskAsker:
             raise ConfigurationError("The cluster has no workers yet; start some, or wait_for_workers(1).")
         self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
-        model = core.settings.model if core.settings.model_is_explicit else None
-        headers = without_credentials(core._headers)
-        self._settings = WorkerSettings(model, headers, core.retry, choices.policy, choices.patience_s)
+        # No key and no endpoint: a worker's own environment names them.
+        client = {
+            "model": core.settings.model if core.settings.model_is_explicit else None,
+            "headers": without_credentials(core._headers),
+            "retry": core.retry,
+        }
+        self._ask_chunk = partial(ask_chunk, client, choices.policy, choices.patience_s)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:
         """Return how the items of a chunk ended.
@@ -87,7 +76,7 @@ class DaskAsker:
         Raises:
             ServiceUnavailableError: the cluster couldn't run it, or a worker has no service.
         """
-        future = self._cluster.submit(ask_chunk, self._settings, items, pure=False)
+        future = self._cluster.submit(self._ask_chunk, items, pure=False)
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
         try:
@@ -103,29 +92,24 @@ class DaskAsker:
             future.cancel()  # nothing if it is done; else nobody waits for it any more
 
 
-def ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
-    """Ask a chunk's items at this machine's service. Runs in a worker.
+def ask_chunk(
+    client: dict[str, Any], policy: AdaptiveConcurrency, patience_s: float, items: list[BatchItem]
+) -> list[Outcome]:
+    """Ask a chunk's items at this machine's service, by a client with these arguments. Runs in a worker.
 
     Raises:
         FoundryError: there is no service here, or it doesn't have the model.
     """
+
+    async def ask() -> list[Outcome]:
+        models = {item.request.model for item in items if item.request is not None}
+        pool = EndpointPool(ClientCore(**client), [], models, policy, patience_s)
+        try:
+            await pool.open()
+            # No TaskGroup: its error holds itself, which Dask can't pickle.
+            return await asyncio.gather(*(pool.ask_one(item) for item in items))
+        finally:
+            await pool.close()
+
     with _one_chunk_at_a_time:
-        return asyncio.run(_ask_chunk(settings, items))
-
-
-async def _ask_chunk(settings: WorkerSettings, items: list[BatchItem]) -> list[Outcome]:
-    own = Settings().replace(model=settings.model)
-    core = ClientCore(settings=own, headers=settings.headers, retry=settings.retry)
-    models = {item.request.model for item in items if item.request is not None}
-    pool = EndpointPool(core, [], models, settings.policy, settings.patience_s)
-    asker = PoolAsker(pool)
-    tasks: list[asyncio.Task[Outcome]] = []
-    try:
-        await pool.open()
-        tasks += [asyncio.create_task(asker.ask_one(item)) for item in items]
-        return await asyncio.gather(*tasks)  # a TaskGroup's error holds itself, which Dask can't pickle
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await pool.close()
+        return asyncio.run(ask())

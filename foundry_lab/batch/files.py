@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -33,13 +34,12 @@ def path_of(file: io.IOBase) -> Path:
         BatchInputError: it has no name in the file system, or was read in part.
     """
     name = getattr(file, "name", None)
-    try:
-        if isinstance(name, str | bytes | os.PathLike) and file.readable():
-            path = Path(os.fsdecode(name))
-            if file.tell() == 0 and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return path
-    except (OSError, ValueError, AttributeError):  # read in part, closed, without a number, …
-        pass
+    # Read in part, closed, without a number, or with nothing but a number for a name, …
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+        path = Path(os.fsdecode(name))  # type: ignore[arg-type]
+        same = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        if same and file.readable() and file.tell() == 0:
+            return path
     raise BatchInputError(
         f"items is an open file ({name!r}), but none with a name of its own that nobody has read from yet. "
         f"Give pathlib.Path(…) of a {ENDINGS} file; or of prompts, one a line: "
@@ -47,15 +47,18 @@ def path_of(file: io.IOBase) -> Path:
     )
 
 
-def _encoding(path: Path) -> str:
-    """Return how a file's text is encoded. Raises BatchInputError if it isn't there, is empty, or no text."""
+def lines(path: Path, newline: str | None = None) -> Iterator[str]:
+    """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
+
+    Raises:
+        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-    except (OSError, ValueError) as error:  # the second for names that no system takes
-        why = error.strerror if isinstance(error, OSError) else error
+    except OSError as error:
         raise BatchInputError(
-            f"The input {str(path)!r} can't be read: {why}. Check its name and folder."
+            f"The input {str(path)!r} can't be read: {error.strerror}. Check its name and folder."
         ) from None
     if not head:
         raise BatchInputError(f"The input {str(path)!r} is empty; give at least one item.")
@@ -65,16 +68,6 @@ def _encoding(path: Path) -> str:
             f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
             "and Excel's own files do. Save it as UTF-8 text."
         )
-    return encoding
-
-
-def lines(path: Path, newline: str | None = None) -> Iterator[str]:
-    """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
-
-    Raises:
-        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
-    """
-    encoding = _encoding(path)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     with path.open(encoding=encoding, errors=errors, newline=newline) as text:
         try:

@@ -19,17 +19,15 @@ class Index:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._db.close)
-        for statement in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            f"PRAGMA cache_size = -{CACHE_KIB}",
-            "CREATE TABLE item (custom_id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID",
-            "CREATE TABLE line (custom_id TEXT PRIMARY KEY, fingerprint TEXT, failed INTEGER, start INTEGER, "
-            "length INTEGER) WITHOUT ROWID",
-            "CREATE TABLE old (start INTEGER, length INTEGER)",
-            "BEGIN",
-        ):
-            self._db.execute(statement)
+        self._db.executescript(
+            f"""
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KIB};
+            CREATE TABLE item (custom_id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
+            CREATE TABLE line (custom_id TEXT PRIMARY KEY, fingerprint, failed, start, length) WITHOUT ROWID;
+            CREATE TABLE old (start, length);
+            BEGIN;
+            """
+        )
 
     def add_item(self, custom_id: str, number: int) -> int:
         """Take note of an input item; return the number of the first that had its name."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -61,6 +61,9 @@ class ItemReader:
         settings: for the default model and time limit.
         override_model: the items' own models don't count.
 
+    Attributes:
+        plain: the request of an item that says nothing but a prompt, and that empty.
+
     Raises:
         ConfigurationError: an option that can't be used.
     """
@@ -77,22 +80,24 @@ class ItemReader:
         self._timeout_s = settings.timeout
         self._model: str = settings.model or "" if settings.model_is_explicit else ""
         self._override_model = override_model
-        self._plain = ChatRequest.build("", self._options, self._timeout_s)
-        _check_answerable(self._plain)
-        self.shape, self.model = self._plain.shape, self._plain.model
+        self.plain = ChatRequest.build("", self._options, self._timeout_s)
+        _check_answerable(self.plain)
 
-    def read(self, number: int, raw: object) -> BatchItem:
+    def read(self, number: int, raw: object, fill: Callable[[object], object] | None = None) -> BatchItem:
         """Return the item; one that can't be used has a `problem` instead of a request. Never raises.
 
         Args:
             raw: the item, or the ConfigurationError that stands for one which couldn't even be read.
+            fill: makes an item of a row, or raises ConfigurationError.
         """
         custom_id = automatic_id(number)
-        if isinstance(raw, str) and raw.startswith("{"):
-            raw = _batch_line_in(raw) or raw
         try:
             if isinstance(raw, ConfigurationError):
                 raise raw
+            if fill is not None:
+                raw = fill(raw)
+            elif isinstance(raw, str) and raw.startswith("{"):
+                raw = _batch_line_in(raw) or raw
             named = raw.get("custom_id") if isinstance(raw, Mapping) else None
             if named is not None:
                 custom_id = _check_id(named)
@@ -107,8 +112,8 @@ class ItemReader:
         return BatchItem(number, custom_id, fingerprint, None, problem)
 
     def _prompt(self, text: str) -> ChatRequest:
-        system, user = self._plain.messages[:-1], {"role": "user", "content": text}
-        return msgspec.structs.replace(self._plain, messages=[*system, user])
+        system, user = self.plain.messages[:-1], {"role": "user", "content": text}
+        return msgspec.structs.replace(self.plain, messages=[*system, user])
 
     def _request(self, raw: object) -> ChatRequest:
         if not isinstance(raw, Mapping):
@@ -119,8 +124,12 @@ class ItemReader:
         for name in raw:
             if not isinstance(name, str):
                 raise ConfigurationError(f"It has a field named {name!r}; give names that are texts.")
-        if not _is_finite(raw):
-            raise ConfigurationError("It holds NaN or infinity, which JSON can't carry; give finite numbers.")
+        try:  # msgspec would write NaN as null
+            json.dumps(dict(raw), allow_nan=False, check_circular=False, skipkeys=True, default=str)
+        except ValueError:
+            raise ConfigurationError(
+                "It holds NaN or infinity, which JSON can't carry; give finite numbers."
+            ) from None
         options = self._batch_line(raw) if "body" in raw or "url" in raw else self._arguments(raw)
         if self._override_model:
             options.pop("model", None)
@@ -154,18 +163,10 @@ class ItemReader:
         fields = dict(body)
         if fields.pop("stream", False):
             raise ConfigurationError("stream is true, but a batch keeps whole answers; leave it out.")
-        messages = fields.pop("messages", None)
-        if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
-            raise ConfigurationError("body.messages isn't a list of messages.")
-        model = fields.pop("model", None)
-        extra = {**self._options.get("extra_body", {}), **fields}
-        options: dict[str, Any] = {"messages": messages, "extra_body": extra}
-        if model is not None:
-            if not isinstance(model, str) or not model:
-                raise ConfigurationError(
-                    f"body.model is {model!r}; give a model's id or alias, or leave it out."
-                )
+        options: dict[str, Any] = {"messages": fields.pop("messages", ())}
+        if (model := fields.pop("model", None)) is not None:
             options["model"] = model
+        options["extra_body"] = {**self._options.get("extra_body", {}), **fields}
         return options
 
 
@@ -205,23 +206,13 @@ def _batch_line_in(text: str) -> dict[str, Any] | None:
 
 
 def _check_id(custom_id: object) -> str:
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID_LENGTH:
+    if (
+        not isinstance(custom_id, str)
+        or not 0 < len(custom_id) <= MAX_ID_LENGTH
+        or custom_id.encode("utf-8", "ignore").decode() != custom_id
+    ):
         raise ConfigurationError(
-            f"custom_id is {str(custom_id)[:60]!r}; give a text of 1 to {MAX_ID_LENGTH} characters."
+            f"custom_id is {str(custom_id)[:60]!r}; give a text of 1 to {MAX_ID_LENGTH} characters, none of "
+            "them half a character (a lone surrogate)."
         )
-    try:
-        custom_id.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError("custom_id holds half a character (a lone surrogate).") from None
     return custom_id
-
-
-def _is_finite(value: object) -> bool:
-    """Say whether JSON can carry every number in it; msgspec would write NaN as null."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_finite, value))
-    return True

@@ -1,20 +1,84 @@
-"""What `complete_batch` may be told."""
+"""What `complete_batch` may be told, and how many requests are under way at once."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab._ground.checks import check_timeout, did_you_mean
+from foundry_lab._ground.checks import check_timeout, did_you_mean, is_whole
 from foundry_lab._ground.files import as_path
-from foundry_lab.batch.concurrency import DEFAULT_CONCURRENCY, AdaptiveConcurrency, as_policy
 from foundry_lab.calls.chat import ChatOptions
 from foundry_lab.config import check_endpoint
 from foundry_lab.errors import ConfigurationError
 
+DEFAULT_CONCURRENCY = 2
+"""One request at work and the next one on its way, so that the service never waits for the client."""
+
+MAX_CONCURRENCY = 1024
+
 Items = Iterable[Any] | AsyncIterable[Any] | Path
+
+
+class AdaptiveConcurrency:
+    """Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain, 1989), on latency.
+
+    Latency is counted per token, so that long answers don't look like congestion. After every `window`
+    requests the limit goes up by one if their mean was within `tolerance` times the best window so far, else
+    it is halved; a failed request halves it at once. The best is let drift up slowly, as a machine may get
+    slower for good.
+
+    Args:
+        start, minimum, maximum: limits in requests at each service. An iterator is asked for up to `maximum`
+            items, of which those above the limit of the moment wait.
+        tolerance: how much slower than the best is still fine.
+        window: requests between two decisions.
+
+    Raises:
+        ConfigurationError: limits out of order, or a tolerance below 1.
+    """
+
+    DRIFT = 1.02
+
+    def __init__(
+        self,
+        start: int = DEFAULT_CONCURRENCY,
+        *,
+        minimum: int = 1,
+        maximum: int = 16,
+        tolerance: float = 1.5,
+        window: int = 8,
+    ) -> None:
+        if not (1 <= minimum <= start <= maximum <= MAX_CONCURRENCY and tolerance >= 1 and window >= 1):
+            raise ConfigurationError(
+                f"minimum={minimum!r}, start={start!r}, maximum={maximum!r} must grow in this order from 1 "
+                f"to {MAX_CONCURRENCY}; tolerance={tolerance!r} and window={window!r} must be at least 1."
+            )
+        self.limit = start
+        self.maximum = maximum
+        self._minimum = minimum
+        self._tolerance = tolerance
+        self._window = window
+        self._latencies: list[float] = []  # a token, of this window
+        self._best = math.inf
+
+    def __repr__(self) -> str:
+        return f"adaptive, {self._minimum} to {self.maximum}"
+
+    def observe(self, latency_s: float, tokens: int, ok: bool) -> None:
+        """Take in one finished request."""
+        self._latencies.append(latency_s / max(1, tokens))
+        if ok and len(self._latencies) < self._window:
+            return
+        if ok:
+            mean = sum(self._latencies) / len(self._latencies)
+            best = min(mean, self._best)
+            ok = mean <= best * self._tolerance
+            self._best = best * self.DRIFT
+        self.limit = min(self.maximum, self.limit + 1) if ok else max(self._minimum, self.limit // 2)
+        self._latencies.clear()
 
 
 class BatchOptions(ChatOptions, total=False):
@@ -61,7 +125,11 @@ class Choices:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        _check_names(options)
+        known = BatchOptions.__annotations__
+        for name in options:
+            if name not in known:
+                hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
+                raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
         own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
         self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         self.output = as_path(own["output"], "output") if "output" in own else None
@@ -78,19 +146,6 @@ class Choices:
         self.patience_s = check_timeout(own.get("wait_for_service", 600.0), "wait_for_service")
         self.progress: bool | None = own.get("progress")
         self.template: str | None = own.get("template")
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    """Refuse options that don't exist.
-
-    Raises:
-        ConfigurationError: the message names what comes closest.
-    """
-    known = [*BatchOptions.__annotations__]
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
-            raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
 
 
 def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
@@ -110,3 +165,21 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
             "endpoints must be an address, or a list of one or more; leave it out for this client's own."
         )
     return found
+
+
+def as_policy(concurrency: object) -> AdaptiveConcurrency:
+    """Return what a `concurrency` argument means: a number, "adaptive", or a policy.
+
+    Raises:
+        ConfigurationError: none of these.
+    """
+    if isinstance(concurrency, AdaptiveConcurrency):
+        return concurrency
+    if concurrency == "adaptive":
+        return AdaptiveConcurrency()
+    if not is_whole(concurrency) or not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise ConfigurationError(
+            f'concurrency={concurrency!r} must be a whole number from 1 to {MAX_CONCURRENCY}, or "adaptive".'
+        )
+    fixed = int(concurrency)
+    return AdaptiveConcurrency(fixed, minimum=fixed, maximum=fixed)  # it has nowhere to go

@@ -8,9 +8,8 @@ from typing import Any
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.items import MAX_ID_LENGTH, BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.options import Choices, Items
-from foundry_lab.batch.output import BatchOutput, BatchOutputError, nameless_output
+from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.report import BatchReport
-from foundry_lab.batch.results_file import ResultsFile
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings
 
@@ -21,7 +20,7 @@ class Plan:
     """A batch up to its first request, and after that, which items are still to do.
 
     Attributes:
-        choices: the options. reader: makes requests of the items.
+        choices: the options. reader: makes requests of the items. index: what is where.
         models: names that the items use, None for those that name none; the first hundred.
 
     Raises:
@@ -36,17 +35,7 @@ class Plan:
         output, source = self.choices.output, self._source.path
         if output and source and output.exists() and source.exists() and output.samefile(source):
             raise BatchInputError(f"{output} is the input; choose another file for the output.")
-        self._index = Index()
-
-    def open_output(self) -> BatchOutput:
-        """Return the output: the file that was named, or a nameless one.
-
-        Raises:
-            BatchOutputError: the file can't be opened, is in use, or isn't the output of a batch.
-        """
-        if self.choices.output is None:
-            return nameless_output(self._index, ordered=self.choices.ordered)
-        return ResultsFile(self.choices.output, self._index, ordered=self.choices.ordered)
+        self.index = Index()
 
     async def check_input(self) -> int | None:
         """Go through the whole input; return how many items it has, None if it can be read only once.
@@ -93,14 +82,14 @@ class Plan:
             return
         shared = same = named = 0
         async for _, item in self._items():
-            line = self._index.line_of(item.custom_id)
+            line = self.index.line_of(item.custom_id)
             if line is not None:
                 shared += 1
                 same += line[0] == item.fingerprint
                 named += item.custom_id != automatic_id(item.number)
                 if self._is_done(item, line):
                     report.skip(failed=line[1])
-        readable = self._index.count_lines() > 0
+        readable = self.index.count_lines() > 0
         if report.total and readable and (shared == 0 or (same == 0 and named == 0)):
             raise _of_another_batch(output, "none answers a request of this one")
 
@@ -113,7 +102,7 @@ class Plan:
         belongs = self._source.rereadable  # then `compare` has seen to it
         async for _, item in self._items():
             report.total += not self._source.rereadable
-            line = self._index.line_of(item.custom_id) if output.found else None
+            line = self.index.line_of(item.custom_id) if output.found else None
             if line is not None and not belongs:
                 belongs = line[0] == item.fingerprint
                 if not belongs and item.request and item.custom_id == automatic_id(item.number):
@@ -129,11 +118,11 @@ class Plan:
     async def _items(self) -> AsyncIterator[tuple[str, BatchItem]]:
         """Go through the items and their places. One whose custom_id is taken has a problem, and another."""
         async for place, item in self._source:
-            first = self._index.add_item(item.custom_id, item.number)
+            first = self.index.add_item(item.custom_id, item.number)
             if first != item.number:
                 problem = f"The custom_id {item.custom_id!r} is taken by item {first}; give each its own."
                 name = f"{item.custom_id[: MAX_ID_LENGTH - 20]}#{item.number}"
-                while self._index.add_item(name, item.number) != item.number:
+                while self.index.add_item(name, item.number) != item.number:
                     name += "#"
                 item = BatchItem(item.number, name, item.fingerprint, None, problem)
             if item.request is not None and len(self.models) < MAX_PROBLEMS:

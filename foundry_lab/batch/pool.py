@@ -1,34 +1,43 @@
-"""Several services as one: the least busy of those that work gets the next request.
+"""Several services as one: each item is asked of the least busy of those that work.
 
-A service that stops answering is taken out and looked at until it is back. While none is left, callers wait,
+A service that stops answering is taken out and looked at until it is back. While none is left, items wait,
 within a limit. With one service this is what makes a batch pause and go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
 
-from foundry_lab.batch.concurrency import AdaptiveConcurrency
-from foundry_lab.calls.async_caller import AsyncCaller, Start
-from foundry_lab.calls.chat import one_token
+from foundry_lab import errors
+from foundry_lab.batch.items import BatchItem
+from foundry_lab.batch.options import AdaptiveConcurrency
+from foundry_lab.batch.result import Outcome, ended
+from foundry_lab.calls.async_caller import AsyncCaller
+from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
-from foundry_lab.errors import (
-    FoundryError,
-    ModelNotLoadedError,
-    RequestTimeoutError,
-    ServiceUnavailableError,
-)
-
-T = TypeVar("T")
+from foundry_lab.metrics import Record
+from foundry_lab.policies.breaker import is_failure
+from foundry_lab.policies.retry import Deadline, is_connect_timeout
+from foundry_lab.protocol import Call, Reply
+from foundry_lab.types import Usage
 
 FIRST_LOOK_S = 0.2
 LONGEST_PAUSE_S = 5.0
+
+MAX_LOSSES = 3
+"""An item during which the service went away so often is recorded as failed: it may be what kills it."""
+
+SUSPICIOUS_IN_A_ROW = 2 * MAX_LOSSES
+"""After so many failures without a success the endpoint must prove that it can generate. Two items may be at
+fault themselves."""
+
+LOST = (errors.ServiceUnavailableError, errors.StreamInterruptedError, errors.ModelNotLoadedError)
+SUSPICIOUS = (errors.RateLimitError, errors.AuthenticationError, errors.ResponseFormatError)
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ class Endpoint:
 
     Attributes:
         busy: requests under way. answered: requests it has answered. failed_in_a_row: failures since then.
+        watch: looks whether it works again; None while it is in use.
     """
 
     def __init__(self, caller: AsyncCaller) -> None:
@@ -47,61 +57,63 @@ class Endpoint:
         self.reason = ""
 
     @property
-    def is_up(self) -> bool:
-        """Whether it is in use."""
-        return self.watch is None
-
-    def load(self) -> tuple[int, int]:
-        """Return what the least busy one has least of; among equals it is the one that has answered less."""
-        return self.busy, self.answered
-
-    @property
     def url(self) -> str:
         """Its address, as far as known."""
         return self.caller.endpoint or "the lab's service"
 
-    async def check(self, models: Iterable[str | None]) -> list[str]:
-        """Return the ids of these models.
+    async def check(self, models: Iterable[str | None], *, probe: bool = False) -> None:
+        """Make sure that it has these models ready, and with `probe`, that it generates a token.
 
         Raises:
             FoundryError: it doesn't answer, or doesn't have one of them ready.
         """
         await self.caller.connected()
         self.caller.directory.forget()  # it may be another service than before
-        loaded = await self._manage("loaded_models", Directory.loaded_models)
-        ready = []
+        loaded = await self.caller.manage("health_check", Directory.loaded_models)
         for name in models:
-            model = await self._manage("choose_model", partial(Directory.choose, name=name))
+            model = await self.caller.manage("health_check", partial(Directory.choose, name=name))
             if not any(same_model(model, each) for each in loaded):
-                raise ModelNotLoadedError(
+                raise errors.ModelNotLoadedError(
                     f"The model {model!r} isn't loaded at {self.caller.endpoint}",
                     status=400,
                     by_service=False,
                     hint="Load it first: load_model(alias).",
                 )
-            ready.append(model)
-        return ready
+        if probe:
+            await self.caller.manage("health_check", lambda _: one_token(model))
 
-    async def works(self, models: Iterable[str | None], *, probe: bool) -> bool:
-        """Say whether it is healthy and has these models, and if asked for, also generates a token."""
+    async def ask(self, item: BatchItem, request: ChatRequest) -> tuple[Outcome, Exception | None]:
+        """Ask it, with the client's own retries and the item's deadline."""
+        replies: list[Reply] = []  # the model's: several where it had to be asked for a shape again
+
+        async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
+            reply = await self.caller.send(call, deadline, record)
+            if call.generates:
+                replies.append(reply)
+            return reply
+
+        started = time.perf_counter()
         try:
-            found = await self.caller.health(timeout_s=self.caller.settings.timeout)
-            if not found.loaded_models:
-                raise ServiceUnavailableError(" ".join(found.reasons))
-            ready = await self.check(models)
-            if probe:
-                await self._manage("health_check", lambda _: one_token(ready[0]))
-        except FoundryError as error:
-            self.reason = str(error)
-            return False
-        return True
-
-    async def _manage(self, name: str, start: Start[T]) -> T:
-        return await self.caller.manage(name, start, self.caller.settings.timeout)
+            completion = await self.caller.perform(request, send)
+        except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
+            # An answer in another shape than was asked for is kept.
+            answered = not isinstance(error, errors.FoundryError) or hasattr(error, "text")
+            last = replies[-1] if replies and answered else None
+            return ended(item, last, error, time.perf_counter() - started), error
+        outcome = ended(
+            item,
+            replies[-1],
+            None,
+            completion.latency_s,
+            usage=Usage() if completion.cached or completion.usage is None else completion.usage,
+            cached=completion.cached,
+            retries=max(0, completion.attempts - 1),
+        )
+        return outcome, None
 
 
 class EndpointPool:
-    """Chooses endpoints, once it is open; to be closed whether or not that succeeds.
+    """Asks the services of a batch, once it is open; to be closed whether or not that succeeds.
 
     Args:
         core: the client whose settings, headers and policies all of them have.
@@ -111,8 +123,11 @@ class EndpointPool:
         patience_s: seconds to wait while no endpoint works.
 
     Attributes:
+        workers: how many chunks are taken at once. chunk: items in one.
         on_wait: called with True when the last endpoint stops working, with False when one is back.
     """
+
+    chunk = 1
 
     def __init__(
         self,
@@ -125,10 +140,11 @@ class EndpointPool:
         # Without a circuit breaker: a batch waits where a call gives up.
         twins = [core.twin(endpoint, breaker=False) for endpoint in endpoints or (None,)]
         self.endpoints = [Endpoint(twin.caller) for twin in twins]
-        self.models = models
-        self.policy = policy
-        self.patience_s = patience_s
+        self.workers = policy.maximum * len(self.endpoints)
         self.on_wait: Callable[[bool], None] = lambda waiting: None
+        self._models = models
+        self._policy = policy
+        self._patience_s = patience_s
         self._changed = asyncio.Event()
         self._give_up_at: float | None = None  # by the loop's clock, while no endpoint works
 
@@ -141,23 +157,55 @@ class EndpointPool:
         missing: list[Exception] = []
         for endpoint in self.endpoints:
             try:
-                await endpoint.check(self.models)
-            except (ServiceUnavailableError, RequestTimeoutError) as error:
+                await endpoint.check(self._models)
+            except (errors.ServiceUnavailableError, errors.RequestTimeoutError) as error:
                 missing.append(error)
-                self.lose(endpoint, str(error))
+                self._lose(endpoint, str(error))
         if len(missing) == len(self.endpoints):
             raise missing[0]
 
-    async def acquire(self) -> Endpoint:
-        """Return the least busy endpoint that works, waiting for one. Give it back with `release`.
+    async def ask(self, items: list[BatchItem]) -> list[Outcome]:
+        """Return how the items ended.
 
         Raises:
-            ServiceUnavailableError: none worked for `patience_s`.
+            ServiceUnavailableError: no service worked for `patience_s`.
         """
+        return [await self.ask_one(item) for item in items]
+
+    async def ask_one(self, item: BatchItem) -> Outcome:
+        """Return how one item ended; asked again while it is the service that goes away."""
+        if item.request is None:
+            return ended(item, None, errors.ConfigurationError(item.problem), None)
+        for _ in range(MAX_LOSSES):
+            started = time.perf_counter()
+            endpoint = await self._acquire()
+            if endpoint.caller.metrics is not None:
+                endpoint.caller.metrics.waited(time.perf_counter() - started)
+            try:
+                outcome, error = await endpoint.ask(item, item.request)
+            finally:
+                endpoint.busy -= 1
+                self._changed.set()
+            lost = self._is_lost(item.request.model, error)
+            self._judge(endpoint, outcome, error, lost)
+            if not lost:
+                break
+        return outcome
+
+    async def close(self) -> None:
+        """Stop looking, and close the clients."""
+        for endpoint in self.endpoints:
+            if endpoint.watch is not None:
+                endpoint.watch.cancel()
+                await asyncio.wait([endpoint.watch])
+            await endpoint.caller.close()
+
+    async def _acquire(self) -> Endpoint:
+        """Return the least busy endpoint that works, waiting for one; of equals, who has answered less."""
         while True:
-            working = (each for each in self.endpoints if each.is_up)
-            choice = min(working, key=Endpoint.load, default=None)
-            if choice is not None and choice.busy < self.policy.limit:
+            working = (each for each in self.endpoints if each.watch is None)
+            choice = min(working, key=lambda each: (each.busy, each.answered), default=None)
+            if choice is not None and choice.busy < self._policy.limit:
                 choice.busy += 1
                 return choice
             self._changed.clear()
@@ -166,47 +214,53 @@ class EndpointPool:
                     await self._changed.wait()
             except TimeoutError:
                 reasons = "; ".join(f"{each.url}: {each.reason}" for each in self.endpoints)
-                raise ServiceUnavailableError(
-                    f"No service worked for {self.patience_s:g} s ({reasons})"
+                raise errors.ServiceUnavailableError(
+                    f"No service worked for {self._patience_s:g} s ({reasons})"
                 ) from None
 
-    def release(self, endpoint: Endpoint) -> None:
-        """Give an endpoint back."""
-        endpoint.busy -= 1
-        self._changed.set()
+    def _is_lost(self, model: str | None, error: Exception | None) -> bool:
+        """Say whether it is the service that went away, or lost a model that it had at the start."""
+        if isinstance(error, errors.ModelNotFoundError):
+            return model in self._models
+        return isinstance(error, LOST) or (error is not None and is_connect_timeout(error))
 
-    def lose(self, endpoint: Endpoint, reason: str, *, probe: bool = False) -> None:
-        """Take an endpoint out until it works again.
+    def _judge(self, endpoint: Endpoint, outcome: Outcome, error: Exception | None, lost: bool) -> None:
+        """Tell a service that is broken from items that are. An answer from the cache says nothing of it."""
+        latency_s = outcome.latency_s or 0.0
+        if error is None and not outcome.cached:
+            endpoint.answered += 1
+            endpoint.failed_in_a_row = 0
+            self._policy.observe(latency_s, outcome.usage.completion_tokens, ok=True)
+        elif lost or isinstance(error, SUSPICIOUS) or (error is not None and is_failure(error)):
+            endpoint.failed_in_a_row += 1
+            if not lost:
+                self._policy.observe(latency_s, 0, ok=False)
+            must_prove = endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW
+            if lost or must_prove:
+                self._lose(endpoint, str(error), probe=must_prove)
 
-        Args:
-            probe: it only works if it also generates a token.
-        """
-        if not endpoint.is_up:
+    def _lose(self, endpoint: Endpoint, reason: str, *, probe: bool = False) -> None:
+        """Take an endpoint out until it works again; with `probe`, until it also generates a token."""
+        if endpoint.watch is not None:
             return
         endpoint.reason = reason
         endpoint.watch = asyncio.create_task(self._watch(endpoint, probe))
-        if not any(each.is_up for each in self.endpoints):
-            self._give_up_at = asyncio.get_running_loop().time() + self.patience_s
-            self.on_wait(True)
-            _log.warning(
-                "no service works; waiting up to %.0f s for one to come back (%s)", self.patience_s, reason
-            )
-        else:
+        if any(each.watch is None for each in self.endpoints):
             _log.warning("%s is left out until it works again (%s)", endpoint.url, reason)
+        else:
+            self._give_up_at = asyncio.get_running_loop().time() + self._patience_s
+            self.on_wait(True)
+            _log.warning("no service works; waiting up to %.0f s for one (%s)", self._patience_s, reason)
         self._changed.set()  # those who wait learn of the time limit
-
-    async def close(self) -> None:
-        """Stop looking, and close the clients."""
-        for endpoint in self.endpoints:
-            if endpoint.watch is not None:
-                endpoint.watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await endpoint.watch
-            await endpoint.caller.close()
 
     async def _watch(self, endpoint: Endpoint, probe: bool) -> None:
         pause = FIRST_LOOK_S
-        while not await endpoint.works(self.models, probe=probe):
+        while True:
+            try:
+                await endpoint.check(self._models, probe=probe)
+                break
+            except errors.FoundryError as error:
+                endpoint.reason = str(error)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 1.5)
         endpoint.watch = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,9 +15,6 @@ from foundry_lab.batch.result import BatchResult, Outcome, read_line
 from foundry_lab.errors import FoundryError
 from foundry_lab.metrics import percentile
 from foundry_lab.protocol.structured import Shape
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_SAMPLES = 8192
 

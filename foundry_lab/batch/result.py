@@ -128,7 +128,10 @@ def ended(
         said = ErrorBody(error.message, error.type or "api_error", error.code, error.param)
         body = msgspec.Raw(_encode({"error": said}))
         response = ResponsePart(error.status, error.request_id or "", body)
-    code = code_of(error)
+    if isinstance(error, StructuredOutputError):
+        code = "structured_output"
+    else:
+        code = "invalid_item" if isinstance(error, ConfigurationError) else outcome_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
     line = ResultLine(line_id(item.custom_id, item.fingerprint), item.custom_id, response, failure)
     return Outcome(item.custom_id, item.fingerprint, _encode(line) + b"\n", code, latency_s, **counts)
@@ -174,15 +177,6 @@ def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
                 )
     status = parsed.response.status_code if parsed.response else None
     return BatchResult(parsed.custom_id, completion, failure, status)
-
-
-def code_of(error: Exception | None) -> str:
-    """Return the word that reports and result lines use for an error."""
-    if isinstance(error, StructuredOutputError):
-        return "structured_output"
-    if isinstance(error, ConfigurationError):
-        return "invalid_item"
-    return outcome_of(error)
 
 
 def _message(error: Exception | None) -> str:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import sys
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from foundry_lab.batch.ask import PoolAsker
+from foundry_lab.batch.cluster import DaskAsker
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
 from foundry_lab.batch.output import BatchOutput, BatchOutputError
 from foundry_lab.batch.plan import Plan
 from foundry_lab.batch.pool import EndpointPool
-from foundry_lab.batch.progress import Progress
 from foundry_lab.batch.report import BatchReport, BatchStoppedError
+from foundry_lab.calls.core import ClientCore
 from foundry_lab.errors import ModelNotFoundError, ServiceUnavailableError
+from foundry_lab.metrics import percentile
 
-if TYPE_CHECKING:
-    from foundry_lab.batch.cluster import DaskAsker
-    from foundry_lab.calls.core import ClientCore
+Asker = EndpointPool | DaskAsker
 
-    Asker = PoolAsker | DaskAsker
-
-_log = logging.getLogger(__name__)
+RECENT = 256
+"""The bar's p95 is that of so many samples."""
 
 
 async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) -> BatchReport:
@@ -39,8 +38,9 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
     plan = Plan(core.settings, items, options)
     async with contextlib.AsyncExitStack() as stack:
         total = await plan.check_input()
-        output = stack.enter_context(contextlib.closing(plan.open_output()))
-        report = BatchReport(output, plan.reader.shape, plan.choices.concurrency)
+        output = BatchOutput(plan.choices.output, plan.index, ordered=plan.choices.ordered)
+        stack.callback(output.close)
+        report = BatchReport(output, plan.reader.plain.shape, plan.choices.concurrency)
         report.total, report.total_is_known = total or 0, total is not None
         await plan.compare(output, report)
         if report.skipped != total:
@@ -50,44 +50,26 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
             report.replaced = output.tidy()
         except BatchOutputError as error:
             raise BatchStoppedError(str(error), report) from error
-        if report.replaced:
-            _log.warning(
-                "%d results of other requests, or damaged ones, were moved to %s",
-                report.replaced,
-                output.backup,
-            )
         return report
 
 
 async def _open_asker(core: ClientCore, plan: Plan, stack: contextlib.AsyncExitStack) -> Asker:
     choices = plan.choices
     if choices.cluster is not None:
-        from foundry_lab.batch.cluster import DaskAsker
-
         return DaskAsker(core, choices)
-    models = plan.models or {plan.reader.model}
+    models = plan.models or {plan.reader.plain.model}
     pool = EndpointPool(core, choices.endpoints, models, choices.policy, choices.patience_s)
     stack.push_async_callback(pool.close)
     try:
         await pool.open()
     except ModelNotFoundError as error:
-        if models - {None, plan.reader.model} and error.available:
-            raise _naming_another(error) from None
+        if models - {None, plan.reader.plain.model} and error.available:
+            error.args = (
+                f"{error} The input names it. To ask another model whatever the input names: "
+                f'complete_batch(…, model="{error.available[0]}", override_model=True).',
+            )
         raise
-    return PoolAsker(pool)
-
-
-def _naming_another(error: ModelNotFoundError) -> ModelNotFoundError:
-    """Return the error with what to do for a file made for another service."""
-    more = ModelNotFoundError(
-        str(error),
-        status=error.status,
-        by_service=False,
-        hint="The input names it. To ask another model whatever the input names: "
-        f'complete_batch(…, model="{error.available[0]}", override_model=True).',
-    )
-    more.available = error.available
-    return more
+    return pool
 
 
 class Run:
@@ -95,9 +77,9 @@ class Run:
 
     def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
         self._output, self._report, self._asker = output, report, asker
-        self._progress = Progress(report, plan.choices.progress)
-        if isinstance(asker, PoolAsker):
-            asker.pool.on_wait = self._progress.waiting
+        self._bar = _progress_bar(report, plan.choices.progress)
+        if isinstance(asker, EndpointPool):
+            asker.on_wait = self._show_waiting
         self._items = plan.to_do(output, report)
         self._free = asyncio.Event()
         self._free.set()
@@ -112,29 +94,29 @@ class Run:
         """
         output, report = self._output, self._report
         report.start()
-        syncing = asyncio.create_task(output.keep_synced(self._progress.durable))
+        syncing = asyncio.create_task(output.keep_synced(self._show_durable))
         workers = [asyncio.create_task(self._worker()) for _ in range(self._asker.workers)]
         everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait({everything, syncing}, return_when=asyncio.FIRST_COMPLETED)
             (syncing if syncing.done() else everything).result()
-            self._progress.durable(output.sync())
+            self._show_durable(output.sync())
         except (BatchOutputError, ServiceUnavailableError) as error:
             if not self._asking:
                 raise
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved()}"
             raise BatchStoppedError(f"{error}{again}", report) from error
         except asyncio.CancelledError:
-            self._progress.say(f"Interrupted. {self._saved()}")
+            self._bar.write(f"Interrupted. {self._saved()}", file=sys.stderr)
             raise
         finally:
             for task in (*workers, syncing):
                 task.cancel()
             await asyncio.gather(everything, *workers, syncing, return_exceptions=True)
             with contextlib.suppress(BatchOutputError):  # a full disk was complained of before
-                self._progress.durable(output.sync())
+                self._show_durable(output.sync())
             report.end()
-            self._progress.close()
+            self._bar.close()
 
     async def _worker(self) -> None:
         while items := await self._take():
@@ -161,6 +143,18 @@ class Run:
         self._asking = self._asking or bool(items)
         return items
 
+    def _show_durable(self, lines: int) -> None:
+        """Show that so many lines of this run are on disk, and how it goes; tqdm adds the time left."""
+        report = self._report
+        recent = [each.latency_s for each in report.samples[-RECENT:] if each.latency_s is not None]
+        p95 = percentile(recent, 95) or 0.0
+        details = f"{report.tokens_per_s:.0f} tokens/s, p95 {p95:.2f} s, {report.failed} failed"
+        self._bar.set_postfix_str(details, refresh=False)
+        self._bar.update(report.skipped + lines - self._bar.n)
+
+    def _show_waiting(self, waiting: bool) -> None:
+        self._bar.set_description_str("batch, waiting for the service" if waiting else "batch")
+
     def _saved(self) -> str:
         """Say what is saved and how to go on."""
         output, report = self._output, self._report
@@ -171,3 +165,18 @@ class Run:
             )
         of = f" of {report.total}" if report.total_is_known else ""
         return f"{done}{of} results are in {output.path}; run the same batch again to go on from there."
+
+
+def _progress_bar(report: BatchReport, show: bool | None) -> Any:
+    """Return the bar; where nobody said whether to show it, it is in a notebook and on a terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm.auto's advice about ipywidgets helps nobody here
+        from tqdm.auto import tqdm
+    return tqdm(
+        total=report.total if report.total_is_known else None,
+        initial=report.skipped,
+        unit="item",
+        desc="batch",
+        disable=None if show is None else not show,  # in a notebook tqdm takes None for False
+        dynamic_ncols=True,
+    )

@@ -10,14 +10,12 @@ import asyncio
 import io
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from foundry_lab._ground.files import as_path
 from foundry_lab.batch.files import ENDINGS, Raw, json_lines, path_of, text_lines
 from foundry_lab.batch.items import BatchInputError, BatchItem, ItemReader
 from foundry_lab.batch.table import Template, csv_rows, frame_rows, is_frame
-from foundry_lab.errors import ConfigurationError
 
 BREATHE_EVERY = 256
 """While a long input is read, other tasks get their turn after so many items."""
@@ -37,6 +35,7 @@ class Source:
     def __init__(self, items: Any, reader: ItemReader, template: str | None = None) -> None:
         self._reader = reader
         self._template = Template(template) if template is not None else None
+        self._fill = self._template.item if self._template is not None else None
         if isinstance(items, io.IOBase) or hasattr(items, "fileno"):
             items = path_of(items)
         self._items = items
@@ -51,10 +50,10 @@ class Source:
         if isinstance(self._items, AsyncIterable):
             async for raw in self._items:
                 number += 1
-                yield f"item {number}", self._read(number, raw)
+                yield f"item {number}", self._reader.read(number, raw, self._fill)
             return
         for number, (place, raw) in enumerate(self._raws(), 1):
-            yield place, self._read(number, raw)
+            yield place, self._reader.read(number, raw, self._fill)
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
 
@@ -72,31 +71,16 @@ class Source:
                 return text_lines(self.path)
         raise BatchInputError(f"{self.path.name}: the ending says what a file holds; {ENDINGS}.")
 
-    def _read(self, number: int, raw: object) -> BatchItem:
-        if self._template is not None and not isinstance(raw, ConfigurationError):
-            raw = self._template.item(raw)
-        return self._reader.read(number, raw)
-
 
 def _check_kind(items: object) -> None:
     """Refuse what isn't many items; for what is one, the error says how to give it."""
     if isinstance(items, str | bytes):
-        do = (
-            f"a file of that name is there, so give pathlib.Path({items!r})"
-            if isinstance(items, str) and _is_file(items)
-            else "give a list of prompts, or pathlib.Path(…) for a file of them"
+        raise BatchInputError(
+            f"items is one text; give a list of prompts, or pathlib.Path({items!r:.200}) for a file of them."
         )
-        raise BatchInputError(f"items is one text; {do}.")
     if isinstance(items, Mapping):
         raise BatchInputError("items is one dict. Put it in a list: [{…}].")
     if not isinstance(items, AsyncIterable | Iterable | os.PathLike) and not is_frame(items):
         raise BatchInputError(
             f"items is a {type(items).__name__}; give a list, an iterator, a DataFrame or a Path."
         )
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).expanduser().is_file()
-    except (OSError, RuntimeError):  # too long for a name; ~ of somebody unknown
-        return False

@@ -8,7 +8,7 @@ import itertools
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,6 @@ _EXCEL_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
 
 class Template:
     """A prompt such as "Summarise: {text}". Doubled braces stand for themselves.
-
-    Attributes:
-        names: the columns that it puts in.
 
     Raises:
         BatchInputError: braces that don't match, or a place without a name or with a format.
@@ -53,30 +50,30 @@ class Template:
                 f"The template {text!r} formats a column, but columns are put in as they are: write the name "
                 "alone, like {text}, with nothing after it."
             )
-        self.names = tuple(dict.fromkeys(names))
+        self._names = names
 
-    def missing(self, columns: Iterable[object]) -> str:
+    def missing(self, columns: Collection[object]) -> str:
         """Return a column that the template wants and that isn't there; nothing where all are."""
-        there = set(columns)
-        return next((name for name in self.names if name not in there), "")
+        return next((name for name in self._names if name not in columns), "")
 
-    def item(self, raw: object) -> dict[str, Any] | ConfigurationError:
-        """Return the item for a row, or for a text as its column `text`; or what is wrong with it."""
+    def item(self, raw: object) -> dict[str, Any]:
+        """Return the item for a row, or for a text as its column `text`.
+
+        Raises:
+            ConfigurationError: it is neither, or lacks a column.
+        """
         if isinstance(raw, list | tuple | bytes):
-            return ConfigurationError(
+            raise ConfigurationError(
                 f"It is a {type(raw).__name__}; a template is filled from a text, or a dict of columns."
             )
         row = raw if isinstance(raw, Mapping) else {"text": raw}
         if name := self.missing(row):
             known = ", ".join(map(str, row)) or "none"
-            return ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
+            raise ConfigurationError(f"The template wants {{{name}}}, but the columns are: {known}.")
         prompt = ""
-        try:
-            for literal, column, _, _ in self._parts:
-                prompt += literal + (cell_text(row[column]) if column is not None else "")
-            return {"prompt": prompt, **id_of(row)}
-        except RecursionError:
-            return ConfigurationError("A column is nested too deeply; flatten it.")
+        for literal, column, _, _ in self._parts:
+            prompt += literal + (cell_text(row[column]) if column is not None else "")
+        return {"prompt": prompt, **id_of(row)}
 
 
 def is_frame(items: object) -> bool:
@@ -90,14 +87,10 @@ def frame_rows(frame: Any, template: Template | None) -> Iterator[Raw]:
     """Yield a data frame's rows; without a template their columns are arguments of `complete`.
 
     Raises:
-        BatchInputError: a column is missing or there twice.
+        BatchInputError: a column is there twice.
     """
     names = [str(name) for name in frame.columns]
     _check_names(names, "The data frame")
-    if template is not None and (name := template.missing(names)):
-        raise BatchInputError(
-            f"The template wants {{{name}}}, but the data frame has the columns: {', '.join(names)}."
-        )
     # Pandas has `itertuples` alone, polars `iter_rows` alone.
     rows = frame.iter_rows() if hasattr(frame, "iter_rows") else frame.itertuples(index=False, name=None)
     for number, cells in enumerate(rows, 1):
@@ -123,13 +116,12 @@ def csv_rows(path: Path, template: Template | None) -> Iterator[Raw]:
             f"{path.name} is a table: say how a row becomes a prompt, such as "
             'template="Summarise: {text}" (--template on the command line).'
         )
-    skipped = 0
+    separators = ["\t"] if path.suffix.lower() == ".tsv" else [*SEPARATORS]
     if said := _EXCEL_SEPARATOR.fullmatch("".join(head[:1])):
-        skipped, separators = 1, [said[1]]
-    else:
-        separators = ["\t"] if path.suffix.lower() == ".tsv" else [*SEPARATORS]
-    separator = _separator(path, head[skipped:], separators, template)
-    rows = _rows(path, itertools.chain(head[skipped:], rest), separator, skipped)
+        separators = [said[1]]
+        head[0] = "\n"  # an empty row, so that the lines keep their numbers
+    separator = _separator(path, head, separators, template)
+    rows = _rows(path, itertools.chain(head, rest), separator)
     _, heading = next(rows, (0, []))
     names = [name.strip() for name in heading]
     _check_names(names, path.name)
@@ -155,7 +147,7 @@ def _separator(path: Path, head: list[str], separators: list[str], template: Tem
     headings: dict[str, list[str]] = {}
     for separator in separators:
         with contextlib.suppress(BatchInputError):
-            _, heading = next(_rows(path, head, separator, 0), (0, []))
+            _, heading = next(_rows(path, head, separator), (0, []))
             headings[separator] = [name.strip() for name in heading]
     fitting = {each: names for each, names in headings.items() if not template.missing(names)}
     if len({tuple(names) for names in fitting.values()}) > 1:
@@ -184,22 +176,20 @@ def _considered(headings: dict[str, list[str]]) -> str:
     )
 
 
-def _rows(path: Path, text: Iterable[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that aren't empty, each with the number of the line that it begins on."""
     reader = csv.reader(text, delimiter=separator, strict=True)
-    while True:
-        number = skipped + reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise BatchInputError(
-                f"{path.name}, line {number}: {error}. A quote inside a quoted field is written twice; save "
-                "the table as CSV again."
-            ) from None
-        if any(field.strip() for field in row):
-            yield number, row
+    number = 1
+    try:
+        for row in reader:
+            if any(field.strip() for field in row):
+                yield number, row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise BatchInputError(
+            f"{path.name}, line {number}: {error}. A quote inside a quoted field is written twice; save the "
+            "table as CSV again."
+        ) from None
 
 
 def _check_names(names: list[str], where: str) -> None:

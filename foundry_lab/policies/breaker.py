@@ -63,12 +63,7 @@ class Ticket(msgspec.Struct, frozen=True):
 
     def settle(self, error: BaseException | None) -> None:
         """The call ended so: by the exception, or well."""
-        if error is None:
-            self.breaker.success(self)
-        elif self.breaker.counts(error):
-            self.breaker.failure(self, error)
-        else:
-            self.breaker.release(self)
+        self.breaker._settle(self, error)
 
 
 class CircuitBreaker:
@@ -199,21 +194,7 @@ class CircuitBreaker:
         self._tell(transition)
         return ticket
 
-    def success(self, ticket: Ticket) -> None:
-        """The call with this ticket worked."""
-        self._end(ticket, None, failed=False)
-
-    def failure(self, ticket: Ticket, error: BaseException | None = None) -> None:
-        """The call with this ticket failed in a way that speaks against the service."""
-        self._end(ticket, error, failed=True)
-
-    def release(self, ticket: Ticket) -> None:
-        """The call with this ticket says nothing about the service: cancelled, or the caller's mistake."""
-        with self._lock:
-            if ticket.period == self._period and self._state == "half-open":
-                self._probes_out -= 1
-
-    def counts(self, error: BaseException) -> bool:
+    def _counts(self, error: BaseException) -> bool:
         """Return whether an error counts as a failure, as `record` says."""
         try:
             return bool(self._is_failure(error))
@@ -221,18 +202,21 @@ class CircuitBreaker:
             _log.exception("record= of a circuit breaker failed")
             return is_failure(error)
 
-    def _end(self, ticket: Ticket, error: BaseException | None, *, failed: bool) -> None:
+    def _settle(self, ticket: Ticket, error: BaseException | None) -> None:
         """Count a call that worked or failed, and change the state if that was one too many."""
+        failed = error is not None and self._counts(error)
         transition = None
         with self._lock:
-            if error is not None:
+            if failed:
                 self._last_failure = error
             if ticket.period == self._period:
                 now = self._clock()
                 slow = now - ticket.at_s > self._slow_s
+                says_nothing = error is not None and not failed  # cancelled, or the caller's mistake
                 if self._state == "half-open":
-                    transition = self._judge_probe(failed, slow)
-                else:
+                    self._probes_out -= 1
+                    transition = None if says_nothing else self._judge_probe(failed, slow)
+                elif not says_nothing:
                     self._in_a_row = self._in_a_row + 1 if failed else 0
                     self._note(now, failed, slow)
                     if (failed or slow) and (reason := self._why_open()):
@@ -242,7 +226,6 @@ class CircuitBreaker:
     def _judge_probe(self, failed: bool, slow: bool) -> Transition | None:
         if failed or slow:
             return self._change("open", "a probe failed" if failed else "a probe was slow")
-        self._probes_out -= 1
         self._probes_ok += 1
         if self._probes_ok < self._probes:
             return None

@@ -32,8 +32,8 @@ from foundry_lab.protocol import Call, Reply, parse_completion
 
 APPLICATION_ID = 0x464C4331  # "FLC1", in the file's header: we touch no other program's database
 RECOUNT_EVERY = 256
-OPEN_S, BUSY_S = 2.0, 0.05
-"""Seconds to wait for another program's lock: on opening, and later, when an event loop waits with us."""
+OPEN_S, BUSY_MS = 2.0, 50
+"""How long to wait for another program's lock: on opening, and later, when an event loop waits with us."""
 USED_WITHIN_S = 60.0
 """How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
 OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
@@ -152,10 +152,8 @@ class ResponseCache:
                 flight = self._flights.get(key)
                 if flight is None:
                     self._misses += 1
-                    self._flights[key] = Future()
-                    self._flights[
-                        key
-                    ].set_running_or_notify_cancel()  # a cancelled waiter can't cancel it now
+                    ours = self._flights[key] = Future()
+                    ours.set_running_or_notify_cancel()  # a cancelled waiter can't cancel it now
             if flight is None:
                 return await self._fetch(key, ask)
             try:
@@ -254,32 +252,28 @@ def as_cache(cache: ResponseCache | str | os.PathLike[str] | bool | None) -> Res
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
-    deadline = time.monotonic() + OPEN_S
-    while True:
-        try:
-            return _connect(path)
-        except (OSError, sqlite3.Error) as error:
-            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
-                why = getattr(error, "strerror", error)
-                raise ConfigurationError(
-                    f"The response cache {str(path)!r} can't be used: {why}. Name a file in a folder that "
-                    "exists and that no other program writes, or leave the path out to cache in memory."
-                ) from None
-        time.sleep(0.02)  # by itself SQLite doesn't wait where several processes make the same file
+    try:
+        return _connect(path)
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", error)
+        raise ConfigurationError(
+            f"The response cache {str(path)!r} can't be used: {why}. Name a file in a folder that exists and "
+            "that no other program writes, or leave the path out to cache in memory."
+        ) from None
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
     if path is not None:
         _make(path)
-    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=OPEN_S)
     try:
         # In this order: a process that is making the cache just now puts its name before its tables.
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (owner,) = db.execute("PRAGMA application_id").fetchone()
         if owner != APPLICATION_ID and tables:
             raise sqlite3.DatabaseError("it is another program's database")
-        db.execute("PRAGMA journal_mode = WAL")
+        with suppress(sqlite3.OperationalError):  # another process that makes the file sees to it
+            db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(
@@ -287,6 +281,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
             "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
         )
         db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
+        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     except sqlite3.Error:
         db.close()
         raise

@@ -20,7 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from stub_server import CHAT, MODEL, StubService, error
 
 from foundry_lab import CircuitBreaker
-from foundry_lab.errors import BadRequestError, CircuitOpenError, ConfigurationError, ModelNotFoundError
+from foundry_lab.errors import (
+    BadRequestError,
+    CircuitOpenError,
+    ConfigurationError,
+    ModelNotFoundError,
+    ServerError,
+)
 from foundry_lab.metrics import LATENCY_BUCKETS_S, MAX_ENDPOINT_LABELS, MAX_MODEL_LABELS, Metrics, Record
 from foundry_lab.types import Usage
 
@@ -208,7 +214,7 @@ def breaker_levels(metrics: Metrics) -> dict[str, float]:
 
 def test_of_two_breakers_of_an_endpoint_the_worse_is_shown() -> None:
     metrics, broken, well = Metrics(), CircuitBreaker(failure_threshold=1), CircuitBreaker()
-    broken.failure(broken.acquire())
+    broken.acquire().settle(ServerError("x", status=500))
     for breaker in (broken, well):
         metrics.watch_breaker("http://one", breaker)
     assert breaker_levels(metrics) == {"http://one": 2}
@@ -218,7 +224,7 @@ def test_the_gauge_tells_half_open_when_the_time_has_come_without_a_call() -> No
     metrics, now = Metrics(), [1000.0]
     breaker = CircuitBreaker(failure_threshold=1, open_s=5, clock=lambda: now[0])
     metrics.watch_breaker("http://one", breaker)
-    breaker.failure(breaker.acquire())
+    breaker.acquire().settle(ServerError("x", status=500))
     assert breaker_levels(metrics) == {"http://one": 2}
     now[0] += 5
     assert breaker_levels(metrics) == {"http://one": 1}

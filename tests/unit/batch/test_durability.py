@@ -24,9 +24,8 @@ from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.batch.index import Index
-from foundry_lab.batch.output import SYNC_AGE_S, BatchOutputError
+from foundry_lab.batch.output import SYNC_AGE_S, BatchOutput, BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
-from foundry_lab.batch.results_file import ResultsFile
 
 ITEMS = 2000
 KILLS = 20
@@ -244,7 +243,7 @@ async def test_a_disk_that_fails_in_mid_line_leaves_whole_lines(
     output = tmp_path / "out.jsonl"
     output.touch()
     monkeypatch.setattr(FailingFile, "code", code)
-    monkeypatch.setattr("foundry_lab.batch.results_file._open", lambda path: FailingFile(path, "r+b"))
+    monkeypatch.setattr("foundry_lab.batch.output.FileIO", lambda path, *_, **__: FailingFile(path, "r+b"))
     async with FoundryAPIClient(stub.url) as client:
         with pytest.raises(BatchStoppedError, match=f"(?s){words}") as caught:
             await client.complete_batch([str(n) for n in range(20)], output=output)
@@ -267,8 +266,8 @@ def test_after_a_line_that_did_not_fit_no_smaller_one_is_written(
 
     path = tmp_path / "out.jsonl"
     path.touch()
-    monkeypatch.setattr("foundry_lab.batch.results_file._open", lambda path: FullOnce(path, "r+b"))
-    output = ResultsFile(path, Index())
+    monkeypatch.setattr("foundry_lab.batch.output.FileIO", lambda path, *_, **__: FullOnce(path, "r+b"))
+    output = BatchOutput(path, Index())
     output.write("x", "ab", True, LINES[0])
     for _ in range(2):
         with pytest.raises(BatchOutputError, match="1 results of this run before that are in it"):
@@ -284,7 +283,7 @@ async def test_a_disk_that_fails_to_sync_stops_the_batch(
         raise OSError(errno.EIO, "the cable came out")
 
     stub.on("POST", CHAT, chat(delay_s=0.02))
-    monkeypatch.setattr("foundry_lab.batch.results_file._sync_folder", lambda path: None)
+    monkeypatch.setattr("foundry_lab.batch.output._sync_folder", lambda path: None)
     monkeypatch.setattr("os.fsync", fsync)
     async with FoundryAPIClient(stub.url) as client:
         with pytest.raises(BatchStoppedError, match="the cable came out"):
@@ -330,9 +329,7 @@ async def test_lines_count_when_they_are_on_disk_and_in_groups(
     syncs: list[int] = []
     real = os.fsync
     monkeypatch.setattr("os.fsync", lambda number: (syncs.append(number), real(number))[1])
-    monkeypatch.setattr(
-        "foundry_lab.batch.progress.Progress.durable", lambda self, lines: counted.append(lines)
-    )
+    monkeypatch.setattr("foundry_lab.batch.run.Run._show_durable", lambda self, lines: counted.append(lines))
     stub.on("POST", CHAT, chat(delay_s=0.01))
     async with FoundryAPIClient(stub.url) as client:
         report = await client.complete_batch([str(n) for n in range(100)], output=tmp_path / "out.jsonl")
@@ -354,7 +351,7 @@ def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("cut") / "out.jsonl"
     path.write_bytes((LINES[0] + LINES[1])[:length])
     index = Index()
-    output = ResultsFile(path, index)
+    output = BatchOutput(path, index)
     whole = (length >= len(LINES[0])) + (length >= len(LINES[0] + LINES[1]))
     assert output.found == whole
     assert path.read_bytes() == b"".join(LINES[:whole])

@@ -115,7 +115,7 @@ async def test_an_input_that_breaks_off_leaves_no_worker_behind(
         ([{"custom_id": "x", "url": "/v1/embeddings", "body": {}}], "url is '/v1/embeddings'"),
         ([{"custom_id": "x", "method": "GET", "body": {}}], "method is 'GET'"),
         ([{"body": {"messages": [{"role": "user", "content": "a"}]}}], "no custom_id"),
-        ([{"custom_id": "x", "body": {"messages": "a"}}], "isn't a list of messages"),
+        ([{"custom_id": "x", "body": {"messages": "a"}}], "must be a list with at least"),
         (
             [{"custom_id": "x", "body": {"messages": [{"role": "user", "content": "a"}], "stream": True}}],
             "stream",

@@ -16,7 +16,7 @@ from aiohttp import web
 from stub_server import CHAT, MODEL, StubService, chat, error, reply
 
 from foundry_lab import FoundryAPIClient, RetryPolicy
-from foundry_lab.batch.concurrency import AdaptiveConcurrency, as_policy
+from foundry_lab.batch.options import AdaptiveConcurrency, as_policy
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError, ModelNotFoundError, ServiceUnavailableError
 

@@ -15,7 +15,7 @@ from stub_server import CHAT, MODEL, StubService, chat, chat_body, error, reply
 from foundry_lab import FoundryAPIClient
 from foundry_lab.batch import AdaptiveConcurrency
 from foundry_lab.batch.index import Index
-from foundry_lab.batch.output import nameless_output
+from foundry_lab.batch.output import BatchOutput
 from foundry_lab.batch.report import MAX_SAMPLES, BatchReport, BatchStoppedError
 from foundry_lab.batch.result import Outcome
 from foundry_lab.errors import (
@@ -149,7 +149,7 @@ async def test_the_report_tells_the_run(client: FoundryAPIClient, stub: StubServ
 
 
 async def test_samples_stay_bounded_and_spread_over_the_run(client: FoundryAPIClient) -> None:
-    output = nameless_output(Index())
+    output = BatchOutput(None, Index())
     report = BatchReport(output, None, 2)
     for number in range(5 * MAX_SAMPLES):
         report.add(Outcome("x", "", b"", "ok", float(number)))

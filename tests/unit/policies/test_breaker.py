@@ -38,6 +38,8 @@ class Clock:
 
 
 WINDOW_S, OPEN_S, SLOW_S, MINIMUM = 10, 5, 3, 4
+FAILURE = ServerError("x", status=500)
+ENDS = {"success": None, "failure": FAILURE, "release": asyncio.CancelledError()}
 
 
 class Call(NamedTuple):
@@ -121,10 +123,10 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert wait_s is None if self.held else wait_s is not None and 0 <= wait_s <= OPEN_S
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data(), outcome=st.sampled_from(["success", "failure", "release"]))
+    @rule(data=st.data(), outcome=st.sampled_from([*ENDS]))
     def a_call_ends(self, data: Any, outcome: str) -> None:
         call = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
-        getattr(self.breaker, outcome)(call.ticket)
+        call.ticket.settle(ENDS[outcome])
         if call.period != self.period:
             return  # old news
         failed = outcome == "failure"
@@ -199,7 +201,7 @@ def guarded(breaker: CircuitBreaker) -> Iterator[None]:
 def opened(**kwargs: Any) -> tuple[CircuitBreaker, Clock]:
     clock = Clock()
     breaker = CircuitBreaker(failure_threshold=1, open_s=5, clock=clock, **kwargs)
-    breaker.failure(breaker.acquire())
+    breaker.acquire().settle(FAILURE)
     assert breaker.state == "open"
     return breaker, clock
 
@@ -304,7 +306,7 @@ def test_a_probe_that_never_says_anything_does_not_keep_the_breaker_from_closing
     with guarded(breaker):
         pass
     assert breaker.state == "closed"
-    breaker.failure(stream_that_nobody_reads_on)
+    stream_that_nobody_reads_on.settle(FAILURE)
     assert breaker.state == "closed"
 
 
@@ -312,13 +314,13 @@ def test_an_outcome_from_before_the_break_is_old_news() -> None:
     clock = Clock()
     breaker = CircuitBreaker(failure_threshold=1, open_s=5, clock=clock)
     slow = breaker.acquire()
-    breaker.failure(breaker.acquire())
+    breaker.acquire().settle(FAILURE)
     clock.now += 5
     probe = breaker.acquire()
-    breaker.success(slow)
+    slow.settle(None)
     assert breaker.state == "half-open"
-    breaker.success(probe)
-    breaker.failure(slow)
+    probe.settle(None)
+    slow.settle(FAILURE)
     assert breaker.state == "closed"
 
 
@@ -331,9 +333,9 @@ def test_listeners_hear_every_change_and_may_raise_or_use_the_breaker() -> None:
 
     breaker.add_listener(raises)
     breaker.add_listener(lambda transition: told.append((transition.old, transition.new, breaker.state)))
-    breaker.failure(breaker.acquire())
+    breaker.acquire().settle(FAILURE)
     clock.now += 5
-    breaker.success(breaker.acquire())
+    breaker.acquire().settle(None)
     assert told == [
         ("closed", "open", "open"),
         ("open", "half-open", "half-open"),
@@ -353,10 +355,10 @@ def test_every_change_has_its_reason_in_words(number: int, expected: list[str]) 
     breaker = CircuitBreaker(failure_threshold=number, half_open_probes=number, open_s=5, clock=clock)
     breaker.add_listener(lambda transition: told.append(transition.reason))
     for _ in range(number):
-        breaker.failure(breaker.acquire())
+        breaker.acquire().settle(FAILURE)
     clock.now += 5
     for _ in range(number):
-        breaker.success(breaker.acquire())
+        breaker.acquire().settle(None)
     assert told == expected
 
 
@@ -391,7 +393,7 @@ def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
 def test_numbers_written_as_text_count_like_those_of_the_environment() -> None:
     breaker = CircuitBreaker(failure_threshold=9, failure_rate="0.5", minimum_calls=2, open_s="3")  # type: ignore[arg-type]
     for _ in range(2):
-        breaker.failure(breaker.acquire())
+        breaker.acquire().settle(FAILURE)
     with pytest.raises(CircuitOpenError, match=r"3\.0 s"):
         breaker.acquire()
 
