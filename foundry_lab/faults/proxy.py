@@ -235,8 +235,7 @@ class FaultProxy:
         with self._lock:
             if self._script and self._script_route.is_for(path):
                 return self._script.popleft()
-            faults = self._faults
-            return pick(faults, path, self._rng.random()) if faults else None
+            return pick(self._faults, path, self._rng.random()) if self._faults else None
 
     def _wants_to_listen(self) -> bool:
         return all(fault.kind != "refused" for fault in self._faults)
