@@ -212,13 +212,8 @@ class FaultProxy:
         if (refusal := refuse(request, self.upstream)) is not None:
             return refusal
         fault = self._choose(request.path)
-        entry = ProxiedRequest(
-            time.monotonic(),
-            request.method,
-            request.path,
-            request.headers.get("X-Request-Id", ""),
-            str(fault) if fault else "",
-        )
+        request_id = request.headers.get("X-Request-Id", "")
+        entry = ProxiedRequest(time.monotonic(), request.method, request.path, request_id, str(fault or ""))
         self.log.append(entry)
         try:
             response = await self._relay.answer(request, fault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import re
@@ -236,12 +235,12 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
 
 
 def _html(book: NotebookNode, title: str, folder: Path) -> str:
-    """Return the notebook as one page, with the pictures in `folder` that it names.
+    """Make the notebook one page, with the pictures in `folder` that it names; it isn't used after that.
 
     Scripts from the network are named only where the page needs them.
     """
     if folder.name == workbook.SOLUTIONS:  # whose pictures lie above it, where nbconvert doesn't read
-        book, folder = copy.deepcopy(book), folder.parent
+        folder = folder.parent
         for cell in book.cells:
             cell.source = _PICTURE_ABOVE.sub(r"\1", cell.source)
     log = logging.getLogger(f"{__name__}.html")

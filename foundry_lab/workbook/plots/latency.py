@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, label, panels
 
 Times = Sequence[float] | npt.NDArray[np.float64]
 
@@ -57,7 +57,8 @@ def _draw_fit(ax: Axes, tokens: Sequence[int], latencies: Sequence[float]) -> La
 
 def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> LabFigure:
     """Plot latency in seconds against completion tokens, with the fitted line and what it says."""
-    fig, ax = figure("What an answer costs: latency against its length", "completion tokens", "latency (s)")
+    fig, (ax,) = panels(1, "What an answer costs: latency against its length", size=(8.0, 4.5))
+    label(ax, "completion tokens", "latency (s)")
     fit = _draw_fit(ax, tokens, latencies_s)
     longest = max(tokens)
     floor_s = max(0.0, fit.fixed_s)
@@ -85,7 +86,8 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
     Args:
         streams: name -> seconds from the call to each token's arrival (`stream.arrivals_s`).
     """
-    fig, ax = figure(title, "time since the call (s)", "", size=(9.0, 1.7 + 0.8 * len(streams)))
+    fig, (ax,) = panels(1, title, size=(9.0, 1.7 + 0.8 * len(streams)))
+    label(ax, "time since the call (s)", "")
     rows = range(0, -len(streams), -1)  # the first on top
     words = []
     for row, (name, arrivals) in zip(rows, streams.items(), strict=True):

@@ -28,7 +28,6 @@ from foundry_lab.workbook.plots.style import (
     RED,
     LabFigure,
     area,
-    figure,
     label,
     legend_beside,
     panels,
@@ -72,9 +71,9 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
-    title = "Attempts of each call, and what they met"
     size = (9, 1.6 + 0.34 * len(calls))
-    fig, ax = figure(title, "seconds since the call's first attempt", "call", size=size)
+    fig, (ax,) = panels(1, "Attempts of each call, and what they met", size=size)
+    label(ax, "seconds since the call's first attempt", "call")
     ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])
     met = Counter(fault for each in calls.values() for _, _, fault in each)

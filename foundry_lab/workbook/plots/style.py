@@ -50,19 +50,13 @@ class LabFigure(Figure):
         show(self)
 
 
-def figure(
-    title: str, xlabel: str, ylabel: str, *, size: tuple[float, float] = (8.0, 4.5)
-) -> tuple[LabFigure, Axes]:
-    """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi."""
-    fig, axes = panels(1, title, size=size)
-    label(axes[0], xlabel, ylabel)
-    return fig, axes[0]
-
-
 def panels(
     count: int, title: str, *, size: tuple[float, float] = (11.0, 4.2), stacked: bool = False
 ) -> tuple[LabFigure, list[Axes]]:
-    """Return a figure with `count` sets of axes, side by side or stacked, under one title."""
+    """Return a figure with `count` sets of axes in the workbook's style, side by side or stacked.
+
+    `size` is in inches at 100 dpi.
+    """
     fig = LabFigure(figsize=size, dpi=DPI, layout="constrained")
     grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
     axes = list(grid.flat)
