@@ -68,15 +68,11 @@ class ChatPanel(ipywidgets.VBox):
         self.tokens_per_s: float | None = None
         self._note = ""
 
-        whole = {"description_width": "initial"}  # or the labels are cut
-        small = {"style": whole, "layout": {"width": "170px"}}
+        # A width of "initial", or the labels are cut.
+        small = {"style": {"description_width": "initial"}, "layout": {"width": "170px"}}
         self.transcript_view = ipywidgets.HTML()
-        self.text = ipywidgets.Text(
-            description="Question",
-            placeholder="Ask something and press Enter",
-            layout={"flex": "1 1 auto"},
-            style=whole,
-        )
+        self.text = ipywidgets.Text(description="Question", placeholder="Ask something and press Enter")
+        self.text.layout.flex, self.text.style.description_width = "1 1 auto", "initial"
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
         self.stop_button = ipywidgets.Button(description="Stop")
         self.clear_button = ipywidgets.Button(description="Clear", tooltip="Start a new conversation")
@@ -95,15 +91,10 @@ class ChatPanel(ipywidgets.VBox):
         self.send_button.on_click(lambda _: self._send_typed())
         self.stop_button.on_click(lambda _: self.stop())
         self.clear_button.on_click(lambda _: self.clear())
-        super().__init__(
-            [
-                self.transcript_view,
-                ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"}),
-                ipywidgets.HBox([self.temperature, self.max_tokens]),
-                self.status,
-            ],
-            layout={"max_width": "760px"},
-        )
+        asking = ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"})
+        settings = ipywidgets.HBox([self.temperature, self.max_tokens])
+        rows = [self.transcript_view, asking, settings, self.status]
+        super().__init__(rows, layout={"max_width": "760px"})
         self._show("ready")
 
     def send(self, prompt: str) -> None:
