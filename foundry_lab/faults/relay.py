@@ -195,7 +195,7 @@ def _head(request: web.Request, url: URL, headers: CIMultiDict[str]) -> web.Resp
 def refuse(request: web.Request, upstream: str | None) -> web.Response | None:
     """Return the answer to a web page of elsewhere, which has no business here; None for a program."""
     host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
-    port = request.get_extra_info("sockname")[1]
+    _, port = request.get_extra_info("sockname", ("", 0))
     if upstream is not None and host == URL(upstream).authority:
         host = f"127.0.0.1:{port}"  # a program that was told to reach the service through this proxy
     reason = foreign(host, origin, port, site)
