@@ -113,14 +113,11 @@ class Relay:
         headers = _passed_on(upstream.raw_headers)
         is_stream = "text/event-stream" in upstream.headers.get("Content-Type", "").lower()
         if fault and fault.kind == "wrong_content_type":
-            headers.popall("Content-Type", None)
             headers["Content-Type"] = "text/html"
-        body: AsyncIterator[bytes]
-        if fault is None or fault.kind == "latency" or (fault.kind in STREAM_ONLY and not is_stream):
-            body = upstream.content.iter_any()
-        else:
-            if fault.kind == "malformed_json":
-                headers.popall("Content-Length", None)
+        if fault and fault.kind == "malformed_json":
+            headers.popall("Content-Length", None)
+        body: AsyncIterator[bytes] = upstream.content.iter_any()
+        if fault and fault.kind != "latency" and (is_stream or fault.kind not in STREAM_ONLY):
             body = self._spoiled(request, upstream, fault, is_stream)
         request[_AS_SENT] = headers
         response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
