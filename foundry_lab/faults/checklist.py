@@ -6,8 +6,6 @@
 where `make(url)` returns a function `ask(prompt, timeout_s)` that returns the answer's text or raises.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

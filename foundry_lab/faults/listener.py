@@ -1,7 +1,5 @@
 """The fault proxy's port: open, or refusing, and never a forked child's."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

@@ -1,7 +1,5 @@
 """One request through the fault proxy: passed on to the service, with or without something going wrong."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """Where the notebooks are, and which one a name means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

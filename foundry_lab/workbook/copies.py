@@ -1,7 +1,5 @@
 """Copies of the course: one to learn from, and one to teach with."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

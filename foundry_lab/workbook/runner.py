@@ -1,7 +1,5 @@
 """Execute notebooks for `foundry-lab run`: executed copies and HTML pages; the originals stay as they are."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

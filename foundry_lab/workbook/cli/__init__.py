@@ -1,7 +1,5 @@
 """The `foundry-lab` command. What loads slowly, the command that needs it imports: `--help` is quick."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from contextlib import suppress

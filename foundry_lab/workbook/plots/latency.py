@@ -1,7 +1,5 @@
 """Figures of requests and streams: what a token costs, when each came, and what decides it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import msgspec

@@ -4,8 +4,6 @@ Of requests: the attempts of each call, and when retries arrive. Of an outage: t
 service killed and started.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A figure is shown together with its alt text, for who doesn't see it.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

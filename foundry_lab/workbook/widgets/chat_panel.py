@@ -1,7 +1,5 @@
 """A small chat in a notebook: type, watch the tokens arrive, stop when it has said enough."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import time
