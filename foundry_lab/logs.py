@@ -7,8 +7,6 @@ Prompts are logged only with `prompts=`, and cut. Answers, headers and keys are 
 messages of errors, which may quote them: of a failed request the log has the outcome and the kind of error.
 """
 
-from __future__ import annotations
-
 import json as jsonlib
 import logging
 import sys

@@ -19,16 +19,8 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from foundry_lab import errors
 from foundry_lab._ground.forks import renew_after_fork
-from foundry_lab.errors import (
-    APIStatusError,
-    CircuitOpenError,
-    ConfigurationError,
-    RequestTimeoutError,
-    ResponseFormatError,
-    ServiceUnavailableError,
-    StreamInterruptedError,
-)
 from foundry_lab.policies.breaker import CircuitBreaker
 from foundry_lab.types import Usage
 
@@ -45,11 +37,11 @@ MAX_ENDPOINT_LABELS = 32
 """Endpoints whose breakers are shown; those that were connected to longest ago make way."""
 _BREAKER_LEVEL = {"closed": 0, "half-open": 1, "open": 2}
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
-    (ServiceUnavailableError, "unavailable"),
-    (RequestTimeoutError, "timeout"),
-    (CircuitOpenError, "circuit_open"),
-    (StreamInterruptedError, "interrupted"),
-    (ResponseFormatError, "format"),
+    (errors.ServiceUnavailableError, "unavailable"),
+    (errors.RequestTimeoutError, "timeout"),
+    (errors.CircuitOpenError, "circuit_open"),
+    (errors.StreamInterruptedError, "interrupted"),
+    (errors.ResponseFormatError, "format"),
     (Exception, "error"),
 )
 
@@ -61,7 +53,7 @@ def outcome_of(error: BaseException | None) -> str:
     """
     if error is None:
         return "ok"
-    if isinstance(error, APIStatusError):
+    if isinstance(error, errors.APIStatusError):
         return f"http_{error.status}" if error.by_service else "refused"
     return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "cancelled")
 
@@ -256,10 +248,9 @@ class Metrics(Collector):
     def collect(self) -> list[Metric]:
         """Return the series, for Prometheus."""
         with self._lock:
-            watched = [(endpoint, list(breakers)) for endpoint, breakers in self._breakers.items()]
             levels = {
-                (endpoint,): max(_BREAKER_LEVEL[each.state] for each in breakers)
-                for endpoint, breakers in watched
+                (endpoint,): max((_BREAKER_LEVEL[each.state] for each in breakers), default=0)
+                for endpoint, breakers in self._breakers.items()
                 if breakers
             }
             return [
@@ -325,7 +316,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
                     trial.bind((HOST, port))
             server, thread = start_http_server(port, addr=HOST, registry=registry)
         except (OSError, OverflowError, TypeError) as error:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
                 "number up to 65535, or 0 for a free one."
             ) from None

@@ -6,8 +6,6 @@
 where `make(url)` returns a function `ask(prompt, timeout_s)` that returns the answer's text or raises.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +93,7 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
 
 
 def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
-    before = _asked(proxy)
+    proxy.log.clear()
     began = time.perf_counter()
     text = error = None
     rescue = threading.Timer(timeout_s + HANG_S, proxy.set_faults, ["refused"])  # or it may wait for ever
@@ -107,11 +105,8 @@ def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
     finally:
         rescue.cancel()
         rescue.join()
-    return _Call(text, error, time.perf_counter() - began, _asked(proxy) - before)
-
-
-def _asked(proxy: FaultProxy) -> int:
-    return sum(entry.path == CHAT_PATH for entry in list(proxy.log))
+    took_s = time.perf_counter() - began
+    return _Call(text, error, took_s, sum(entry.path == CHAT_PATH for entry in list(proxy.log)))
 
 
 def _trials(make: Callable[[str], Ask], proxy: FaultProxy) -> Iterator[Trial]:

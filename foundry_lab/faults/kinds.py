@@ -1,7 +1,5 @@
 """What can go wrong on purpose: the kinds of fault and their parameters, without I/O."""
 
-from __future__ import annotations
-
 import fnmatch
 import math
 from typing import Literal, get_args

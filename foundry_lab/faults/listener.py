@@ -1,7 +1,5 @@
 """The fault proxy's port: open, or refusing, and never a forked child's."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket
@@ -11,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.faults.relay import restore_headers
+from foundry_lab.faults.relay import Relay, restore_headers
 
 HOST = "127.0.0.1"
 MAX_REQUEST_BYTES = 64 * 2**20
@@ -22,6 +20,7 @@ class Listener:
 
     Args:
         handle: answers a request.
+        relay: what `handle` uses; it is running while the server is.
         port: 0 takes a free one.
 
     Attributes:
@@ -31,7 +30,9 @@ class Listener:
         ConfigurationError: the port is taken, or is none.
     """
 
-    def __init__(self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], port: int) -> None:
+    def __init__(
+        self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], relay: Relay, port: int
+    ) -> None:
         self._socket = _bind(port)
         self.port: int = self._socket.getsockname()[1]
         self._turn = asyncio.Lock()
@@ -39,6 +40,8 @@ class Listener:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_route("*", "/{path:.*}", handle)
         app.on_response_prepare.append(restore_headers)
+        app.cleanup_ctx.append(relay.run)
+        app.on_shutdown.append(relay.stop)
         # handler_cancellation: a client that leaves must end the request at the service too
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
 

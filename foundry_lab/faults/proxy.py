@@ -13,6 +13,7 @@ It runs in a thread of its own, so that sync and async clients can use it from t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -23,11 +24,12 @@ from aiohttp import web
 
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls.portal import Portal
-from foundry_lab.errors import ConfigurationError, FoundryError
+from foundry_lab.calls.target import Target, locate
+from foundry_lab.config import Settings, check_endpoint
+from foundry_lab.errors import ConfigurationError, EngineError, FoundryError
 from foundry_lab.faults.kinds import UNANSWERED, Fault, FaultKind, pick
 from foundry_lab.faults.listener import HOST, Listener
 from foundry_lab.faults.relay import Relay, refuse
-from foundry_lab.faults.upstream import Upstream
 
 LOG_LENGTH = 10_000
 
@@ -74,9 +76,9 @@ class FaultProxy:
     """
 
     def __init__(self, upstream: str | None = None, *, port: int = 0, seed: int | None = None) -> None:
-        self._upstream = Upstream(upstream)
         self._port = port
         self._rng = random.Random(seed)
+        self._relay = Relay(None if upstream is None else _named(upstream), self._rng)
         self._lock = threading.Lock()
         self._faults: tuple[Fault, ...] = ()
         self._script: deque[Fault | None] = deque()
@@ -85,7 +87,6 @@ class FaultProxy:
         # Windows' own loop says good-bye before a reset, and complains of it.
         self._portal = Portal("fault-proxy", asyncio.SelectorEventLoop)
         self._listener: Listener | None = None
-        self._relay: Relay | None = None
         renew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -94,8 +95,8 @@ class FaultProxy:
         if self._listener is not None:
             self._listener.after_fork()
         keep_unused((self._listener, self._relay))
-        self._listener = self._relay = None
-        self._port = 0
+        self._listener, self._port = None, 0
+        self._relay = Relay(self._relay.target, self._rng)
 
     @property
     def url(self) -> str:
@@ -111,13 +112,11 @@ class FaultProxy:
     @property
     def upstream(self) -> str | None:
         """Base URL of the service, None before it was found; may be set while the proxy runs."""
-        return self._upstream.url
+        return self._relay.target.endpoint if self._relay.target is not None else None
 
     @upstream.setter
     def upstream(self, value: str) -> None:
-        self._upstream = Upstream(value)
-        if self._relay is not None:
-            self._relay.upstream = self._upstream
+        self._relay.target = _named(value)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -175,18 +174,19 @@ class FaultProxy:
             EngineError: there is no service and none can be started.
         """
         if self._listener is None:
-            self._upstream.find()
-            listener = Listener(self._handle, self._port)
+            if self._relay.target is None:
+                self._relay.target = locate(Settings())
+            listener = Listener(self._handle, self._relay, self._port)
             self._port = listener.port
-            self._portal.wait(self._open(listener))
+            self._portal.wait(listener.fit(self._wants_to_listen))
             self._listener = listener
         return self
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""
         listener, self._listener = self._listener, None
-        if listener is not None and self._relay is not None:
-            self._portal.wait(_shut(listener, self._relay))
+        if listener is not None:
+            self._portal.wait(listener.close())
             self._portal.close()
 
     def __enter__(self) -> FaultProxy:
@@ -208,22 +208,12 @@ class FaultProxy:
 
     # --- in the proxy's thread -------------------------------------------------------------------------
 
-    async def _open(self, listener: Listener) -> None:
-        self._relay = Relay(self._upstream, self._rng)
-        await listener.fit(self._wants_to_listen)
-
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        assert self._relay is not None
-        if (refusal := refuse(request, self._upstream)) is not None:
+        if (refusal := refuse(request, self.upstream)) is not None:
             return refusal
         fault = self._choose(request.path)
-        entry = ProxiedRequest(
-            time.monotonic(),
-            request.method,
-            request.path,
-            request.headers.get("X-Request-Id", ""),
-            str(fault) if fault else "",
-        )
+        request_id = request.headers.get("X-Request-Id", "")
+        entry = ProxiedRequest(time.monotonic(), request.method, request.path, request_id, str(fault or ""))
         self.log.append(entry)
         try:
             response = await self._relay.answer(request, fault)
@@ -240,14 +230,15 @@ class FaultProxy:
         with self._lock:
             if self._script and self._script_route.is_for(path):
                 return self._script.popleft()
-            faults = self._faults
-            return pick(faults, path, self._rng.random()) if faults else None
+            return pick(self._faults, path, self._rng.random()) if self._faults else None
 
     def _wants_to_listen(self) -> bool:
         return all(fault.kind != "refused" for fault in self._faults)
 
 
-async def _shut(listener: Listener, relay: Relay) -> None:
-    relay.stopping.set()
-    await listener.close()
-    await relay.close()
+def _named(upstream: str) -> Target:
+    """Return the target at an address that was given; the lab's own service there counts as found."""
+    url = check_endpoint(upstream, "upstream")
+    with contextlib.suppress(EngineError):  # a damaged note of the lab's is no matter of another service
+        return Target(url, found=locate(Settings(endpoint=url)).control_url is not None)
+    return Target(url)

@@ -1,7 +1,5 @@
 """One request through the fault proxy: passed on to the service, with or without something going wrong."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client
@@ -17,15 +15,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from foundry_lab._ground.loopback import foreign
+from foundry_lab.calls.target import Target, relocate
 from foundry_lab.faults.kinds import STREAM_ONLY, Fault
-from foundry_lab.faults.upstream import Upstream
-from foundry_lab.protocol.headers import without_credentials
+from foundry_lab.protocol.headers import CREDENTIALS
 
 HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"connection host keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
     b"upgrade".split()
 )
-"""Headers between two neighbours, not passed on (RFC 9110, section 7.6.1)."""
+"""Headers between two neighbours, not passed on (RFC 9110, section 7.6.1); Host names the next one."""
 
 FLUSH_S = 0.05
 """Pause before a reset, so that what was sent is read first: a reset may overtake it."""
@@ -36,28 +34,32 @@ _AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
 
 
 class Relay:
-    """Passes requests on to `upstream` and spoils some of the answers.
+    """Passes requests on to a service and spoils some of the answers.
 
     Attributes:
-        upstream: the service; may be another at any time.
+        target: the service; may be another at any time. None before it was found.
         stopping: set when the proxy ends; what waits for ever waits for this.
     """
 
-    def __init__(self, upstream: Upstream, rng: random.Random) -> None:
-        self.upstream = upstream
-        self.stopping = asyncio.Event()
+    def __init__(self, target: Target | None, rng: random.Random) -> None:
+        self.target = target
         self._rng = rng
-        self._session = aiohttp.ClientSession(
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """Have connections to the service from the beginning of the server to its end."""
+        self.stopping = asyncio.Event()
+        async with aiohttp.ClientSession(
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
             connector=aiohttp.TCPConnector(limit=0, force_close=True),  # never a connection gone stale
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
+        ) as self._session:
+            yield
 
-    async def close(self) -> None:
-        """Close the connections to the service."""
-        await self._session.close()
+    async def stop(self, _: web.Application) -> None:
+        """End what waits for ever."""
+        self.stopping.set()
 
     async def answer(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
         """Answer one request, meeting `fault`."""
@@ -73,25 +75,28 @@ class Relay:
         elif kind == "black_hole":
             await self.stopping.wait()
             return web.Response(status=503)
-        upstream = self.upstream
+        target = self.target
+        assert target is not None, "it was found before the proxy began to listen"
         try:
             try:
-                return await self._ask(request, upstream, fault)
+                return await self._ask(request, target, fault)
             except UNREACHED:
-                if not await asyncio.to_thread(upstream.moved):
+                moved = await asyncio.to_thread(relocate, target)
+                if moved is None:
                     raise
-            return await self._ask(request, upstream, fault)
+            self.target = target = moved
+            return await self._ask(request, target, fault)
         except UNREACHED as error:
-            return _error(502, f"The fault proxy can't reach the service at {upstream.url}: {error}")
+            return _error(502, f"The fault proxy can't reach the service at {target.endpoint}: {error}")
         except aiohttp.ClientConnectionError:
             return _reset(request)  # as the service did
 
-    async def _ask(self, request: web.Request, upstream: Upstream, fault: Fault | None) -> web.StreamResponse:
-        url = URL(f"{upstream.url}{_raw_path(request)}", encoded=True)
-        headers = _passed_on(request.raw_headers, leave_out=b"host")
-        if upstream.found:  # as for a client: its key is for who was named, not for who has the port now
-            kept = without_credentials(headers)
-            headers = CIMultiDict((name, value) for name, value in headers.items() if name in kept)
+    async def _ask(self, request: web.Request, target: Target, fault: Fault | None) -> web.StreamResponse:
+        url = URL(f"{target.endpoint}{request.rel_url.raw_path_qs}", encoded=True)
+        headers = _passed_on(request.raw_headers)
+        if target.found:  # as for a client: its key is for who was named, not for who has the port now
+            for name in CREDENTIALS:
+                headers.popall(name, None)
         if request.method == "HEAD":
             return await asyncio.to_thread(_head, request, url, headers)
         async with self._session.request(
@@ -106,14 +111,11 @@ class Relay:
         headers = _passed_on(upstream.raw_headers)
         is_stream = "text/event-stream" in upstream.headers.get("Content-Type", "").lower()
         if fault and fault.kind == "wrong_content_type":
-            headers.popall("Content-Type", None)
             headers["Content-Type"] = "text/html"
-        body: AsyncIterator[bytes]
-        if fault is None or fault.kind == "latency" or (fault.kind in STREAM_ONLY and not is_stream):
-            body = upstream.content.iter_any()
-        else:
-            if fault.kind == "malformed_json":
-                headers.popall("Content-Length", None)
+        if fault and fault.kind == "malformed_json":
+            headers.popall("Content-Length", None)
+        body: AsyncIterator[bytes] = upstream.content.iter_any()
+        if fault and fault.kind != "latency" and (is_stream or fault.kind not in STREAM_ONLY):
             body = self._spoiled(request, upstream, fault, is_stream)
         request[_AS_SENT] = headers
         response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
@@ -153,7 +155,8 @@ class Relay:
                 return
             if here and kind == "cut":
                 await asyncio.sleep(FLUSH_S)
-                _close(request)
+                if request.transport is not None:
+                    request.transport.close()
                 return
             if kind == "malformed_json" and not is_stream:
                 if here:
@@ -184,23 +187,14 @@ def _head(request: web.Request, url: URL, headers: CIMultiDict[str]) -> web.Resp
     return web.Response(status=answer.status, reason=answer.reason, headers=sent)
 
 
-def refuse(request: web.Request, upstream: Upstream) -> web.Response | None:
+def refuse(request: web.Request, upstream: str | None) -> web.Response | None:
     """Return the answer to a web page of elsewhere, which has no business here; None for a program."""
     host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
-    port = request.transport.get_extra_info("sockname")[1] if request.transport is not None else 0
-    if upstream.url is not None and host == URL(upstream.url).authority:
+    _, port = request.get_extra_info("sockname", ("", 0))
+    if upstream is not None and host == URL(upstream).authority:
         host = f"127.0.0.1:{port}"  # a program that was told to reach the service through this proxy
     reason = foreign(host, origin, port, site)
     return _error(403, f"The fault proxy refused this: {reason}. Ask from a program.") if reason else None
-
-
-def _raw_path(request: web.Request) -> str:
-    """Return path and query as they were sent; a client that takes us for an HTTP proxy sends a whole URL."""
-    target = request.raw_path
-    if target.startswith("/"):
-        return target
-    _, _, path = target.partition("://")[2].partition("/")
-    return f"/{path}"
 
 
 async def restore_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -229,11 +223,11 @@ async def _halves(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     yield body[len(body) // 2 :]
 
 
-def _passed_on(raw: aiohttp.typedefs.RawHeaders, leave_out: bytes = b"") -> CIMultiDict[str]:
+def _passed_on(raw: aiohttp.typedefs.RawHeaders) -> CIMultiDict[str]:
     return CIMultiDict(
         (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
         for name, value in raw
-        if name.lower() not in HOP_BY_HOP and name.lower() != leave_out
+        if name.lower() not in HOP_BY_HOP
     )
 
 
@@ -252,9 +246,3 @@ def _reset(request: web.Request) -> web.Response:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
     return web.Response()
-
-
-def _close(request: web.Request) -> None:
-    """End the connection in the ordinary way, in the middle of whatever was being sent."""
-    if request.transport is not None:
-        request.transport.close()

@@ -14,7 +14,7 @@ _OURS = {"Content-Type": "application/json", "Accept": "application/json, text/e
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a name is made of."""
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_CREDENTIALS = frozenset(
+CREDENTIALS = frozenset(
     ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "ocp-apim-subscription-key")
 )
 
@@ -44,7 +44,7 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
 
 def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that may go to a service which nobody named."""
-    return {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+    return {name: value for name, value in headers.items() if name.lower() not in CREDENTIALS}
 
 
 def _check_value(value: object, what: str) -> None:

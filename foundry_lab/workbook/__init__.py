@@ -1,7 +1,5 @@
 """Where the notebooks are, and which one a name means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,24 +40,26 @@ def place(notebook: Path) -> Path | None:
         return None
 
 
-def files() -> Iterable[Path]:
-    """Yield the files of the course, without what they are made from."""
+def files() -> dict[str, Path]:
+    """Return the files of the course by name below its folder, without what they are made from."""
+    found = {}
     for path in sorted(folder().rglob("*")):
-        parts = path.relative_to(folder()).parts
-        hidden = any(part.startswith((".", "__pycache__")) for part in parts)
-        if path.is_file() and not hidden and parts[0] != SOURCES:
-            yield path
+        name = path.relative_to(folder())
+        hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
+        if path.is_file() and not hidden and name.parts[0] != SOURCES:
+            found[name.as_posix()] = path
+    return found
 
 
 def notebooks() -> list[Path]:
     """Return the workbook's notebooks in reading order: its own folder first, then subfolders."""
-    found = [path for path in files() if path.suffix == ".ipynb"]
-    return sorted(found, key=lambda path: (len(path.relative_to(folder()).parts), path))
+    found = [path for path in files().values() if path.suffix == ".ipynb"]
+    return sorted(found, key=lambda path: (len(path.parts), path))
 
 
-def data_files() -> list[Path]:
-    """Return the workbook's other files, which the notebooks read."""
-    return [path for path in files() if path.suffix != ".ipynb"]
+def data_files() -> dict[str, Path]:
+    """Return the workbook's other files, which the notebooks read, by name."""
+    return {name: path for name, path in files().items() if path.suffix != ".ipynb"}
 
 
 def find(names: Iterable[str]) -> list[Path]:

@@ -1,7 +1,5 @@
 """Copies of the course: one to learn from, and one to teach with."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,22 +78,21 @@ def copy_to(target: Path, *, teacher: bool = False) -> CopyReport:
 
 def _for_learners() -> Iterator[tuple[str, bytes]]:
     """Yield names and contents."""
-    for path in workbook.files():
-        name = path.relative_to(workbook.folder())
-        if name.parts[0] != SOLUTIONS:
-            yield name.as_posix(), _without_outputs(path) if path.suffix == ".ipynb" else path.read_bytes()
+    for name, path in workbook.files().items():
+        if not name.startswith(f"{SOLUTIONS}/"):
+            yield name, _without_outputs(path) if path.suffix == ".ipynb" else path.read_bytes()
 
 
 def _for_teachers() -> Iterator[tuple[str, bytes]]:
-    for path in workbook.files():
-        yield path.relative_to(workbook.folder()).as_posix(), path.read_bytes()
+    for name, path in workbook.files().items():
+        yield name, path.read_bytes()
     yield f"{GRADING}/nbgrader_config.py", _NBGRADER_CONFIG.encode()
     for path in sorted((workbook.folder() / SOLUTIONS).glob("*_solutions.ipynb")):
         assignment = path.stem.removesuffix("_solutions")
         source = f"{GRADING}/source/{assignment}"
         yield f"{source}/{assignment}.ipynb", _without_outputs(path, raise_paths=True)
-        for file in workbook.data_files():
-            yield f"{source}/{file.relative_to(workbook.folder()).as_posix()}", file.read_bytes()
+        for name, file in workbook.data_files().items():
+            yield f"{source}/{name}", file.read_bytes()
 
 
 def _without_outputs(path: Path, *, raise_paths: bool = False) -> bytes:

@@ -1,7 +1,5 @@
 """`foundry-lab doctor`: what on this machine could stop the workbook, and what to do about each."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

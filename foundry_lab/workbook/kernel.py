@@ -1,7 +1,5 @@
 """Kernels that run the interpreter this package is installed in."""
 
-from __future__ import annotations
-
 import os
 
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict

@@ -1,13 +1,11 @@
 """Execute notebooks for `foundry-lab run`: executed copies and HTML pages; the originals stay as they are."""
 
-from __future__ import annotations
-
-import copy
 import logging
 import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,22 +31,6 @@ NO_SCRIPT = "data:text/javascript,"
 _PICTURE_ABOVE = re.compile(r"(!\[[^\]]*\]\()\.\./")
 
 
-class CellError(WorkbookError):
-    """A cell failed.
-
-    Attributes:
-        cell: number among the notebook's code cells, from 1, as in `In [1]`.
-        source: the cell's code.
-        details: end of the traceback, or what is known instead.
-    """
-
-    def __init__(self, message: str, *, cell: int, source: str, details: str) -> None:
-        super().__init__(message)
-        self.cell = cell
-        self.source = source
-        self.details = details
-
-
 class RunResult(msgspec.Struct, frozen=True):
     """One executed notebook.
 
@@ -57,14 +39,15 @@ class RunResult(msgspec.Struct, frozen=True):
         page: path of its HTML page.
         cells: code cells that ran without failing.
         seconds: wall time, the kernel's start included.
-        error: the cell that failed, or None.
+        failure: what to say of the cell after those, if it failed: what happened, its code, and the end of
+            the traceback or what is known instead. Else empty.
     """
 
     notebook: Path
     page: Path
     cells: int
     seconds: float
-    error: CellError | None = None
+    failure: str
 
 
 def output_path(notebook: Path, output: Path) -> Path:
@@ -111,14 +94,11 @@ def run_notebook(notebook: Path, output: Path, *, timeout: int | None = None) ->
     book = _read(notebook)
     target = output_path(notebook, output)
     page = target.with_suffix(".html")
-    error: CellError | None = None
     try:
         work_dir = _working_directory(notebook, output)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            cells = _execute(book, notebook.stem, work_dir, timeout)
-        except CellError as failure:
-            error, cells = failure, failure.cell - 1
+            cells, failure = _execute(book, notebook.stem, work_dir, timeout)
         finally:
             freeze(book)
             _hide_machine(book, work_dir)
@@ -129,7 +109,7 @@ def run_notebook(notebook: Path, output: Path, *, timeout: int | None = None) ->
             f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "
             "Choose another folder with --output."
         ) from problem
-    return RunResult(target, page, cells, time.monotonic() - started, error)
+    return RunResult(target, page, cells, time.monotonic() - started, failure)
 
 
 def _read(notebook: Path) -> NotebookNode:
@@ -151,15 +131,15 @@ def _read(notebook: Path) -> NotebookNode:
 def _working_directory(notebook: Path, output: Path) -> Path:
     if not workbook.place(notebook):
         return notebook.parent
-    for file in workbook.data_files():
-        copy = output / file.relative_to(workbook.folder())
+    for name, file in workbook.data_files().items():
+        copy = output / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_whole(copy, file.read_bytes())
     return output_path(notebook, output).parent.resolve()
 
 
-def _execute(book: NotebookNode, name: str, work_dir: Path, timeout: int | None) -> int:
-    """Run cell by cell and return how many code cells ran. Raises CellError."""
+def _execute(book: NotebookNode, name: str, work_dir: Path, timeout: int | None) -> tuple[int, str]:
+    """Run cell by cell; return how many code cells ran, and what to say of one that failed."""
     client = NotebookClient(
         book,
         kernel_name=NATIVE_KERNEL_NAME,
@@ -192,21 +172,21 @@ def _execute(book: NotebookNode, name: str, work_dir: Path, timeout: int | None)
             try:
                 client.execute_cell(cell, index, execution_count=done + 1)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                raise _cell_error(error, done + 1, cell, timeout, stderr) from error
+                return done, _failure(error, done + 1, cell, timeout, stderr)
             done += 1
             bar.update()
         client.set_widgets_metadata()
         client.shutdown_kernel = "graceful"
-    return done
+    return done, ""
 
 
 def _has_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
 
 
-def _cell_error(
+def _failure(
     error: Exception, number: int, cell: NotebookNode, timeout: int | None, stderr: IO[bytes]
-) -> CellError:
+) -> str:
     lines: list[str] = []
     if isinstance(error, CellTimeoutError):
         what = f"did not finish within {timeout} s. Give it longer with --timeout"
@@ -218,8 +198,8 @@ def _cell_error(
         stderr.seek(0)
         said = stderr.read().decode("utf-8", "replace").strip().splitlines()
         lines = [line for line in said if "without encryption" not in line]
-    details = "\n".join(lines[-12:])
-    return CellError(f"Code cell {number} {what}.", cell=number, source=cell.source, details=details)
+    source = textwrap.indent(cell.source, "    ")
+    return "\n".join([f"Code cell {number} {what}.", "", source, "", *lines[-12:]])
 
 
 def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
@@ -253,12 +233,12 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
 
 
 def _html(book: NotebookNode, title: str, folder: Path) -> str:
-    """Return the notebook as one page, with the pictures in `folder` that it names.
+    """Make the notebook one page, with the pictures in `folder` that it names; it isn't used after that.
 
     Scripts from the network are named only where the page needs them.
     """
     if folder.name == workbook.SOLUTIONS:  # whose pictures lie above it, where nbconvert doesn't read
-        book, folder = copy.deepcopy(book), folder.parent
+        folder = folder.parent
         for cell in book.cells:
             cell.source = _PICTURE_ABOVE.sub(r"\1", cell.source)
     log = logging.getLogger(f"{__name__}.html")

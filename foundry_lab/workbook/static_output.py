@@ -1,7 +1,5 @@
 """What a run leaves in a notebook: taken out again, or in a form that one sees without a kernel."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping
 from typing import Any

@@ -204,8 +204,8 @@ def execute(path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         result = runner.run_notebook(path, Path(folder), timeout=600)
-        if result.error:
-            raise SystemExit(f"{path.name}: {result.error}\n{result.error.source}\n{result.error.details}")
+        if result.failure:
+            raise SystemExit(f"{path.name}: {result.failure}")
         done = nbformat.read(result.notebook, as_version=4)
         path.write_text(nbformat.writes(done) + "\n", encoding="utf-8", newline="\n")
         print(f"{path.stem}: {result.cells} code cells in {result.seconds:.1f} s")

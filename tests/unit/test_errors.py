@@ -37,7 +37,6 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "StreamInterruptedError": {"partial": "so far"},
     "CircuitOpenError": {"retry_after": 2.0},
     "StructuredOutputError": {"text": "no city", "attempts": 3},
-    "CellError": {"cell": 3, "source": "1 / 0", "details": "division by zero"},
     "BatchInputError": {"problems": ("line 3 is no JSON",)},
     "BatchStoppedError": {"report": BatchReport(OUTPUT, None, 1)},
 }

@@ -1,13 +1,10 @@
 """The `foundry-lab` command. What loads slowly, the command that needs it imports: `--help` is quick."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -18,10 +15,6 @@ from foundry_lab.errors import FoundryError
 from foundry_lab.workbook.cli.batch import batch
 from foundry_lab.workbook.cli.model import model
 from foundry_lab.workbook.cli.service import interrupting, left_as_found
-
-if TYPE_CHECKING:
-    from foundry_lab.workbook.copies import CopyReport
-    from foundry_lab.workbook.runner import CellError
 
 OWN_KERNEL = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
 
@@ -64,22 +57,15 @@ def run(names: tuple[str, ...], output: Path, timeout: int | None, keep: bool) -
         engine.ensure_service(progress=True)
         for notebook in notebooks:
             result = runner.run_notebook(notebook, output, timeout=timeout)
-            if result.error:
+            if result.failure:
                 failed += 1
-                _show_cell_error(notebook.stem, result.error)
-                state = f"{click.style('FAILED', fg='red')} at code cell {result.error.cell} after"
+                click.echo(f"\n{notebook.stem}: {result.failure}\n", err=True)
+                state = f"{click.style('FAILED', fg='red')} at code cell {result.cells + 1} after"
             else:
                 state = f"{click.style('ok', fg='green')}, {result.cells} code cells in"
             click.echo(f"{notebook.stem}: {state} {result.seconds:.1f} s, {result.page}")
     if failed:
         raise click.ClickException(f"{failed} of {len(notebooks)} notebooks failed.")
-
-
-def _show_cell_error(name: str, error: CellError) -> None:
-    source = textwrap.indent(error.source, "    ")
-    click.echo(f"\n{name}: {error}\n\n{source}\n", err=True)
-    if error.details:
-        click.echo(f"{error.details}\n", err=True)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -91,10 +77,8 @@ def _show_cell_error(name: str, error: CellError) -> None:
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTION]...")
 def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab on your copy of the notebooks. Further options, as --no-browser, go to JupyterLab."""
-    from foundry_lab.workbook import copies
-
     if folder.resolve() != workbook.folder():
-        _report_copy(copies.copy_to(folder), folder)
+        _copy_to(folder)
     with left_as_found():
         engine.ensure_service(progress=True)
         command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options, OWN_KERNEL]
@@ -183,16 +167,17 @@ def doctor(as_json: bool) -> None:
 @click.option("--teacher", is_flag=True, help="With outputs and solutions, and a course for nbgrader.")
 def new(folder: Path, teacher: bool) -> None:
     """Copy the notebooks into FOLDER, to work in. Files that are there are kept."""
-    from foundry_lab.workbook import copies
-
-    _report_copy(copies.copy_to(folder, teacher=teacher), folder)
+    _copy_to(folder, teacher=teacher)
 
 
 def _show_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
-def _report_copy(report: CopyReport, folder: Path) -> None:
+def _copy_to(folder: Path, *, teacher: bool = False) -> None:
+    from foundry_lab.workbook import copies
+
+    report = copies.copy_to(folder, teacher=teacher)
     click.echo(f"{folder}: {len(report.copied)} files copied, {len(report.unchanged)} there already.")
     if report.kept:
         click.echo(f"Kept as they are, because they were changed: {', '.join(report.kept)}")

@@ -1,7 +1,5 @@
 """`foundry-lab batch`: run a file of prompts through the model, stop when you like, go on where it was."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """`foundry-lab model`: prepare the embedded service's model, and carry it to machines without internet."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """The embedded service around a command: stopped after it, if the command had it started."""
 
-from __future__ import annotations
-
 import atexit
 import signal
 import threading

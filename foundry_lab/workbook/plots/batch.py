@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, figure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, label, panels
 
 if TYPE_CHECKING:  # a notebook without batches does without loading them
     from foundry_lab.batch.report import BatchReport
@@ -110,7 +110,8 @@ def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], tit
     table = np.asarray(counts)
     if table.shape != (len(labels), len(labels)):
         raise ConfigurationError(f"{len(labels)} labels need as many rows and columns, not {table.shape}.")
-    fig, axes = figure(title, "what the model said", "what is true", size=(5.5, 4.5))
+    fig, (axes,) = panels(1, title, size=(5.5, 4.5))
+    label(axes, "what the model said", "what is true")
     axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, table.sum(axis=1).max() * 1.4))
     axes.grid(False)
     axes.set_xticks(range(len(labels)), labels)

@@ -4,39 +4,36 @@ Of requests: the attempts of each call, and when retries arrive. Of an outage: t
 service killed and started.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, groupby, pairwise
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
 from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
-from foundry_lab.workbook.plots.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    LabFigure,
-    area,
-    figure,
-    label,
-    legend_beside,
-    panels,
-)
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, LabFigure, label, panels
 
-PASSED = area(BLUE)
-FAULTS = (area(RED, "//"), area(ORANGE, ".."), area(PURPLE, "xx"), area(GREEN, "++"), area(GREY, "\\\\"))
-GOOD, DOUBTFUL, BAD = area(GREEN), area(ORANGE, ".."), area(RED, "//")
+Fill = Mapping[str, Any]
+"""How an area looks, as arguments of matplotlib's patches and bars."""
+
+
+def _area(color: str, hatch: str = "") -> Fill:
+    """Return how an area looks: its hatching tells as much as its colour, which not everybody sees."""
+    return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "lw": 0}
+
+
+PASSED = _area(BLUE)
+FAULTS = (_area(RED, "//"), _area(ORANGE, ".."), _area(PURPLE, "xx"), _area(GREEN, "++"), _area(GREY, "\\\\"))
+GOOD, DOUBTFUL, BAD = _area(GREEN), _area(ORANGE, ".."), _area(RED, "//")
 BREAKER = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
 SERVICE = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
 STATES = BREAKER | SERVICE
@@ -72,9 +69,9 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
-    title = "Attempts of each call, and what they met"
     size = (9, 1.6 + 0.34 * len(calls))
-    fig, ax = figure(title, "seconds since the call's first attempt", "call", size=size)
+    fig, (ax,) = panels(1, "Attempts of each call, and what they met", size=size)
+    label(ax, "seconds since the call's first attempt", "call")
     ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])
     met = Counter(fault for each in calls.values() for _, _, fault in each)
@@ -100,7 +97,7 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
     if deadline_s is not None:
         lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
         fig.alt += f" The deadline is at {deadline_s:g} s."
-    legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
+    _legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
     return fig
 
 
@@ -254,7 +251,7 @@ def _draw_states(ax: Axes, marks: Sequence[Mark], end: float) -> str:
             above = 2 if width > until - start else 1
             ax.axvspan(start, start + width, zorder=above, **STATES[word])
     present = {word for word, _ in marks}
-    legend_beside(ax, {word: fill for word, fill in STATES.items() if word in present})
+    _legend_beside(ax, {word: fill for word, fill in STATES.items() if word in present})
     changes = [next(group) for _, group in groupby(marks, key=lambda mark: mark[0])]
     return ", ".join(f"{word} from {at:.1f} s" for word, at in changes)
 
@@ -269,3 +266,17 @@ def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:
         ax.text(end * 1.02, row, counts[-1], va="center", fontsize=9)
     ax.set_ylim(-0.6, len(OUTCOMES) - 0.2)
     return "; ".join(counts)
+
+
+def _legend_beside(axes: Axes, fills: Mapping[str, Fill], *lines: Artist) -> None:
+    """Put a legend to the right of the axes, with patches large enough to show their hatching."""
+    patches = [Patch(**fill, label=text) for text, fill in fills.items()]
+    axes.legend(
+        handles=[*patches, *lines],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=9,
+        handlelength=2.5,
+        handleheight=1.4,
+    )

@@ -3,20 +3,14 @@
 A figure is shown together with its alt text, for who doesn't see it.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from IPython.display import HTML, display
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image
 
 from foundry_lab.errors import ConfigurationError
@@ -30,9 +24,6 @@ SHARPNESS = 1.5
 """Pixels of the picture for each one on the page, so that it's sharp on a fine screen."""
 COLORS = 64
 """Of the picture: charts need few, and the file has a third of the size."""
-
-Fill = Mapping[str, Any]
-"""How an area looks, as arguments of matplotlib's patches and bars."""
 
 
 class LabFigure(Figure):
@@ -50,19 +41,13 @@ class LabFigure(Figure):
         show(self)
 
 
-def figure(
-    title: str, xlabel: str, ylabel: str, *, size: tuple[float, float] = (8.0, 4.5)
-) -> tuple[LabFigure, Axes]:
-    """Return a figure with one set of axes in the workbook's style; `size` in inches at 100 dpi."""
-    fig, axes = panels(1, title, size=size)
-    label(axes[0], xlabel, ylabel)
-    return fig, axes[0]
-
-
 def panels(
     count: int, title: str, *, size: tuple[float, float] = (11.0, 4.2), stacked: bool = False
 ) -> tuple[LabFigure, list[Axes]]:
-    """Return a figure with `count` sets of axes, side by side or stacked, under one title."""
+    """Return a figure with `count` sets of axes in the workbook's style, side by side or stacked.
+
+    `size` is in inches at 100 dpi.
+    """
     fig = LabFigure(figsize=size, dpi=DPI, layout="constrained")
     grid = fig.subplots(count if stacked else 1, 1 if stacked else count, squeeze=False)
     axes = list(grid.flat)
@@ -73,25 +58,6 @@ def panels(
         each.spines[["top", "right"]].set_visible(False)
         each.tick_params(labelsize=10)
     return fig, axes
-
-
-def area(color: str, hatch: str = "") -> Fill:
-    """Return how an area looks: its hatching tells as much as its colour, which not everybody sees."""
-    return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "lw": 0}
-
-
-def legend_beside(axes: Axes, fills: Mapping[str, Fill], *lines: Artist) -> None:
-    """Put a legend to the right of the axes, with patches large enough to show their hatching."""
-    patches = [Patch(**fill, label=text) for text, fill in fills.items()]
-    axes.legend(
-        handles=[*patches, *lines],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
-        fontsize=9,
-        handlelength=2.5,
-        handleheight=1.4,
-    )
 
 
 def label(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:

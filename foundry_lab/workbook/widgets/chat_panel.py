@@ -1,7 +1,5 @@
 """A small chat in a notebook: type, watch the tokens arrive, stop when it has said enough."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import time
@@ -68,17 +66,13 @@ class ChatPanel(ipywidgets.VBox):
         self.tokens_per_s: float | None = None
         self._note = ""
 
-        whole = {"description_width": "initial"}  # or the labels are cut
-        small = {"style": whole, "layout": {"width": "170px"}}
+        # A width of "initial", or the labels are cut.
+        small = {"style": {"description_width": "initial"}, "layout": {"width": "170px"}}
         self.transcript_view = ipywidgets.HTML()
-        self.text = ipywidgets.Text(
-            description="Question",
-            placeholder="Ask something and press Enter",
-            layout={"flex": "1 1 auto"},
-            style=whole,
-        )
+        self.text = ipywidgets.Text(description="Question", placeholder="Ask something and press Enter")
+        self.text.layout.flex, self.text.style.description_width = "1 1 auto", "initial"
         self.send_button = ipywidgets.Button(description="Send", button_style="primary")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        self.stop_button = ipywidgets.Button(description="Stop")
         self.clear_button = ipywidgets.Button(description="Clear", tooltip="Start a new conversation")
         buttons = [self.send_button, self.stop_button, self.clear_button]
         for button in buttons:
@@ -90,21 +84,16 @@ class ChatPanel(ipywidgets.VBox):
         self.max_tokens = ipywidgets.BoundedIntText(
             value=max_tokens, min=1, max=500, description="max_tokens", **small
         )
-        self.status = ipywidgets.Label("ready")
+        self.status = ipywidgets.Label()
         self.text.on_msg(self._on_text_message)
         self.send_button.on_click(lambda _: self._send_typed())
         self.stop_button.on_click(lambda _: self.stop())
         self.clear_button.on_click(lambda _: self.clear())
-        super().__init__(
-            [
-                self.transcript_view,
-                ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"}),
-                ipywidgets.HBox([self.temperature, self.max_tokens]),
-                self.status,
-            ],
-            layout={"max_width": "760px"},
-        )
-        self._draw()
+        asking = ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"})
+        settings = ipywidgets.HBox([self.temperature, self.max_tokens])
+        rows = [self.transcript_view, asking, settings, self.status]
+        super().__init__(rows, layout={"max_width": "760px"})
+        self._show("ready")
 
     def send(self, prompt: str) -> None:
         """Ask; the answer arrives in the background. Does nothing while one is being written."""
@@ -115,9 +104,7 @@ class ChatPanel(ipywidgets.VBox):
             messages=messages, temperature=self.temperature.value, max_tokens=self.max_tokens.value
         )
         self.messages, self._note = messages, ""
-        self._say("waiting for the first token")
-        self._show_busy(True)
-        self._draw("")
+        self._show("waiting for the first token", growing="")
         self._work = self._portal.start(self._answer(stream))
 
     def stop(self) -> None:
@@ -132,8 +119,7 @@ class ChatPanel(ipywidgets.VBox):
             return
         self.messages = [message for message in self.messages if message["role"] == "system"]
         self._note = ""
-        self._say("ready")
-        self._draw()
+        self._show("ready")
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when no answer is being written; `timeout` in seconds.
@@ -170,8 +156,13 @@ class ChatPanel(ipywidgets.VBox):
 
     async def _answer(self, stream: CompletionStream) -> None:
         """Read an answer in the panel's own loop, and put it away however it ends."""
+        shown_at = 0.0
         try:
-            await self._read(stream)
+            async with stream:
+                async for _ in stream:
+                    if time.monotonic() - shown_at > REDRAW_S:
+                        shown_at = time.monotonic()
+                        self._show("writing", stream.tokens_per_s, stream.text)
             outcome = "cut at max_tokens" if stream.finish_reason == "length" else "done"
         except asyncio.CancelledError:
             outcome = "stopped"
@@ -184,29 +175,14 @@ class ChatPanel(ipywidgets.VBox):
         else:  # no empty turn, which would puzzle the model; the question would fail again if it was too long
             question = self.messages.pop()["content"]
             self.text.value = f"{question} {self.text.value}".rstrip()  # before what was typed meanwhile
-        self._draw()
-        self._say(outcome, stream.tokens_per_s)
-        self._show_busy(False)
+        self._show(outcome, stream.tokens_per_s)
 
-    async def _read(self, stream: CompletionStream) -> None:
-        drawn_at = 0.0
-        async with stream:
-            async for _ in stream:
-                if time.monotonic() - drawn_at > REDRAW_S:
-                    drawn_at = time.monotonic()
-                    self._draw(stream.text)
-                    self._say("writing", stream.tokens_per_s)
-
-    def _say(self, state: str, tokens_per_s: float | None = None) -> None:
+    def _show(self, state: str, tokens_per_s: float | None = None, growing: str | None = None) -> None:
+        """Show the conversation and its state; `growing` is the answer that is being written."""
         self.tokens_per_s = tokens_per_s
         self.status.value = state if tokens_per_s is None else f"{state}, {tokens_per_s:.0f} tokens/s"
-
-    def _show_busy(self, busy: bool) -> None:
-        self.send_button.disabled = self.clear_button.disabled = busy
-        self.stop_button.disabled = not busy
-
-    def _draw(self, growing: str | None = None) -> None:
-        """Show the conversation; `growing` is the answer that is being written."""
+        self.send_button.disabled = self.clear_button.disabled = growing is not None
+        self.stop_button.disabled = growing is None
         self.transcript_view.value = (
             '<div class="fl-live" role="log" aria-label="conversation" aria-live="polite" tabindex="0">'
             f"{self._html(growing)}</div>"

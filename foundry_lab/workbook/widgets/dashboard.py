@@ -12,12 +12,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from foundry_lab._ground.checks import check_kind, check_timeout
+from foundry_lab._ground.checks import check_kind
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.errors import FoundryError
 from foundry_lab.faults import KINDS, Fault, FaultProxy
 from foundry_lab.metrics import Metrics
-from foundry_lab.monitor import HealthMonitor, Look
+from foundry_lab.monitor import HealthMonitor
 from foundry_lab.sync_client import SyncFoundryAPIClient
 from foundry_lab.types import Health
 
@@ -29,8 +29,8 @@ LIGHTS = {
 }
 """A shape as well as a colour, which not everybody sees."""
 BREAKER = {
-    "open": "after failed requests it lets none through for some seconds; looks go past it",
-    "half-open": "the next request is a trial: if it is answered, the breaker closes",
+    "open": ": after failed requests it lets none through for some seconds; looks go past it",
+    "half-open": ": the next request is a trial: if it is answered, the breaker closes",
 }
 """Why a service can be healthy while its breaker isn't closed."""
 SHOWN = 60
@@ -63,13 +63,12 @@ class HealthDashboard:
         proxy: FaultProxy | None = None,
         interval_s: float = 1.0,
     ) -> None:
-        interval_s = check_timeout(interval_s, "interval_s")
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         # It shares the given one's breaker and metrics; no cache, as "Ask" asks the service.
         self._client: SyncFoundryAPIClient = given.twin(kind=SyncFoundryAPIClient, cache=None)
         self._proxy = proxy
-        self._monitor = HealthMonitor(self._client, interval_s, timeout_s=max(4.0, interval_s), history=SHOWN)
+        self._monitor = HealthMonitor(self._client, interval_s, history=SHOWN)
         self._monitor.on_sample(lambda look: self._draw())
         self._said = ""
         self._view = widgets.HTML()
@@ -79,17 +78,16 @@ class HealthDashboard:
         self._start.on_click(lambda _: self.start())
         self._stop.on_click(lambda _: self.stop())
         self._ask.on_click(lambda _: self._ask_in_background())
-        self._switches: list[Any] = []
-        rows: list[Any] = [self._view, widgets.HBox([self._start, self._stop, self._ask])]
+        self._fault = widgets.Dropdown(options=[OFF, *KINDS], value=OFF, description="Fault")
+        self._rate = widgets.BoundedFloatText(
+            value=1.0, min=0.05, max=1.0, step=0.05, description="Rate", tooltip="Share of the requests"
+        )
+        self._fault.observe(self._switch, "value")
+        self._rate.observe(self._switch, "value")
+        self._controls = [self._start, self._stop, self._ask, self._fault, self._rate]
+        rows = [self._view, widgets.HBox(self._controls[:3])]
         if proxy is not None:
-            self._fault = widgets.Dropdown(options=[OFF, *KINDS], value=OFF, description="Fault")
-            self._rate = widgets.BoundedFloatText(
-                value=1.0, min=0.05, max=1.0, step=0.05, description="Rate", tooltip="Share of the requests"
-            )
-            self._fault.observe(self._switch, "value")
-            self._rate.observe(self._switch, "value")
-            self._switches = [self._fault, self._rate]
-            rows.append(widgets.HBox(self._switches))
+            rows.append(widgets.HBox(self._controls[3:]))
         self.widget = widgets.VBox(rows)
         self._draw()
 
@@ -110,25 +108,26 @@ class HealthDashboard:
         """Stop and close the connections. What was seen stays on show, and its controls do nothing more."""
         self.stop()
         self._client.close()
-        for control in (self._start, self._stop, self._ask, *self._switches):
+        for control in self._controls:
             control.disabled = True
 
     def html(self, *, live: bool = False) -> str:
         """Return the present view as HTML that needs no JavaScript; `live` if it is to be drawn anew soon."""
-        look = self._monitor.latest
-        history = list(self._monitor.history)
-        health = look.health if look else None
+        seen = [look.health for look in list(self._monitor.history)]
+        health = seen[-1] if seen else None
         status = health.status if health is not None and self._monitor.running else "not watched"
+        light, color = LIGHTS[status]
         reasons = " ".join(health.reasons) if health is not None else "Press Start."
+        times_ms = [None if each.latency_s is None else each.latency_s * 1000 for each in seen]
         parts = [
             f'<div data-status="{status}" style="display:flex;align-items:center;gap:10px">'
-            f'<span aria-hidden="true" style="font-size:22px;line-height:1;color:{LIGHTS[status][1]}">'
-            f'{LIGHTS[status][0]}</span><b style="font-size:16px">{status}</b>'
+            f'<span aria-hidden="true" style="font-size:22px;line-height:1;color:{color}">'
+            f'{light}</span><b style="font-size:16px">{status}</b>'
             f"<span>{html.escape(self._client.endpoint or '')}</span></div>",
             f'<div style="min-height:1.4em">{_short(reasons)}</div>',
             '<div style="display:flex;gap:24px;flex-wrap:wrap">',
-            _line("memory", "MiB", [each.health.memory_usage for each in history], "#0072B2", live),
-            _line("latency of a look", "ms", [_ms(each) for each in history], "#D55E00", live),
+            _line("memory", "MiB", [each.memory_usage for each in seen], "#0072B2", live),
+            _line("latency of a look", "ms", times_ms, "#D55E00", live),
             "</div>",
             f"<div>{' &nbsp;·&nbsp; '.join(self._facts(health))}</div>",
         ]
@@ -138,15 +137,15 @@ class HealthDashboard:
 
     def _facts(self, health: Health | None) -> list[str]:
         state = self._client.breaker.state if self._client.breaker else "none"
-        facts = [f"breaker <b>{state}</b>" + (f": {BREAKER[state]}" if state in BREAKER else "")]
+        facts = [f"breaker <b>{state}</b>{BREAKER.get(state, '')}"]
         if self._client.metrics is not None:
             counts = self._client.metrics.snapshot()
             answered, cancelled = (counts.requests.get(word, 0) for word in ("ok", "cancelled"))
             failed = sum(counts.requests.values()) - answered - cancelled
-            facts += [
+            facts.append(
                 f"requests <b>{answered}</b> answered, <b>{failed}</b> failed, "
-                f"{counts.in_flight} under way, {counts.retries} retries",
-            ]
+                f"{counts.in_flight} under way, {counts.retries} retries"
+            )
         if health is not None and health.uptime_s is not None:
             facts.append(f"up {health.uptime_s:.0f} s")
         if self._proxy is not None:
@@ -158,12 +157,10 @@ class HealthDashboard:
 
     def _switch(self, _: object) -> None:
         assert self._proxy is not None
+        kind = self._fault.value
+        rate = 1.0 if kind == "refused" else self._rate.value
         try:
-            kind = self._fault.value
-            if kind == OFF:
-                self._proxy.clear()
-            else:
-                self._proxy.set_faults(Fault(kind, rate=1.0 if kind == "refused" else self._rate.value))
+            self._proxy.set_faults(*([] if kind == OFF else [Fault(kind, rate=rate)]))
             self._said = ""
         except FoundryError as error:
             self._said = str(error)
@@ -191,11 +188,6 @@ class HealthDashboard:
 def _short(text: str) -> str:
     """Return text cut between two words, as HTML."""
     return html.escape(textwrap.shorten(text, 260, placeholder=" …"))
-
-
-def _ms(look: Look) -> float | None:
-    latency_s = look.health.latency_s
-    return None if latency_s is None else latency_s * 1000
 
 
 def _line(name: str, unit: str, values: Sequence[float | None], color: str, live: bool) -> str:

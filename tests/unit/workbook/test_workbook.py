@@ -30,7 +30,7 @@ def names(paths: list[Path]) -> list[str]:
 def test_notebooks_are_in_reading_order_without_checkpoints(books: Path) -> None:
     expected = ["01_basic", "02_stream_extra", "02_streaming", "01_basic_solutions"]
     assert names(workbook.notebooks()) == expected
-    assert workbook.data_files() == [books / "data" / "words.txt"]
+    assert workbook.data_files() == {"data/words.txt": books / "data" / "words.txt"}
 
 
 @pytest.mark.parametrize("name", ["01", "01_basic", "01_basic.ipynb", "01_b"])

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots import basic as plots
-from foundry_lab.workbook.plots import streaming as plots_stream
+from foundry_lab.workbook import plots
 
 
 @given(fixed=st.floats(0.001, 5), per_token=st.floats(0.0001, 0.5), longest=st.integers(10, 2000))
@@ -38,9 +37,9 @@ def test_latency_figure_names_its_axes_with_units() -> None:
 
 def test_stream_figures_name_their_axes_with_units() -> None:
     times = [0.1, 0.11, 0.125]
-    timeline = plots_stream.token_timeline({"one": times, "none yet": []})
+    timeline = plots.token_timeline({"one": times, "none yet": []})
     assert timeline.axes[0].get_xlabel() == "time since the call (s)"
-    histograms = plots_stream.latency_distributions([0.1, 0.2], [0.01, 0.02, 0.03])
+    histograms = plots.latency_distributions([0.1, 0.2], [0.01, 0.02, 0.03])
     assert all("(ms)" in axes.get_xlabel() for axes in histograms.axes)
-    prefill = plots_stream.prefill_and_decode([10, 100], [0.05, 0.2], [0.01, 0.01])
+    prefill = plots.prefill_and_decode([10, 100], [0.05, 0.2], [0.01, 0.01])
     assert "prefill: 1.67 ms a token" in prefill.axes[0].get_title()

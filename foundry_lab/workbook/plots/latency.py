@@ -1,19 +1,81 @@
-"""Figures of streaming: when each token came, and what decides it."""
-
-from __future__ import annotations
+"""Figures of requests and streams: what a token costs, when each came, and what decides it."""
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.basic import draw_fit
-from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, figure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, label, panels
 
 Times = Sequence[float] | npt.NDArray[np.float64]
+
+
+class LatencyFit(msgspec.Struct, frozen=True):
+    """A straight line through latencies: `latency = fixed_s + tokens * per_token_s`, in seconds.
+
+    `fixed_s` is what a request costs before its second token: HTTP, prefill of the prompt, the first token.
+    """
+
+    fixed_s: float
+    per_token_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode throughput: the slope, the other way up."""
+        return 1 / self.per_token_s
+
+
+def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyFit:
+    """Fit a line to latencies in seconds against completion tokens, by least squares.
+
+    Raises:
+        ConfigurationError: fewer than two different token counts, through which no line goes.
+    """
+    if len(tokens) != len(latencies_s) or len(set(tokens)) < 2:
+        raise ConfigurationError(
+            f"{len(tokens)} token counts ({len(set(tokens))} different) and {len(latencies_s)} latencies: a "
+            "line needs as many of one as of the other, and at least two different counts."
+        )
+    slope, intercept = np.polyfit(np.asarray(tokens, float), np.asarray(latencies_s, float), 1)
+    return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
+
+
+def _draw_fit(ax: Axes, tokens: Sequence[int], latencies: Sequence[float]) -> LatencyFit:
+    """Draw points and the line through them; return the line, in the unit of the latencies."""
+    fit = fit_latency(tokens, latencies)
+    ends = np.array([0.0, max(tokens) * 1.05])
+    ax.plot(ends, fit.fixed_s + fit.per_token_s * ends, color=ORANGE, linewidth=2, label="fitted line")
+    ax.scatter(tokens, latencies, color=BLUE, s=45, zorder=3, label="one request")
+    return fit
+
+
+def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> LabFigure:
+    """Plot latency in seconds against completion tokens, with the fitted line and what it says."""
+    fig, (ax,) = panels(1, "What an answer costs: latency against its length", size=(8.0, 4.5))
+    label(ax, "completion tokens", "latency (s)")
+    fit = _draw_fit(ax, tokens, latencies_s)
+    longest = max(tokens)
+    floor_s = max(0.0, fit.fixed_s)
+    ax.axhline(floor_s, color=GREY, linestyle=":", linewidth=1.5)
+    fixed = f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms"
+    ax.annotate(fixed, (longest, floor_s), xytext=(0, 6), textcoords="offset points", ha="right", color=GREY)
+    slope = f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s"
+    middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
+    ax.annotate(slope, middle, xytext=(-12, 12), textcoords="offset points", ha="right")
+    ax.set_xlim(0, longest * 1.08)
+    ax.set_ylim(0, max(latencies_s) * 1.15)
+    ax.legend(loc="upper left", frameon=False)
+    points = sorted(zip(tokens, latencies_s, strict=True))
+    fig.alt = (
+        f"Latency against length, {len(tokens)} requests: {points[0][1]:.2f} s at {points[0][0]} tokens, "
+        f"{points[-1][1]:.2f} s at {longest}. The fitted line: {fit.fixed_s * 1000:.0f} ms fixed, and "
+        f"{fit.per_token_s * 1000:.1f} ms a token, which is {fit.tokens_per_s:.0f} tokens/s."
+    )
+    return fig
 
 
 def token_timeline(streams: Mapping[str, Times], title: str = "When each token came") -> LabFigure:
@@ -22,7 +84,8 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
     Args:
         streams: name -> seconds from the call to each token's arrival (`stream.arrivals_s`).
     """
-    fig, ax = figure(title, "time since the call (s)", "", size=(9.0, 1.7 + 0.8 * len(streams)))
+    fig, (ax,) = panels(1, title, size=(9.0, 1.7 + 0.8 * len(streams)))
+    label(ax, "time since the call (s)", "")
     rows = range(0, -len(streams), -1)  # the first on top
     words = []
     for row, (name, arrivals) in zip(rows, streams.items(), strict=True):
@@ -70,7 +133,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     """
     fig, (left, right) = panels(2, "What a longer prompt does to the first token, and to the others")
     ttft_ms = 1000 * np.asarray(ttft_s, float)
-    fit = draw_fit(left, prompt_tokens, list(ttft_ms))
+    fit = _draw_fit(left, prompt_tokens, list(ttft_ms))
     left.set_ylim(bottom=0)
     label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
     decode_ms = 1000 * np.asarray(decode_s, float)
