@@ -78,7 +78,7 @@ class DaskAsker:
         self.workers = 2 * workers  # one chunk at work and one on its way, for each
         self._cluster = cluster
         model = core.settings.model if core.settings.model_is_explicit else None
-        headers = without_credentials(core._headers)
+        headers = without_credentials(core.caller.headers)
         self._settings = WorkerSettings(model, headers, core.retry, choices.policy, choices.patience_s)
 
     async def ask(self, items: list[BatchItem]) -> list[Outcome]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from foundry_lab.batch.concurrency import AdaptiveConcurrency
-from foundry_lab.calls.async_caller import AsyncCaller, Start
+from foundry_lab.calls.async_caller import Act, AsyncCaller
 from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
@@ -90,14 +90,14 @@ class Endpoint:
                 raise ServiceUnavailableError(" ".join(found.reasons))
             ready = await self.check(models)
             if probe:
-                await self._manage("health_check", lambda _: one_token(ready[0]))
+                await self._manage("health_check", lambda _, ask: one_token(ask, ready[0]))
         except FoundryError as error:
             self.reason = str(error)
             return False
         return True
 
-    async def _manage(self, name: str, start: Start[T]) -> T:
-        return await self.caller.manage(name, start, self.caller.settings.timeout)
+    async def _manage(self, name: str, act: Act[T]) -> T:
+        return await self.caller.manage(name, act, self.caller.settings.timeout)
 
 
 class EndpointPool:

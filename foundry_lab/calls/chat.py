@@ -1,4 +1,4 @@
-"""A chat completion as an operation: the caller's arguments checked, sent, parsed, validated."""
+"""A chat completion: the caller's arguments checked, sent, parsed, validated."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 
 from foundry_lab import protocol
 from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
-from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation
+from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.errors import (
     ConfigurationError,
     ModelNotFoundError,
     ModelNotLoadedError,
     StructuredOutputError,
 )
+from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
 from foundry_lab.types import Completion
 
@@ -166,7 +166,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         return protocol.build_chat(model_id, fields, stream=stream, cacheable=self.cache and not stream)
 
 
-def complete(directory: Directory, request: ChatRequest) -> Operation[Completion]:
+async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Completion:
     """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
 
     Raises:
@@ -175,7 +175,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     started = time.perf_counter()
     asked, sent = request, 0
     for _ in range(request.parse_attempts):
-        reply = yield from answer(directory, asked)
+        reply = await answer(directory, ask, asked)
         completion = protocol.parse_completion(reply, time.perf_counter() - started)
         if request.shape is None:
             return completion
@@ -198,23 +198,23 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     )
 
 
-def one_token(model_id: str) -> Operation[Completion]:
+async def one_token(ask: Ask, model_id: str) -> None:
     """Have one token generated, in one attempt, past breaker and retries: does the model really work?"""
     fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     call = msgspec.structs.replace(protocol.build_chat(model_id, fields), once=True)
-    return protocol.parse_completion((yield call), 0.0)
+    protocol.parse_completion(await ask(call), 0.0)
 
 
-def answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
+async def answer(directory: Directory, ask: Ask, request: ChatRequest, *, stream: bool = False) -> Reply:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
     The reply to a stream is its beginning; the caller's transport reads on.
     """
     fresh = not directory.knows(request.model)
     while True:
-        model_id = yield from directory.choose(request.model)
+        model_id = await directory.choose(ask, request.model)
         try:
-            return (yield request.call(model_id, stream=stream))
+            return await ask(request.call(model_id, stream=stream))
         except (ModelNotFoundError, ModelNotLoadedError):
             directory.forget()
             if fresh:
