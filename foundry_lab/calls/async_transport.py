@@ -28,12 +28,8 @@ from foundry_lab.protocol.request import MAX_BODY_BYTES
 CONNECT_TIMEOUT_S = 5.0
 CONNECT_SHARE = 0.95
 """Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
-SHORTEST_CONNECT_S = 0.1
-"""A limit below that is over before anybody can say which phase it was."""
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
-
-_USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
 
 
 class Transport:
@@ -99,7 +95,7 @@ class Transport:
         body: bytes | io.BytesIO | None = call.body
         if call.body is not None and len(call.body) > LARGE_BODY_BYTES:
             body = io.BytesIO(call.body)
-        limits = _time_limits(limit_s)
+        connect_s = min(CONNECT_TIMEOUT_S, CONNECT_SHARE * limit_s)
         try:
             return await self._session().request(
                 call.method,
@@ -107,11 +103,11 @@ class Transport:
                 data=body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=limits,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
                 ssl=self._tls if base.startswith("https:") else True,
             )
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise no_answer(error, base, limits.sock_connect or limit_s, found=target.found) from None
+            raise no_answer(error, base, connect_s, found=target.found) from None
 
     def _session(self) -> aiohttp.ClientSession:
         """Return the running loop's session; those of loops that have closed are given up."""
@@ -148,14 +144,6 @@ class Transport:
 @functools.lru_cache(maxsize=64)
 def _url(base: str, path: str) -> URL:
     return URL(base + path, encoded=True)  # encoded: a model's name stands in it as it was quoted
-
-
-def _time_limits(limit_s: float) -> aiohttp.ClientTimeout:
-    """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
-    connect_s = CONNECT_SHARE * limit_s
-    if not SHORTEST_CONNECT_S <= connect_s < CONNECT_TIMEOUT_S:
-        return _USUAL_LIMITS
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:

@@ -69,10 +69,12 @@ class ClientCore:
         cache: ResponseCache | str | os.PathLike[str] | bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        check_kind(settings, "settings", (Settings, NoneType), "a Settings(…)")
-        check_kind(retry, "retry", (RetryPolicy, NoneType), "a RetryPolicy(…), or a number as retries")
-        check_kind(breaker, "breaker", (CircuitBreaker, bool, NoneType), "a CircuitBreaker(…), or False")
-        check_kind(metrics, "metrics", (Metrics, bool, NoneType), "a Metrics(…), or False")
+        off = (bool, NoneType)
+        check_kind(settings, "settings", (Settings, NoneType), "a foundry_lab.Settings(…)")
+        check_kind(retry, "retry", (RetryPolicy, NoneType), "a foundry_lab.RetryPolicy(…), or retries=…")
+        check_kind(breaker, "breaker", (CircuitBreaker, *off), "a foundry_lab.CircuitBreaker(…), or False")
+        check_kind(metrics, "metrics", (Metrics, *off), "a foundry_lab.metrics.Metrics(…), or False")
+        check_kind(cache, "cache", (ResponseCache, str, os.PathLike, *off), "True, a path or a ResponseCache")
         self.settings = (settings or Settings()).replace(
             endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
         )
