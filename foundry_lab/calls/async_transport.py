@@ -28,6 +28,8 @@ from foundry_lab.protocol.request import MAX_BODY_BYTES
 CONNECT_TIMEOUT_S = 5.0
 CONNECT_SHARE = 0.95
 """Of a request's time that is shorter than the limit for connecting: so that the error can name the phase."""
+SHORTEST_CONNECT_S = 0.1
+"""A limit below that is over before anybody can say which phase it was."""
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
 
@@ -95,11 +97,11 @@ class Transport:
         body: bytes | io.BytesIO | None = call.body
         if call.body is not None and len(call.body) > LARGE_BODY_BYTES:
             body = io.BytesIO(call.body)
-        connect_s = min(CONNECT_TIMEOUT_S, CONNECT_SHARE * limit_s)
+        connect_s = min(CONNECT_TIMEOUT_S, max(SHORTEST_CONNECT_S, CONNECT_SHARE * limit_s))
         try:
             return await self._session().request(
                 call.method,
-                _url(base, call.path),
+                URL(base + call.path, encoded=True),  # a model's name stands in it as it was quoted
                 data=body,
                 headers=headers,
                 allow_redirects=False,
@@ -139,11 +141,6 @@ class Transport:
                     loop.call_soon_threadsafe(_close_now, session)
             else:
                 _close_now(session)
-
-
-@functools.lru_cache(maxsize=64)
-def _url(base: str, path: str) -> URL:
-    return URL(base + path, encoded=True)  # encoded: a model's name stands in it as it was quoted
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
@@ -209,23 +206,18 @@ async def read_body(
     Args:
         on_data: called with each piece as it arrives.
     """
-    content = response.content
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
     try:
-        while part := await content.readany():
+        while part := await response.content.readany():
             if on_data is not None:
                 on_data(part)
-            if not parts and content.at_eof():
-                return part
-            parts.append(part)
-            size += len(part)
-            if size > MAX_BODY_BYTES:
+            body += part
+            if len(body) > MAX_BODY_BYTES:
                 raise ResponseFormatError(
                     f"The answer is larger than {MAX_BODY_BYTES:,} bytes and was given up. Check that the "
                     "endpoint is Foundry Local."
                 )
-        return b"".join(parts)
+        return bytes(body)
     except (aiohttp.ClientError, ConnectionError) as error:
         raise broken_body(response, error) from None
     finally:

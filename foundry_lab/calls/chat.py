@@ -69,12 +69,9 @@ BODY_FIELDS = frozenset(
 STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
 COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
 _OF_THE_CLIENT = {
-    "base_url": "endpoint",
-    "max_retries": "retries",
-    "default_headers": "headers",
+    **{"base_url": "endpoint", "max_retries": "retries", "default_headers": "headers"},
     **{name: name for name in ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker")},
-    "metrics": "metrics",
-    "ca_file": "ca_file",
+    **{name: name for name in ("metrics", "ca_file")},
 }
 """What belongs to the client, by the names that others give it too; and what the client calls it."""
 _ALL = frozenset(ChatOptions.__annotations__)
@@ -234,20 +231,13 @@ def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
 
 def _wrong_name(name: str) -> ConfigurationError:
     if name == "stream":
-        return ConfigurationError(
-            "stream is no option: the method decides. complete() gives a whole answer; for a stream use "
-            "stream_complete(…)."
-        )
-    if name in _OF_THE_CLIENT:
-        argument = _OF_THE_CLIENT[name]
-        return ConfigurationError(
-            f"{name} belongs to the client, not to one call: FoundryAPIClient({argument}=…), or "
-            f"SyncFoundryAPIClient({argument}=…)."
-        )
-    if name in _ALL:
-        method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
-        return ConfigurationError(f"{name} is an option of {method}() only.")
-    return ConfigurationError(
-        f"There is no option {name!r}. {did_you_mean(name, _ALL)}Fields that this client doesn't know go "
-        f"into extra_body={{{name!r}: …}}."
-    )
+        advice = "The method decides: complete() gives a whole answer; for a stream use stream_complete(…)."
+    elif argument := _OF_THE_CLIENT.get(name):
+        owner = f"FoundryAPIClient({argument}=…), or SyncFoundryAPIClient({argument}=…)"
+        advice = f"It belongs to the client, not to one call: {owner}."
+    elif name in _ALL:
+        advice = f"Only {'complete' if name in COMPLETE_OPTIONS else 'stream_complete'}() has it."
+    else:
+        fields = f"Fields that this client doesn't know go into extra_body={{{name!r}: …}}."
+        advice = f"{did_you_mean(name, _ALL)}{fields}"
+    return ConfigurationError(f"There is no option {name!r} here. {advice}")

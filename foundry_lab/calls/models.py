@@ -10,18 +10,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from foundry_lab import protocol
+from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name
-from foundry_lab.errors import (
-    BadRequestError,
-    ConfigurationError,
-    ModelBusyError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    ResponseFormatError,
-)
 from foundry_lab.logs import LOGGER
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
@@ -76,13 +68,13 @@ class Directory:
             try:
                 await ask(Call("GET", CURRENT.status, once=once))
                 self._dialect = CURRENT
-            except BadRequestError as error:
+            except errors.BadRequestError as error:
                 if error.status not in UNKNOWN_ROUTE:
                     raise
                 try:
                     await ask(Call("GET", LEGACY.status, once=once))
-                except BadRequestError:  # neither: tell what it says to the route that today's services have
-                    raise ResponseFormatError(
+                except errors.BadRequestError:  # neither: tell what it says to the route of today's services
+                    raise errors.ResponseFormatError(
                         f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
                         f"{LEGACY.status}, and says {error.status}: {error.message}. Check the endpoint "
                         "and its port."
@@ -184,7 +176,7 @@ class Directory:
             try:
                 await ask(call)
                 break
-            except ModelBusyError:
+            except errors.ModelBusyError:
                 if time.monotonic() + BUSY_POLL_S >= give_up_at:
                     raise
                 await asyncio.sleep(BUSY_POLL_S)
@@ -199,7 +191,7 @@ class Directory:
             EngineError: the download failed.
         """
         if not self._has_control:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 "Only the lab's own service can be asked to download. For another Foundry Local service use "
                 f"its own command there: foundry model download {name}."
             )
@@ -217,7 +209,7 @@ class Directory:
         ready.sort(key=lambda model: model.alias.lower() != DEFAULT_MODEL)
         if not ready:
             names = ", ".join(sorted({model.alias for model in models})) or "none; is its catalog reachable?"
-            raise ModelNotLoadedError(
+            raise errors.ModelNotLoadedError(
                 "No chat model is loaded",
                 status=400,
                 by_service=False,
@@ -235,11 +227,11 @@ def same_model(model_id: str, name: str) -> bool:
     return a.partition(":")[0] == b.partition(":")[0]
 
 
-def _not_found(name: str, models: list[Model]) -> ModelNotFoundError:
+def _not_found(name: str, models: list[Model]) -> errors.ModelNotFoundError:
     aliases = sorted({model.alias for model in models})
     names = aliases + sorted(model.id for model in models)
     known = ", ".join(aliases) if aliases else "none: its catalog may be out of reach"
-    error = ModelNotFoundError(
+    error = errors.ModelNotFoundError(
         f"The service has no model {name!r}",
         status=404,
         by_service=False,

@@ -204,15 +204,8 @@ class StreamReader:
         parser.model, parser.finish_reason = completion.model, completion.finish_reason
         parser.usage, parser.done = completion.usage, True
         self._arrivals, self._heard = [elapsed_s], True
-        self._ready.append(
-            Chunk(
-                content=completion.content,
-                elapsed_s=elapsed_s,
-                finish_reason=completion.finish_reason,
-                reasoning=completion.reasoning,
-                tool_calls=completion.tool_calls,
-            )
-        )
+        fields = msgspec.structs.asdict(completion)
+        self._ready.append(msgspec.convert({**fields, "elapsed_s": elapsed_s}, Chunk))
 
     # --- read, and end -----------------------------------------------------------------------------------
 

@@ -51,8 +51,6 @@ class ChatStream:
         if self.failure is not None:
             raise self.failure
         chunks: list[Chunk] = []
-        if self.done:
-            return chunks
         try:
             for event in self._decoder.events(data):
                 if (chunk := self._chunk(event, elapsed_s)) is not None:
@@ -67,6 +65,8 @@ class ChatStream:
 
     def _chunk(self, event: Event, elapsed_s: float) -> Chunk | None:
         """Take note of an event; return its chunk if it says something to the reader."""
+        if self.done:
+            return None
         try:
             chat: Chat = chat_decoder.decode(event.data)
         except UNREADABLE as error:
