@@ -8,15 +8,10 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from foundry_lab import protocol
+from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
 from foundry_lab.calls.models import Ask, Directory
-from foundry_lab.errors import (
-    ConfigurationError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    StructuredOutputError,
-)
+from foundry_lab.errors import ConfigurationError
 from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
 from foundry_lab.types import Completion
@@ -120,47 +115,49 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"model={model!r} must be the name of a model.")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
-        request = cls(
+        return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
             model=model,
             fields=fields,
             timeout_s=timeout_s,
             cache=bool(given.get("cache", True)),
+            **(_limits(given, timeout_s) if stream else _shape(given, fields)),
         )
-        if stream:
-            return request._with_limits(given)
-        return request._with_shape(given) if given.keys() & COMPLETE_OPTIONS else request
-
-    def _with_limits(self, given: Mapping[str, Any]) -> ChatRequest:
-        on_stall = given.get("on_stall", "error")
-        if on_stall not in ("error", "fallback"):
-            raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
-        fallback = on_stall == "fallback"
-        first_token_s = given.get("first_token_timeout", self.timeout_s / 2 if fallback else self.timeout_s)
-        return msgspec.structs.replace(
-            self,
-            first_token_s=check_timeout(first_token_s, "first_token_timeout"),
-            idle_s=check_timeout(given.get("idle_timeout", self.timeout_s), "idle_timeout"),
-            fallback=fallback,
-        )
-
-    def _with_shape(self, given: Mapping[str, Any]) -> ChatRequest:
-        if "response_model" in given and "parser" in given:
-            raise ConfigurationError("Give response_model or parser, not both.")
-        attempts = check_count(given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS), "parse_attempts")
-        shape = None
-        if "response_model" in given:
-            shape = shape_of(given["response_model"])
-        elif "parser" in given:
-            shape = parser_shape(given["parser"])
-        asked = shape.response_format() if shape is not None else None
-        fields = {"response_format": asked, **self.fields} if asked else self.fields
-        return msgspec.structs.replace(self, shape=shape, parse_attempts=attempts, fields=fields)
 
     def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
         """Return the call that asks this model."""
         fields = {"messages": self.messages, **self.fields}
         return protocol.build_chat(model_id, fields, stream=stream, cacheable=self.cache and not stream)
+
+
+def _limits(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return a stream's own part of a request."""
+    on_stall = given.get("on_stall", "error")
+    if on_stall not in ("error", "fallback"):
+        raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
+    fallback = on_stall == "fallback"
+    first_token_s = given.get("first_token_timeout", timeout_s / 2 if fallback else timeout_s)
+    return {
+        "first_token_s": check_timeout(first_token_s, "first_token_timeout"),
+        "idle_s": check_timeout(given.get("idle_timeout", timeout_s), "idle_timeout"),
+        "fallback": fallback,
+    }
+
+
+def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a request that says what the answer must look like; the field for it is added."""
+    if not given.keys() & COMPLETE_OPTIONS:
+        return {}
+    if "response_model" in given and "parser" in given:
+        raise ConfigurationError("Give response_model or parser, not both.")
+    attempts = check_count(given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS), "parse_attempts")
+    shape = None
+    if "response_model" in given:
+        shape = shape_of(given["response_model"])
+        fields.setdefault("response_format", shape.response_format())
+    elif "parser" in given:
+        shape = parser_shape(given["parser"])
+    return {"shape": shape, "parse_attempts": attempts}
 
 
 async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Completion:
@@ -186,7 +183,7 @@ async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Comp
         told = [*request.messages, *_complaint(completion.content, problem)]
         asked = msgspec.structs.replace(request, messages=told)
     assert request.shape is not None, "without a shape the first answer was returned"
-    raise StructuredOutputError(
+    raise errors.StructuredOutputError(
         f"The model was asked {request.parse_attempts} times for {request.shape.name!r} and never wrote it; "
         f"the last problem: {problem}. Its last text is in .text. Simplify the shape, show an example in the "
         "prompt, allow more max_tokens, or use a larger model.",
@@ -212,7 +209,7 @@ async def answer(directory: Directory, ask: Ask, request: ChatRequest, *, stream
         model_id = await directory.choose(ask, request.model)
         try:
             return await ask(request.call(model_id, stream=stream))
-        except (ModelNotFoundError, ModelNotLoadedError):
+        except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
             directory.forget()
             if fresh:
                 raise

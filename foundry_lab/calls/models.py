@@ -96,9 +96,8 @@ class Directory:
         dialect = await self.dialect(ask)
         reply = await ask(Call("GET", dialect.models))
         if dialect is LEGACY:
-            entries = [
-                _ModelList.Entry(name) for name in protocol.decode(reply, list[str], "a list of models")
-            ]
+            names = protocol.decode(reply, list[str], "a list of models")
+            entries = [_ModelList.Entry(name) for name in names]
         else:
             entries = protocol.decode(reply, _ModelList, "a model list").data
         loaded = await self.loaded_models(ask)

@@ -238,21 +238,15 @@ class StreamReader:
                 if self._parser.finish_reason is None:
                     raise self._parser.broken(broken_body(response, error)) from None
                 data = b""  # nothing is lost but perhaps the usage
-            if data:
-                self._feed(data)
-            else:
+            if not data:
                 self._parser.end()
                 self._parser.done = True
-
-    def _feed(self, data: bytes) -> None:
-        elapsed_s = time.perf_counter() - self._started
-        chunks = self._parser.feed(data, elapsed_s)
-        for chunk in chunks:
-            if chunk.content:
-                self._arrivals.append(elapsed_s)
-        if chunks:
-            self._heard = True
-            self._ready.extend(chunks)
+            elapsed_s = time.perf_counter() - self._started
+            for chunk in self._parser.feed(data, elapsed_s):
+                if chunk.content:
+                    self._arrivals.append(elapsed_s)
+                self._heard = True
+                self._ready.append(chunk)
 
     def _silence(self) -> RequestTimeoutError:
         """Return the error for a stream that kept silent too long."""
