@@ -94,15 +94,13 @@ class Transport:
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         elif not target.found:
             headers.update(self._credentials)
-        body: bytes | io.BytesIO | None = call.body
-        if call.body is not None and len(call.body) > LARGE_BODY_BYTES:
-            body = io.BytesIO(call.body)
+        body = call.body
         connect_s = min(CONNECT_TIMEOUT_S, max(SHORTEST_CONNECT_S, CONNECT_SHARE * limit_s))
         try:
             return await self._session().request(
                 call.method,
                 URL(base + call.path, encoded=True),  # a model's name stands in it as it was quoted
-                data=body,
+                data=io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),

@@ -63,12 +63,11 @@ BODY_FIELDS = frozenset(
 )
 STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
 COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
-_OF_THE_CLIENT = {
-    **{"base_url": "endpoint", "max_retries": "retries", "default_headers": "headers"},
-    **{name: name for name in ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker")},
-    **{name: name for name in ("metrics", "ca_file")},
-}
-"""What belongs to the client, by the names that others give it too; and what the client calls it."""
+_OTHER_NAMES = {"base_url": "endpoint", "max_retries": "retries", "default_headers": "headers"}
+_OF_THE_CLIENT = frozenset(
+    ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker", "metrics", "ca_file")
+)
+"""What belongs to the client; `_OTHER_NAMES` has what others call it."""
 _ALL = frozenset(ChatOptions.__annotations__)
 _ALLOWED = {True: _ALL - COMPLETE_OPTIONS, False: _ALL - STREAM_OPTIONS}  # by whether it streams
 
@@ -227,9 +226,10 @@ def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
 
 
 def _wrong_name(name: str) -> ConfigurationError:
+    argument = _OTHER_NAMES.get(name, name)
     if name == "stream":
         advice = "The method decides: complete() gives a whole answer; for a stream use stream_complete(…)."
-    elif argument := _OF_THE_CLIENT.get(name):
+    elif argument in _OF_THE_CLIENT:
         owner = f"FoundryAPIClient({argument}=…), or SyncFoundryAPIClient({argument}=…)"
         advice = f"It belongs to the client, not to one call: {owner}."
     elif name in _ALL:

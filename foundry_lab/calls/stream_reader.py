@@ -145,6 +145,8 @@ class StreamReader:
                 await self._drain()
                 self._end(None)
         except BaseException as error:
+            if isinstance(error, StreamInterruptedError):
+                error.partial = self.text
             self._end(error)
             raise
 
@@ -214,8 +216,7 @@ class StreamReader:
         if (response := self._response) is None:
             raise StreamInterruptedError(
                 "A forked process can't read on in a stream of its parent's. Ask again in this process; "
-                "the text so far is in .partial.",
-                partial=self.text,
+                "the text so far is in .partial."
             )
         limit_s = min(self._request.idle_s, self._deadline.remaining())
         # Not asyncio.timeout, which costs as much as reading does.
@@ -236,7 +237,7 @@ class StreamReader:
                 data = await response.content.readany()
             except (aiohttp.ClientError, ConnectionError) as error:
                 if self._parser.finish_reason is None:
-                    raise self._parser.broken(broken_body(response, error)) from None
+                    raise broken_body(response, error) from None
                 data = b""  # nothing is lost but perhaps the usage
             if not data:
                 self._parser.end()

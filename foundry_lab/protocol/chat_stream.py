@@ -143,9 +143,3 @@ class ChatStream:
                 "whole answer.",
                 partial="".join(self.parts),
             )
-
-    def broken(self, error: FoundryError) -> FoundryError:
-        """Return the error for a broken connection, with the text that had arrived."""
-        if isinstance(error, StreamInterruptedError):
-            error.partial = "".join(self.parts)
-        return error
