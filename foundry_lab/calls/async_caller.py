@@ -7,13 +7,14 @@ import itertools
 import logging
 import os
 import secrets
+import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -70,10 +71,11 @@ class AsyncCaller:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """A child looks for the service in a thread of its own, and its calls have ids of its own."""
+        """A child looks for the service with locks of its own, and its calls have ids of its own."""
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._searcher = ThreadPoolExecutor(1, "foundry-lab-search")
+        self._search_lock = threading.Lock()
+        self._searches: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     @property
     def endpoint(self) -> str | None:
@@ -224,15 +226,17 @@ class AsyncCaller:
         """Return the service, finding or starting it the first time."""
         if self.target is not None:
             return self.target
-        # A thread, as it may take seconds; one, so that who comes meanwhile waits for the same search.
-        return await asyncio.get_running_loop().run_in_executor(self._searcher, self._search)
+        # A thread, as it may take seconds; one for each loop, or waiting callers would take them all.
+        async with self._searches.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            return await asyncio.to_thread(self._search)
 
     def _search(self) -> Target:
-        """Find or start the service, once."""
-        if self.target is None:
-            self._connect_to(locate(self.settings))
-        assert self.target is not None
-        return self.target
+        """Find or start the service, once: who comes meanwhile waits for the same search."""
+        with self._search_lock:
+            if self.target is None:
+                self._connect_to(locate(self.settings))
+            assert self.target is not None
+            return self.target
 
     async def _look_elsewhere(self, *, resume: bool) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
