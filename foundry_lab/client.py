@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 
 from foundry_lab.calls.chat import ChatOptions, ChatRequest
@@ -104,9 +105,8 @@ class FoundryAPIClient(ClientCore):
             ConfigurationError: the service isn't the lab's own, and so can't be asked to.
         """
         with reporter(name, progress) as report:
-            return await self.caller.manage(
-                "download_model", lambda models: models.download(name, report), timeout
-            )
+            act = partial(Directory.download, name=name, report=report)
+            return await self.caller.manage("download_model", act, timeout)
 
     async def close(self) -> None:
         """Close the connections, but for those of event loops that run in other threads.

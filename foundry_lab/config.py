@@ -156,8 +156,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return partial(Settings, **kept), ()
 
     def __repr__(self) -> str:
-        shown = (
-            f"{name}={'***' if name == 'api_key' and self.api_key else repr(getattr(self, name))}"
-            for name in self.__struct_fields__
-        )
-        return f"Settings({', '.join(shown)})"
+        return msgspec.Struct.__repr__(self.replace(api_key=self.api_key and "***"))

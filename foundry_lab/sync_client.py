@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import cache, partial
 from typing import TYPE_CHECKING, Self, Unpack
 
 from foundry_lab.calls import portal
@@ -90,9 +90,8 @@ class SyncFoundryAPIClient(ClientCore):
     ) -> Model:
         """Have the lab's service download a model, as `FoundryAPIClient.download_model` does."""
         with reporter(name, progress) as report:
-            return portal.wait(
-                self.caller.manage("download_model", lambda models: models.download(name, report), timeout)
-            )
+            act = partial(Directory.download, name=name, report=report)
+            return portal.wait(self.caller.manage("download_model", act, timeout))
 
     def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""
@@ -106,7 +105,7 @@ class SyncFoundryAPIClient(ClientCore):
         self.close()
 
 
-@functools.cache
+@cache
 def _client() -> SyncFoundryAPIClient:
     return SyncFoundryAPIClient()
 

@@ -65,7 +65,7 @@ class DaskAsker:
         # No key and no endpoint: a worker's own environment names them.
         client = {
             "model": core.settings.model if core.settings.model_is_explicit else None,
-            "headers": without_credentials(core._headers),
+            "headers": without_credentials(core.caller.headers),
             "retry": core.retry,
         }
         self._ask_chunk = partial(ask_chunk, client, choices.policy, choices.patience_s)

@@ -165,6 +165,8 @@ class ItemReader:
             raise ConfigurationError("stream is true, but a batch keeps whole answers; leave it out.")
         options: dict[str, Any] = {"messages": fields.pop("messages", ())}
         if (model := fields.pop("model", None)) is not None:
+            if model == "":
+                raise ConfigurationError("body.model is ''; give a model's id or alias, or leave it out.")
             options["model"] = model
         options["extra_body"] = {**self._options.get("extra_body", {}), **fields}
         return options

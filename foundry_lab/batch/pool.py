@@ -80,7 +80,7 @@ class Endpoint:
                     hint="Load it first: load_model(alias).",
                 )
         if probe:
-            await self.caller.manage("health_check", lambda _: one_token(model))
+            await self.caller.manage("health_check", lambda _, ask: one_token(ask, model))
 
     async def ask(self, item: BatchItem, request: ChatRequest) -> tuple[Outcome, Exception | None]:
         """Ask it, with the client's own retries and the item's deadline."""

@@ -1,4 +1,4 @@
-"""Who sends: operations driven to their results, their calls under the policies, the service found."""
+"""Who sends: what a client does, its calls under the policies, the service found."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,8 +24,7 @@ from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.calls import chat, health
 from foundry_lab.calls.async_transport import Transport
 from foundry_lab.calls.chat import ChatRequest
-from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation, Pause
+from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.calls.target import Target, locate, relocate
 from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError, ServiceUnavailableError
@@ -36,7 +36,8 @@ from foundry_lab.protocol import Call, Reply
 from foundry_lab.types import Completion, Health, Model
 
 T = TypeVar("T")
-Start = Callable[[Directory], Operation[T]]
+Act = Callable[[Directory, Ask], Awaitable[T]]
+"""What a client does."""
 Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
 Exchange = Callable[[Call, Deadline, str, Target], Awaitable[Reply]]
 """Sends a call once, with the request's id."""
@@ -45,28 +46,26 @@ _log = logging.getLogger(logs.LOGGER)
 _log.addHandler(logging.NullHandler())  # quiet in a notebook until logs.configure_logging()
 
 
+@dataclass(eq=False, repr=False)
 class AsyncCaller:
-    """Has operations carried out for a client, a stream or a batch.
+    """Calls the service for a client, a stream or a batch.
 
     Attributes:
         directory: what the service's models are called. target: the service, when it is known.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        headers: Mapping[str, str],
-        retry: RetryPolicy,
-        breaker: CircuitBreaker | None,
-        metrics: Metrics | None,
-        cache: ResponseCache | None,
-        ca_file: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.settings, self.retry, self.breaker = settings, retry, breaker
-        self.metrics, self.cache = metrics, cache
-        self.directory = Directory(settings)
+    settings: Settings
+    headers: Mapping[str, str]
+    retry: RetryPolicy
+    breaker: CircuitBreaker | None
+    metrics: Metrics | None
+    cache: ResponseCache | None
+    ca_file: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.directory = Directory(self.settings)
         self.target: Target | None = None
-        self.transport = Transport(headers, ca_file)
+        self.transport = Transport(self.headers, self.ca_file)
         weakref.finalize(self, self.transport.abandon)
         self.after_fork()
         renew_after_fork(self)
@@ -87,13 +86,13 @@ class AsyncCaller:
 
     def perform(self, request: ChatRequest, send: Send | None = None) -> Coroutine[Any, Any, Completion]:
         """Return one whole answer."""
-        start = partial(chat.complete, request=request)
-        return self._noted("complete", start, request.timeout_s, send, request)
+        act = partial(chat.complete, request=request)
+        return self._noted("complete", act, request.timeout_s, send, request)
 
-    async def manage(self, name: str, start: Start[T], timeout_s: float | None = None) -> T:
-        """Return the result of an operation that looks after the service; `start` makes it."""
+    async def manage(self, name: str, act: Act[T], timeout_s: float | None = None) -> T:
+        """Return the result of what looks after the service."""
         limit_s = self.settings.timeout if timeout_s is None else check_timeout(timeout_s)
-        return await self._noted(name, start, limit_s)
+        return await self._noted(name, act, limit_s)
 
     async def health(self, *, probe: bool = False, timeout_s: float | None = None) -> Health:
         """Look at the service once; that it is down is a result."""
@@ -107,8 +106,8 @@ class AsyncCaller:
     async def change_model(self, name: str, timeout_s: float, *, loaded: bool) -> Model:
         """Load or unload a model, waiting while it is busy."""
         limit_s = check_timeout(timeout_s)
-        start = partial(Directory.change, name=name, limit_s=limit_s, loaded=loaded)
-        return await self.manage("load_model" if loaded else "unload_model", start, limit_s)
+        act = partial(Directory.change, name=name, limit_s=limit_s, loaded=loaded)
+        return await self.manage("load_model" if loaded else "unload_model", act, limit_s)
 
     async def close(self) -> None:
         """Close the connections, but for those of event loops that run in other threads."""
@@ -117,12 +116,12 @@ class AsyncCaller:
     async def _noted(
         self,
         name: str,
-        start: Start[T],
+        act: Act[T],
         limit_s: float,
         send: Send | None = None,
         request: ChatRequest | None = None,
     ) -> T:
-        """Carry an operation out, with the bookkeeping around it."""
+        """Do what a client does, with the bookkeeping around it."""
         started = time.perf_counter()
         record = self.begin(name, request.messages if request is not None else ())
         failed: BaseException | None = None
@@ -130,7 +129,8 @@ class AsyncCaller:
             if self.target is None:
                 await self.connected()
                 started = time.perf_counter()  # finding or starting it isn't part of the request's time
-            result = await self.run(start, Deadline(limit_s), record, send)
+            send, deadline = send or self.send, Deadline(limit_s)
+            result = await act(self.directory, lambda call: send(call, deadline, record))
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
             return result
@@ -139,7 +139,7 @@ class AsyncCaller:
             if not isinstance(error, FoundryError):
                 raise
             _log.debug("%s failed: %s", record.request_id, type(error).__name__)  # its text may quote texts
-            # The way through operation, policies and transport tells a learner nothing.
+            # The way through policies and transport tells a learner nothing.
             raise error.with_traceback(None) from error.__cause__
         finally:
             if request is not None and not record.model:
@@ -176,27 +176,7 @@ class AsyncCaller:
             )
             _log.log(level, line, extra={"record": record})
 
-    # --- one request travels: operation -> policies -> transport ----------------------------------------
-
-    async def run(self, start: Start[T], deadline: Deadline, record: Record, send: Send | None = None) -> T:
-        """Drive an operation to its result: do what it yields, and give it what came of that."""
-        operation = start(self.directory)
-        send = send or self.send
-        reply: Reply | None = None
-        error: FoundryError | None = None
-        while True:
-            try:
-                step = operation.send(reply) if error is None else operation.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            reply = error = None
-            try:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(min(step.seconds, deadline.remaining()))
-                else:
-                    reply = await send(step, deadline, record)
-            except FoundryError as caught:
-                error = caught
+    # --- one request travels: policies -> transport -----------------------------------------------------
 
     def send(self, call: Call, deadline: Deadline, record: Record) -> Awaitable[Reply]:
         """Have one call answered: by the cache where it can, else by the service, under the policies."""

@@ -33,8 +33,6 @@ SHORTEST_CONNECT_S = 0.1
 LARGE_BODY_BYTES = 2**20
 """Above this aiohttp warns of bytes, as it sends them in one piece; a file it sends piece by piece."""
 
-_USUAL_LIMITS = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-
 
 class Transport:
     """Sends one call once. It has a session for each event loop that it is used in: loops can't share one.
@@ -96,22 +94,20 @@ class Transport:
             base, headers["Authorization"] = target.control_url, f"Bearer {target.control_token}"
         elif not target.found:
             headers.update(self._credentials)
-        body: bytes | io.BytesIO | None = call.body
-        if call.body is not None and len(call.body) > LARGE_BODY_BYTES:
-            body = io.BytesIO(call.body)
-        limits = _time_limits(limit_s)
+        body = call.body
+        connect_s = min(CONNECT_TIMEOUT_S, max(SHORTEST_CONNECT_S, CONNECT_SHARE * limit_s))
         try:
             return await self._session().request(
                 call.method,
-                _url(base, call.path),
-                data=body,
+                URL(base + call.path, encoded=True),  # a model's name stands in it as it was quoted
+                data=io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=limits,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
                 ssl=self._tls if base.startswith("https:") else True,
             )
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise no_answer(error, base, limits.sock_connect or limit_s, found=target.found) from None
+            raise no_answer(error, base, connect_s, found=target.found) from None
 
     def _session(self) -> aiohttp.ClientSession:
         """Return the running loop's session; those of loops that have closed are given up."""
@@ -143,19 +139,6 @@ class Transport:
                     loop.call_soon_threadsafe(_close_now, session)
             else:
                 _close_now(session)
-
-
-@functools.lru_cache(maxsize=64)
-def _url(base: str, path: str) -> URL:
-    return URL(base + path, encoded=True)  # encoded: a model's name stands in it as it was quoted
-
-
-def _time_limits(limit_s: float) -> aiohttp.ClientTimeout:
-    """Return aiohttp's limits for a request of so many seconds: on connecting only, the others are ours."""
-    connect_s = CONNECT_SHARE * limit_s
-    if not SHORTEST_CONNECT_S <= connect_s < CONNECT_TIMEOUT_S:
-        return _USUAL_LIMITS
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
@@ -221,23 +204,18 @@ async def read_body(
     Args:
         on_data: called with each piece as it arrives.
     """
-    content = response.content
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
     try:
-        while part := await content.readany():
+        while part := await response.content.readany():
             if on_data is not None:
                 on_data(part)
-            if not parts and content.at_eof():
-                return part
-            parts.append(part)
-            size += len(part)
-            if size > MAX_BODY_BYTES:
+            body += part
+            if len(body) > MAX_BODY_BYTES:
                 raise ResponseFormatError(
                     f"The answer is larger than {MAX_BODY_BYTES:,} bytes and was given up. Check that the "
                     "endpoint is Foundry Local."
                 )
-        return b"".join(parts)
+        return bytes(body)
     except (aiohttp.ClientError, ConnectionError) as error:
         raise broken_body(response, error) from None
     finally:

@@ -1,4 +1,4 @@
-"""A chat completion as an operation: the caller's arguments checked, sent, parsed, validated."""
+"""A chat completion: the caller's arguments checked, sent, parsed, validated."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from foundry_lab import protocol
+from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
-from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation
-from foundry_lab.errors import (
-    ConfigurationError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    StructuredOutputError,
-)
+from foundry_lab.calls.models import Ask, Directory
+from foundry_lab.errors import ConfigurationError
+from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
 from foundry_lab.types import Completion
 
@@ -68,15 +63,11 @@ BODY_FIELDS = frozenset(
 )
 STREAM_OPTIONS = frozenset(("first_token_timeout", "idle_timeout", "on_stall"))
 COMPLETE_OPTIONS = frozenset(("response_model", "parser", "parse_attempts"))
-_OF_THE_CLIENT = {
-    "base_url": "endpoint",
-    "max_retries": "retries",
-    "default_headers": "headers",
-    **{name: name for name in ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker")},
-    "metrics": "metrics",
-    "ca_file": "ca_file",
-}
-"""What belongs to the client, by the names that others give it too; and what the client calls it."""
+_OTHER_NAMES = {"base_url": "endpoint", "max_retries": "retries", "default_headers": "headers"}
+_OF_THE_CLIENT = frozenset(
+    ("endpoint", "api_key", "headers", "retries", "retry", "settings", "breaker", "metrics", "ca_file")
+)
+"""What belongs to the client; `_OTHER_NAMES` has what others call it."""
 _ALL = frozenset(ChatOptions.__annotations__)
 _ALLOWED = {True: _ALL - COMPLETE_OPTIONS, False: _ALL - STREAM_OPTIONS}  # by whether it streams
 
@@ -123,42 +114,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"model={model!r} must be the name of a model.")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
-        request = cls(
+        return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
             model=model,
             fields=fields,
             timeout_s=timeout_s,
             cache=bool(given.get("cache", True)),
+            **(_limits(given, timeout_s) if stream else _shape(given, fields)),
         )
-        if stream:
-            return request._with_limits(given)
-        return request._with_shape(given) if given.keys() & COMPLETE_OPTIONS else request
-
-    def _with_limits(self, given: Mapping[str, Any]) -> ChatRequest:
-        on_stall = given.get("on_stall", "error")
-        if on_stall not in ("error", "fallback"):
-            raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
-        fallback = on_stall == "fallback"
-        first_token_s = given.get("first_token_timeout", self.timeout_s / 2 if fallback else self.timeout_s)
-        return msgspec.structs.replace(
-            self,
-            first_token_s=check_timeout(first_token_s, "first_token_timeout"),
-            idle_s=check_timeout(given.get("idle_timeout", self.timeout_s), "idle_timeout"),
-            fallback=fallback,
-        )
-
-    def _with_shape(self, given: Mapping[str, Any]) -> ChatRequest:
-        if "response_model" in given and "parser" in given:
-            raise ConfigurationError("Give response_model or parser, not both.")
-        attempts = check_count(given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS), "parse_attempts")
-        shape = None
-        if "response_model" in given:
-            shape = shape_of(given["response_model"])
-        elif "parser" in given:
-            shape = parser_shape(given["parser"])
-        asked = shape.response_format() if shape is not None else None
-        fields = {"response_format": asked, **self.fields} if asked else self.fields
-        return msgspec.structs.replace(self, shape=shape, parse_attempts=attempts, fields=fields)
 
     def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
         """Return the call that asks this model."""
@@ -166,7 +129,37 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         return protocol.build_chat(model_id, fields, stream=stream, cacheable=self.cache and not stream)
 
 
-def complete(directory: Directory, request: ChatRequest) -> Operation[Completion]:
+def _limits(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return a stream's own part of a request."""
+    on_stall = given.get("on_stall", "error")
+    if on_stall not in ("error", "fallback"):
+        raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
+    fallback = on_stall == "fallback"
+    first_token_s = given.get("first_token_timeout", timeout_s / 2 if fallback else timeout_s)
+    return {
+        "first_token_s": check_timeout(first_token_s, "first_token_timeout"),
+        "idle_s": check_timeout(given.get("idle_timeout", timeout_s), "idle_timeout"),
+        "fallback": fallback,
+    }
+
+
+def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a request that says what the answer must look like; the field for it is added."""
+    if not given.keys() & COMPLETE_OPTIONS:
+        return {}
+    if "response_model" in given and "parser" in given:
+        raise ConfigurationError("Give response_model or parser, not both.")
+    attempts = check_count(given.get("parse_attempts", DEFAULT_PARSE_ATTEMPTS), "parse_attempts")
+    shape = None
+    if "response_model" in given:
+        shape = shape_of(given["response_model"])
+        fields.setdefault("response_format", shape.response_format())
+    elif "parser" in given:
+        shape = parser_shape(given["parser"])
+    return {"shape": shape, "parse_attempts": attempts}
+
+
+async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Completion:
     """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
 
     Raises:
@@ -175,7 +168,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     started = time.perf_counter()
     asked, sent = request, 0
     for _ in range(request.parse_attempts):
-        reply = yield from answer(directory, asked)
+        reply = await answer(directory, ask, asked)
         completion = protocol.parse_completion(reply, time.perf_counter() - started)
         if request.shape is None:
             return completion
@@ -189,7 +182,7 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
         told = [*request.messages, *_complaint(completion.content, problem)]
         asked = msgspec.structs.replace(request, messages=told)
     assert request.shape is not None, "without a shape the first answer was returned"
-    raise StructuredOutputError(
+    raise errors.StructuredOutputError(
         f"The model was asked {request.parse_attempts} times for {request.shape.name!r} and never wrote it; "
         f"the last problem: {problem}. Its last text is in .text. Simplify the shape, show an example in the "
         "prompt, allow more max_tokens, or use a larger model.",
@@ -198,24 +191,24 @@ def complete(directory: Directory, request: ChatRequest) -> Operation[Completion
     )
 
 
-def one_token(model_id: str) -> Operation[Completion]:
+async def one_token(ask: Ask, model_id: str) -> None:
     """Have one token generated, in one attempt, past breaker and retries: does the model really work?"""
     fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     call = msgspec.structs.replace(protocol.build_chat(model_id, fields), once=True)
-    return protocol.parse_completion((yield call), 0.0)
+    protocol.parse_completion(await ask(call), 0.0)
 
 
-def answer(directory: Directory, request: ChatRequest, *, stream: bool = False) -> Operation[protocol.Reply]:
+async def answer(directory: Directory, ask: Ask, request: ChatRequest, *, stream: bool = False) -> Reply:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
     The reply to a stream is its beginning; the caller's transport reads on.
     """
     fresh = not directory.knows(request.model)
     while True:
-        model_id = yield from directory.choose(request.model)
+        model_id = await directory.choose(ask, request.model)
         try:
-            return (yield request.call(model_id, stream=stream))
-        except (ModelNotFoundError, ModelNotLoadedError):
+            return await ask(request.call(model_id, stream=stream))
+        except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
             directory.forget()
             if fresh:
                 raise
@@ -233,21 +226,15 @@ def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
 
 
 def _wrong_name(name: str) -> ConfigurationError:
+    argument = _OTHER_NAMES.get(name, name)
     if name == "stream":
-        return ConfigurationError(
-            "stream is no option: the method decides. complete() gives a whole answer; for a stream use "
-            "stream_complete(…)."
-        )
-    if name in _OF_THE_CLIENT:
-        argument = _OF_THE_CLIENT[name]
-        return ConfigurationError(
-            f"{name} belongs to the client, not to one call: FoundryAPIClient({argument}=…), or "
-            f"SyncFoundryAPIClient({argument}=…)."
-        )
-    if name in _ALL:
-        method = "complete" if name in COMPLETE_OPTIONS else "stream_complete"
-        return ConfigurationError(f"{name} is an option of {method}() only.")
-    return ConfigurationError(
-        f"There is no option {name!r}. {did_you_mean(name, _ALL)}Fields that this client doesn't know go "
-        f"into extra_body={{{name!r}: …}}."
-    )
+        advice = "The method decides: complete() gives a whole answer; for a stream use stream_complete(…)."
+    elif argument in _OF_THE_CLIENT:
+        owner = f"FoundryAPIClient({argument}=…), or SyncFoundryAPIClient({argument}=…)"
+        advice = f"It belongs to the client, not to one call: {owner}."
+    elif name in _ALL:
+        advice = f"Only {'complete' if name in COMPLETE_OPTIONS else 'stream_complete'}() has it."
+    else:
+        fields = f"Fields that this client doesn't know go into extra_body={{{name!r}: …}}."
+        advice = f"{did_you_mean(name, _ALL)}{fields}"
+    return ConfigurationError(f"There is no option {name!r} here. {advice}")

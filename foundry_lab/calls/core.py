@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from types import NoneType
 from typing import Any
 
@@ -25,15 +26,6 @@ LOAD_TIMEOUT_S = 300.0
 def shared_metrics() -> Metrics:
     """Return the metrics that all clients of this process count into by default."""
     return Metrics()
-
-
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "settings": ((Settings,), "a foundry_lab.Settings(…)"),
-    "retry": ((RetryPolicy,), "a foundry_lab.RetryPolicy(…), or a number as retries"),
-    "breaker": ((CircuitBreaker, bool), "a foundry_lab.CircuitBreaker(…), or False for none"),
-    "metrics": ((Metrics, bool), "a foundry_lab.metrics.Metrics(…), or False for nowhere"),
-    "cache": ((ResponseCache, str, os.PathLike, bool), "True, a path, or a ResponseCache(…)"),
-}
 
 
 class ClientCore:
@@ -77,9 +69,12 @@ class ClientCore:
         cache: ResponseCache | str | os.PathLike[str] | bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        given = {"settings": settings, "retry": retry, "breaker": breaker, "metrics": metrics, "cache": cache}
-        for name, (kinds, instead) in _KINDS.items():
-            check_kind(given[name], name, (*kinds, NoneType), instead)
+        off = (bool, NoneType)
+        check_kind(settings, "settings", (Settings, NoneType), "a foundry_lab.Settings(…)")
+        check_kind(retry, "retry", (RetryPolicy, NoneType), "a foundry_lab.RetryPolicy(…), or retries=…")
+        check_kind(breaker, "breaker", (CircuitBreaker, *off), "a foundry_lab.CircuitBreaker(…), or False")
+        check_kind(metrics, "metrics", (Metrics, *off), "a foundry_lab.metrics.Metrics(…), or False")
+        check_kind(cache, "cache", (ResponseCache, str, os.PathLike, *off), "True, a path or a ResponseCache")
         self.settings = (settings or Settings()).replace(
             endpoint=endpoint, model=model, api_key=api_key, timeout=timeout, retries=retries
         )
@@ -87,11 +82,10 @@ class ClientCore:
         self.breaker = CircuitBreaker() if breaker is True else breaker or None
         self.metrics = shared_metrics() if metrics is True else metrics or None
         self.cache = as_cache(cache)
-        self._headers = request_headers(self.settings.api_key, headers)
+        sent = request_headers(self.settings.api_key, headers)
         self.caller = AsyncCaller(
-            self.settings, self._headers, self.retry, self.breaker, self.metrics, self.cache, ca_file
+            self.settings, sent, self.retry, self.breaker, self.metrics, self.cache, ca_file
         )
-        self._ca_file = ca_file
 
     @property
     def endpoint(self) -> str | None:
@@ -108,15 +102,8 @@ class ClientCore:
             kind: its class; this one's if not given.
             changes: arguments of the class.
         """
-        same: dict[str, Any] = {
-            "settings": self.settings,  # and not the endpoint: a service that was found may move
-            "headers": self._headers,
-            "retry": self.retry,
-            "breaker": self.breaker or False,
-            "metrics": self.metrics or False,
-            "cache": self.cache,
-            "ca_file": self._ca_file,
-        }
+        # Settings and policies, and not the endpoint: a service that was found may move.
+        same = {part.name: getattr(self.caller, part.name) for part in fields(self.caller)}
         return (kind or type(self))(endpoint, **{**same, **changes})
 
     def __reduce__(self) -> str:

@@ -10,8 +10,7 @@ import psutil
 
 from foundry_lab import protocol
 from foundry_lab.calls.chat import one_token
-from foundry_lab.calls.models import Directory
-from foundry_lab.calls.operation import Operation
+from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.calls.target import Target
 from foundry_lab.errors import FoundryError
 from foundry_lab.protocol import Call
@@ -49,7 +48,7 @@ class _Status(msgspec.Struct):
     pid: int | None = None
 
 
-def check(directory: Directory, target: Target, *, probe: bool = False) -> Operation[Health]:
+async def check(directory: Directory, ask: Ask, *, target: Target, probe: bool = False) -> Health:
     """Look once, without retries. Never raises for a service that is down: that is a result.
 
     Args:
@@ -57,11 +56,11 @@ def check(directory: Directory, target: Target, *, probe: bool = False) -> Opera
     """
     started = time.perf_counter()
     try:
-        dialect = yield from directory.dialect(once=True)
-        reply = yield Call("GET", dialect.status, once=True)
+        dialect = await directory.dialect(ask, once=True)
+        reply = await ask(Call("GET", dialect.status, once=True))
         latency_s = time.perf_counter() - started
         pid = protocol.decode(reply, _Status, "the service's status").pid
-        loaded = yield from directory.loaded_models(once=True)
+        loaded = await directory.loaded_models(ask, once=True)
     except FoundryError as error:
         return unreachable(target.endpoint, error)
 
@@ -70,7 +69,7 @@ def check(directory: Directory, target: Target, *, probe: bool = False) -> Opera
     if probe and loaded:
         probe_started = time.perf_counter()
         try:
-            yield from one_token(loaded[0])
+            await one_token(ask, loaded[0])
             probe_latency_s = time.perf_counter() - probe_started
             if probe_latency_s > PROBE_SLOW_S:
                 reasons.append(

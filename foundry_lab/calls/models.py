@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from foundry_lab import protocol
+from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
-from foundry_lab.calls.operation import Operation, Pause
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name
-from foundry_lab.errors import (
-    BadRequestError,
-    ConfigurationError,
-    ModelBusyError,
-    ModelNotFoundError,
-    ModelNotLoadedError,
-    ResponseFormatError,
-)
 from foundry_lab.logs import LOGGER
-from foundry_lab.protocol import Call
+from foundry_lab.protocol import Call, Reply
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
 from foundry_lab.protocol.failure import UNKNOWN_ROUTE
 from foundry_lab.types import Model
 
 BUSY_POLL_S = 0.25
+
+Ask = Callable[[Call], Awaitable[Reply]]
+"""Has a call answered, under the client's policies and the limits of what is under way."""
 
 _log = logging.getLogger(LOGGER)
 
@@ -66,19 +62,19 @@ class Directory:
         self._dialect: Dialect | None = None
         self._chosen: dict[str | None, str] = {}
 
-    def dialect(self, *, once: bool = False) -> Operation[Dialect]:
+    async def dialect(self, ask: Ask, *, once: bool = False) -> Dialect:
         """Find out, the first time, which of the two known contracts the service speaks."""
         if self._dialect is None:
             try:
-                yield Call("GET", CURRENT.status, once=once)
+                await ask(Call("GET", CURRENT.status, once=once))
                 self._dialect = CURRENT
-            except BadRequestError as error:
+            except errors.BadRequestError as error:
                 if error.status not in UNKNOWN_ROUTE:
                     raise
                 try:
-                    yield Call("GET", LEGACY.status, once=once)
-                except BadRequestError:  # neither: tell what it says to the route that today's services have
-                    raise ResponseFormatError(
+                    await ask(Call("GET", LEGACY.status, once=once))
+                except errors.BadRequestError:  # neither: tell what it says to the route of today's services
+                    raise errors.ResponseFormatError(
                         f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
                         f"{LEGACY.status}, and says {error.status}: {error.message}. Check the endpoint "
                         "and its port."
@@ -86,26 +82,25 @@ class Directory:
                 self._dialect = LEGACY
         return self._dialect
 
-    def loaded_models(self, *, once: bool = False) -> Operation[list[str]]:
+    async def loaded_models(self, ask: Ask, *, once: bool = False) -> list[str]:
         """Return the ids of the models in memory."""
-        dialect = yield from self.dialect(once=once)
-        reply = yield Call("GET", dialect.loaded, once=once)
+        dialect = await self.dialect(ask, once=once)
+        reply = await ask(Call("GET", dialect.loaded, once=once))
         return protocol.decode(reply, list[str], "a list of loaded models")
 
-    def list_models(self) -> Operation[list[Model]]:
+    async def list_models(self, ask: Ask) -> list[Model]:
         """Return every model the service knows, the loaded ones marked."""
         if self._has_control:
-            reply = yield Call("GET", "/control/models", control=True)
+            reply = await ask(Call("GET", "/control/models", control=True))
             return protocol.decode(reply, list[Model], "the lab's model catalog")
-        dialect = yield from self.dialect()
-        reply = yield Call("GET", dialect.models)
+        dialect = await self.dialect(ask)
+        reply = await ask(Call("GET", dialect.models))
         if dialect is LEGACY:
-            entries = [
-                _ModelList.Entry(name) for name in protocol.decode(reply, list[str], "a list of models")
-            ]
+            names = protocol.decode(reply, list[str], "a list of models")
+            entries = [_ModelList.Entry(name) for name in names]
         else:
             entries = protocol.decode(reply, _ModelList, "a model list").data
-        loaded = yield from self.loaded_models()
+        loaded = await self.loaded_models(ask)
         return [
             Model(
                 id=entry.id,
@@ -116,7 +111,7 @@ class Directory:
             for entry in entries
         ]
 
-    def find(self, name: str) -> Operation[Model]:
+    async def find(self, ask: Ask, name: str) -> Model:
         """Return the model with this alias or id.
 
         Raises:
@@ -124,7 +119,7 @@ class Directory:
             ConfigurationError: that isn't a name.
         """
         check_model_name(name)
-        models = yield from self.list_models()
+        models = await self.list_models(ask)
         low = name.lower()
         matches = [model for model in models if model.id.lower() == low] or [
             model for model in models if model.alias.lower() == low or same_model(model.id, name)
@@ -133,7 +128,7 @@ class Directory:
             raise _not_found(name, models)
         return max(matches, key=lambda model: (model.loaded, bool(model.cached)))
 
-    def choose(self, name: str | None) -> Operation[str]:
+    async def choose(self, ask: Ask, name: str | None) -> str:
         """Return the id that a completion should name.
 
         A model that somebody asked for, in the call or in the settings, is used or refused. If nobody did, it
@@ -147,9 +142,9 @@ class Directory:
         chosen = self._chosen.get(wanted)
         if chosen is None:  # another thread may forget it again at any time
             if wanted is None:
-                chosen = yield from self._loaded_chat_model()
+                chosen = await self._loaded_chat_model(ask)
             else:
-                chosen = (yield from self.find(wanted)).id
+                chosen = (await self.find(ask, wanted)).id
             self._chosen[wanted] = chosen
         return chosen
 
@@ -169,25 +164,25 @@ class Directory:
     def _wanted(self, name: str | None) -> str | None:
         return name or (self._settings.model if self._settings.model_is_explicit else None)
 
-    def change(self, name: str, limit_s: float, *, loaded: bool) -> Operation[Model]:
+    async def change(self, ask: Ask, name: str, limit_s: float, *, loaded: bool) -> Model:
         """Load or unload a model, waiting while it is busy for at most `limit_s` seconds; return it then."""
         give_up_at = time.monotonic() + limit_s
-        model = yield from self.find(name)
-        dialect = yield from self.dialect()
+        model = await self.find(ask, name)
+        dialect = await self.dialect(ask)
         path = dialect.change("load" if loaded else "unload", model)
         call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
         while True:
             try:
-                yield call
+                await ask(call)
                 break
-            except ModelBusyError:
+            except errors.ModelBusyError:
                 if time.monotonic() + BUSY_POLL_S >= give_up_at:
                     raise
-                yield Pause(BUSY_POLL_S)
+                await asyncio.sleep(BUSY_POLL_S)
         self.forget()
         return msgspec.structs.replace(model, loaded=loaded)
 
-    def download(self, name: str, report: Report) -> Operation[Model]:
+    async def download(self, ask: Ask, name: str, report: Report) -> Model:
         """Have the lab's service fetch a model; return it as it is then.
 
         Raises:
@@ -195,25 +190,25 @@ class Directory:
             EngineError: the download failed.
         """
         if not self._has_control:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 "Only the lab's own service can be asked to download. For another Foundry Local service use "
                 f"its own command there: foundry model download {name}."
             )
-        model = yield from self.find(name)
+        model = await self.find(ask, name)
         lines = DownloadLines(report)
         body = msgspec.json.encode({"alias": model.id})
-        yield Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed)
+        await ask(Call("POST", "/control/download", body, control=True, once=True, on_data=lines.feed))
         lines.end()
         self.forget()
-        return (yield from self.find(model.id))
+        return await self.find(ask, model.id)
 
-    def _loaded_chat_model(self) -> Operation[str]:
-        models = yield from self.list_models()
+    async def _loaded_chat_model(self, ask: Ask) -> str:
+        models = await self.list_models(ask)
         ready = [model for model in models if model.loaded and model.task in (None, "chat-completion")]
         ready.sort(key=lambda model: model.alias.lower() != DEFAULT_MODEL)
         if not ready:
             names = ", ".join(sorted({model.alias for model in models})) or "none; is its catalog reachable?"
-            raise ModelNotLoadedError(
+            raise errors.ModelNotLoadedError(
                 "No chat model is loaded",
                 status=400,
                 by_service=False,
@@ -231,11 +226,11 @@ def same_model(model_id: str, name: str) -> bool:
     return a.partition(":")[0] == b.partition(":")[0]
 
 
-def _not_found(name: str, models: list[Model]) -> ModelNotFoundError:
+def _not_found(name: str, models: list[Model]) -> errors.ModelNotFoundError:
     aliases = sorted({model.alias for model in models})
     names = aliases + sorted(model.id for model in models)
     known = ", ".join(aliases) if aliases else "none: its catalog may be out of reach"
-    error = ModelNotFoundError(
+    error = errors.ModelNotFoundError(
         f"The service has no model {name!r}",
         status=404,
         by_service=False,

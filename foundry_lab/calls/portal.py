@@ -31,21 +31,20 @@ class Work(Generic[T]):
         done: whether it has ended, its cleaning up included.
     """
 
-    __slots__ = ("_coroutine", "_ended", "_loop", "_task", "done")
+    __slots__ = ("_ended", "_loop", "_task", "done")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
         if not asyncio.iscoroutine(coroutine):  # else nobody would ever release the lock below
             raise TypeError(f"{coroutine!r} is no coroutine.")
-        self._coroutine = coroutine
         self._loop = loop
         self._task: asyncio.Task[T] | None = None
         self.done = False
         self._ended = threading.Lock()  # a bare lock, held until the end: an Event costs three times as much
         self._ended.acquire()
-        loop.call_soon_threadsafe(self._begin)
+        loop.call_soon_threadsafe(self._begin, coroutine)
 
-    def _begin(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
+    def _begin(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._task = self._loop.create_task(coroutine)
         self._task.add_done_callback(self._end)
 
     def _end(self, _: asyncio.Task[T]) -> None:
@@ -127,7 +126,7 @@ class Portal:
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        loop.call_soon_threadsafe(lambda: loop.create_task(_wind_up(loop)))
+        loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join(END_S)
 
@@ -140,27 +139,17 @@ class Portal:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = self._loop_factory()
-                self._thread = threading.Thread(target=_run, args=(loop,), name=self._name, daemon=True)
+                runner = asyncio.Runner(loop_factory=self._loop_factory)
+                loop = runner.get_loop()
+                self._thread = threading.Thread(target=_run, args=(runner,), name=self._name, daemon=True)
                 self._thread.start()
                 self._loop = loop
             return self._loop
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
-
-
-async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await loop.shutdown_asyncgens()
-    loop.stop()
+def _run(runner: asyncio.Runner) -> None:
+    with runner:  # which cancels at its end what still runs, and waits for it
+        runner.get_loop().run_forever()
 
 
 _shared = Portal("foundry-lab")

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -140,15 +139,14 @@ class StreamReader:
         try:
             if self._record is None:
                 await self._start()
-            try:
-                async with asyncio.timeout(min(self._request.idle_s, self._deadline.remaining())):
-                    await self._read()
-            except TimeoutError:
-                raise self._silence() from None
+            elif not self._parser.done:
+                await self._read_on()
             if not self._ready:
                 await self._drain()
                 self._end(None)
         except BaseException as error:
+            if isinstance(error, StreamInterruptedError):
+                error.partial = self.text
             self._end(error)
             raise
 
@@ -161,14 +159,19 @@ class StreamReader:
         self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
         try:
-            asking = partial(chat.answer, request=request, stream=True)
-            await caller.run(asking, deadline, record, self._send)
+            await chat.answer(
+                caller.directory, lambda call: self._send(call, deadline, record), request, stream=True
+            )
         except RequestTimeoutError as error:
             if error.phase != "first_token" or not request.fallback:
                 raise
             _log.warning("%s: no token in time; asking again without streaming", record.request_id)
             self._let_go()
-            self._take_whole(await caller.run(partial(chat.complete, request=request), deadline, record))
+            self._take_whole(
+                await chat.complete(
+                    caller.directory, lambda call: caller.send(call, deadline, record), request
+                )
+            )
 
     async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
         """Send under the client's policies; what isn't the answer itself takes the usual way."""
@@ -189,7 +192,7 @@ class StreamReader:
                 reply = Reply(response.status, response.headers, b"", request_id)
                 if response.status != 200 or not is_event_stream(reply):
                     refuse_stream(msgspec.structs.replace(reply, body=await read_body(response)))
-                await self._read()
+                await self._read(response)
         except RequestTimeoutError:
             raise
         except TimeoutError:
@@ -203,50 +206,48 @@ class StreamReader:
         parser.model, parser.finish_reason = completion.model, completion.finish_reason
         parser.usage, parser.done = completion.usage, True
         self._arrivals, self._heard = [elapsed_s], True
-        self._ready.append(
-            Chunk(
-                content=completion.content,
-                elapsed_s=elapsed_s,
-                finish_reason=completion.finish_reason,
-                reasoning=completion.reasoning,
-                tool_calls=completion.tool_calls,
-            )
-        )
+        fields = msgspec.structs.asdict(completion)
+        self._ready.append(msgspec.convert({**fields, "elapsed_s": elapsed_s}, Chunk))
 
     # --- read, and end -----------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def _read_on(self) -> None:
+        """Read the next chunk or the end, within the limit for silence."""
+        if (response := self._response) is None:
+            raise StreamInterruptedError(
+                "A forked process can't read on in a stream of its parent's. Ask again in this process; "
+                "the text so far is in .partial."
+            )
+        limit_s = min(self._request.idle_s, self._deadline.remaining())
+        # Not asyncio.timeout, which costs as much as reading does.
+        timer = asyncio.get_running_loop().call_later(limit_s, response.content.set_exception, TimeoutError())
+        try:
+            await self._read(response)
+        except TimeoutError:
+            raise self._silence() from None
+        finally:
+            timer.cancel()
+
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
         """Take bytes off the wire until a chunk is ready or the answer is complete."""
         while not self._ready and not self._parser.done:
             if self._parser.failure is not None:
                 raise self._parser.failure
-            if (response := self._response) is None:
-                raise StreamInterruptedError(
-                    "A forked process can't read on in a stream of its parent's. Ask again in this process; "
-                    "the text so far is in .partial.",
-                    partial=self.text,
-                )
             try:
                 data = await response.content.readany()
             except (aiohttp.ClientError, ConnectionError) as error:
                 if self._parser.finish_reason is None:
-                    raise self._parser.broken(broken_body(response, error)) from None
+                    raise broken_body(response, error) from None
                 data = b""  # nothing is lost but perhaps the usage
-            if data:
-                self._feed(data)
-            else:
+            if not data:
                 self._parser.end()
                 self._parser.done = True
-
-    def _feed(self, data: bytes) -> None:
-        elapsed_s = time.perf_counter() - self._started
-        chunks = self._parser.feed(data, elapsed_s)
-        for chunk in chunks:
-            if chunk.content:
-                self._arrivals.append(elapsed_s)
-        if chunks:
-            self._heard = True
-            self._ready.extend(chunks)
+            elapsed_s = time.perf_counter() - self._started
+            for chunk in self._parser.feed(data, elapsed_s):
+                if chunk.content:
+                    self._arrivals.append(elapsed_s)
+                self._heard = True
+                self._ready.append(chunk)
 
     def _silence(self) -> RequestTimeoutError:
         """Return the error for a stream that kept silent too long."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import aiohttp
 
-from foundry_lab.errors import (
-    ConfigurationError,
-    FoundryError,
-    RequestTimeoutError,
-    ResponseFormatError,
-    ServiceUnavailableError,
-    StreamInterruptedError,
-)
+from foundry_lab import errors
+from foundry_lab.errors import FoundryError, RequestTimeoutError, ServiceUnavailableError
 
 _GONE = (
     "The service that was found there has ended. Start it again with foundry_lab.ensure_service() in "
     "Python or `foundry-lab serve` in a terminal, and call again: this client finds it."
+)
+_NOT_THERE = (
+    "Is the service running there? `foundry-lab status` shows the lab's own, `foundry-lab serve` starts it; "
+    "FOUNDRY_ENDPOINT must name the right port."
 )
 
 
@@ -27,33 +25,23 @@ def no_answer(error: Exception, endpoint: str, connect_s: float, *, found: bool)
         found: nobody gave the address, as in `Target`.
     """
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        advice = (
-            "The service may have ended: see `foundry-lab status`, and call again."
-            if found
-            else "Check the address and that the service runs."
-        )
         return RequestTimeoutError(
-            f"{endpoint} didn't accept a connection within {connect_s:g} s. {advice}",
+            f"{endpoint} didn't accept a connection within {connect_s:g} s. {_NOT_THERE}",
             phase="connect",
             limit_s=connect_s,
         )
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return ConfigurationError(
+        return errors.ConfigurationError(
             f"The certificate of {endpoint} isn't trusted ({error.certificate_error}). If your organisation "
             "signs its own, name its authority's file: ca_file=… on the client, or SSL_CERT_FILE."
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return ConfigurationError(
+        return errors.ConfigurationError(
             f"What answers at {endpoint} doesn't speak TLS ({error.os_error.reason or error.os_error}). "
             f"Foundry Local itself speaks plain HTTP: try {endpoint.replace('https:', 'http:', 1)}."
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        advice = (
-            _GONE
-            if found
-            else "Is the service running there? `foundry-lab status` shows the lab's own, `foundry-lab "
-            "serve` starts it; FOUNDRY_ENDPOINT must name the right port."
-        )
+        advice = _GONE if found else _NOT_THERE
         reason = error.os_error.strerror or error.os_error
         return ServiceUnavailableError(f"Nobody answers at {endpoint} ({reason}). {advice}")
     if isinstance(error, aiohttp.ClientResponseError):
@@ -76,14 +64,14 @@ def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryEr
     endpoint = str(response.url.origin())
     if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
         return _not_http(endpoint, error)
-    return StreamInterruptedError(
+    return errors.StreamInterruptedError(
         f"The connection to {endpoint} broke in mid-answer ({_in_one_line(error)}). The service may have "
         "been stopped: see `foundry-lab status`, then ask again."
     )
 
 
-def _not_http(endpoint: str, error: object) -> ResponseFormatError:
-    return ResponseFormatError(
+def _not_http(endpoint: str, error: object) -> errors.ResponseFormatError:
+    return errors.ResponseFormatError(
         f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({_in_one_line(error)}). "
         "Check the address and port."
     )

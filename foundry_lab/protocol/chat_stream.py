@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foundry_lab.errors import FoundryError, ResponseFormatError, StreamInterruptedError
 from foundry_lab.protocol.failure import error_in_body
-from foundry_lab.protocol.reply import UNREADABLE, Chat, Choice, Message, chat_decoder, excerpt, usage_of
+from foundry_lab.protocol.reply import UNREADABLE, Chat, Message, chat_decoder, excerpt, usage_of
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 from foundry_lab.protocol.sse import DEFAULT_MAX_EVENT_BYTES, Event, SSEDecoder
 from foundry_lab.types import Chunk, Usage
@@ -27,7 +27,7 @@ class ChatStream:
     def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
         self._decoder = SSEDecoder(max_event_bytes)
         self._request_id = request_id
-        self._index: object = None  # of the choice that is read, where the service sends several
+        self._index: object = None  # of the choice that is read, where the service sends several: the first
         self._room = MAX_BODY_BYTES  # for what is still to come
         self.parts: list[str] = []
         self.thoughts: list[str] = []
@@ -51,14 +51,12 @@ class ChatStream:
         if self.failure is not None:
             raise self.failure
         chunks: list[Chunk] = []
-        if self.done:
-            return chunks
         try:
-            for event in self._decoder.feed(data):
+            for event in self._decoder.events(data):
                 if (chunk := self._chunk(event, elapsed_s)) is not None:
                     chunks.append(chunk)
-            if self._decoder.failure is not None and not self.done:
-                raise self._decoder.failure
+                if self.done:
+                    break
         except FoundryError as error:
             if not chunks:
                 raise
@@ -86,11 +84,13 @@ class ChatStream:
             if event.event == "error" or chat.object == "error":
                 raise error_in_body(excerpt(event.data), self._request_id)
             return None
-        choice = chat.choices[0]
-        if choice.index != self._index:
-            if (ours := self._ours(chat.choices)) is None:
-                return None
-            choice = ours
+        if self._index is None:
+            self._index = chat.choices[0].index
+        for choice in chat.choices:
+            if choice.index == self._index:
+                break
+        else:
+            return None
         if (delta := choice.delta) is None:
             if choice.message is not None or choice.text is not None:
                 raise self._no_chunk(event, "its choice holds no delta")
@@ -121,12 +121,6 @@ class ChatStream:
             tool_calls=tuple(delta.tool_calls) if delta.tool_calls else (),
         )
 
-    def _ours(self, choices: list[Choice]) -> Choice | None:
-        """Return the one of several choices that is read: the one that came first."""
-        if self._index is None:
-            self._index = choices[0].index or 0
-        return next((each for each in choices if (each.index or 0) == self._index), None)
-
     def _no_chunk(self, event: Event, why: object) -> ResponseFormatError:
         return ResponseFormatError(
             f"The stream sent an event that is no chat-completion chunk ({why}): {excerpt(event.data)}. "
@@ -149,9 +143,3 @@ class ChatStream:
                 "whole answer.",
                 partial="".join(self.parts),
             )
-
-    def broken(self, error: FoundryError) -> FoundryError:
-        """Return the error for a broken connection, with the text that had arrived."""
-        if isinstance(error, StreamInterruptedError):
-            error.partial = "".join(self.parts)
-        return error

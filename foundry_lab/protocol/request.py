@@ -66,35 +66,27 @@ def build_messages(
             f'messages={messages!r} must be a list with at least {{"role": "user", "content": "…"}} in it.'
         )
     for number, message in enumerate(messages, 1):
-        if not (
-            isinstance(message, Mapping)
-            and isinstance(message.get("role"), str)
-            and ("content" in message or "tool_calls" in message)
-        ):
+        if not _is_message(message):
             raise ConfigurationError(
                 f"Message {number} is {message!r}; each needs a role and a content, such as "
-                '{"role": "user", "content": "Hello"}.'
-            )
-        content = message.get("content")
-        if not (content is None or isinstance(content, str) or _is_parts(content)):
-            raise ConfigurationError(
-                f"The content of message {number} is {content!r}, which the service would leave out; give a "
-                'text, or a list of parts such as {"type": "text", "text": "Hello"}.'
+                '{"role": "user", "content": "Hello"}. A content is a text, or a list of parts such as '
+                '{"type": "text", "text": "Hello"}; the service would leave out any other.'
             )
     chat = [dict(message) for message in messages]
     if system is None:
         return chat
-    if not isinstance(system, str):
-        raise ConfigurationError(f"system={system!r} must be a text.")
+    check_kind(system, "system", (str,), "a text")
     return [{"role": "system", "content": system}, *chat]
 
 
-def _is_parts(content: object) -> bool:
-    return (
-        isinstance(content, (list, tuple))
-        and len(content) > 0
-        and all(isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content)
-    )
+def _is_message(message: object) -> bool:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return False
+    content = message.get("content")
+    if isinstance(content, (list, tuple)):
+        typed = (isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content)
+        return len(content) > 0 and all(typed)
+    return isinstance(content, str) or (content is None and bool(message.keys() & {"content", "tool_calls"}))
 
 
 def build_chat(

@@ -5,6 +5,8 @@ Follows the event-stream interpretation rules of the WHATWG HTML standard, secti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from foundry_lab.errors import ResponseFormatError
@@ -33,9 +35,6 @@ class SSEDecoder:
 
     Args:
         max_event_bytes: an event, or a line, longer than this is refused instead of filling the memory.
-
-    Attributes:
-        failure: what broke the stream behind the events that `feed` returned last; it reads no further.
     """
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
@@ -47,17 +46,17 @@ class SSEDecoder:
         self._id = ""
         self._at_start = True
         self._after_cr = False
-        self.failure: ResponseFormatError | None = None
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take the next bytes; return the events they complete.
+        """Take the next bytes; return the events they complete. Raises ResponseFormatError as `events`."""
+        return list(self.events(data))
+
+    def events(self, data: bytes) -> Iterator[Event]:
+        """Take the next bytes; yield the events they complete.
 
         Raises:
-            ResponseFormatError: an event or a line is longer than `max_event_bytes`; if events came before it
-                in these bytes, the next call raises it.
+            ResponseFormatError: an event or a line is longer than `max_event_bytes`.
         """
-        if self.failure is not None:
-            raise self.failure
         if self._after_cr and data:
             self._after_cr = False
             if data[:1] == b"\n":  # the second half of a CRLF whose CR has ended the line already
@@ -74,27 +73,20 @@ class SSEDecoder:
         if lines and self._at_start:
             lines[0] = lines[0].removeprefix(_BOM)
             self._at_start = False
-        events: list[Event] = []
-        try:
-            for line in lines:
-                if not line:
-                    if self._data:
-                        events.append(Event(b"\n".join(self._data), self._event or "message", self._id))
-                        self._data.clear()
-                        self._data_bytes = 0
-                    self._event = ""
-                else:
-                    self._field(line)
-                    if len(line) > self._max_bytes or self._data_bytes > self._max_bytes:
-                        raise self._too_long()
-            self._line += rest
-            if len(self._line) > self._max_bytes:
-                raise self._too_long()
-        except ResponseFormatError as error:
-            self.failure = error
-            if not events:
-                raise
-        return events
+        for line in lines:
+            if line:
+                self._field(line)
+                if len(line) > self._max_bytes or self._data_bytes > self._max_bytes:
+                    raise self._too_long()
+                continue
+            if self._data:
+                yield Event(b"\n".join(self._data), self._event or "message", self._id)
+                self._data.clear()
+                self._data_bytes = 0
+            self._event = ""
+        self._line += rest
+        if len(self._line) > self._max_bytes:
+            raise self._too_long()
 
     def _field(self, line: bytes) -> None:
         if line[:6] == b"data: ":  # nearly always

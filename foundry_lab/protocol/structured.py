@@ -26,9 +26,6 @@ DEFAULT_PARSE_ATTEMPTS = 3
 _OPENING = re.compile(r"[{\[]")
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
-_MAX_BROKEN = 100
-"""Each broken one costs a look at all of the text."""
-_TOO_DEEP = "the JSON is nested too deeply"
 # What a grammar can't hold an answer to, such as uniqueItems, is left to the check here (measured on
 # foundry-local-sdk 2.2.1: without these it refuses the whole schema).
 _LENIENT = {"whitespace_flexible": False, "coerce_one_of": True, "lenient": True}
@@ -53,8 +50,9 @@ class Shape(msgspec.Struct, frozen=True):
         Raises:
             ValueError: what is wrong with the text.
         """
+        text = answer.content.strip()
         is_cut = self.schema is not None and answer.finish_reason == "length"
-        if is_cut and not isinstance(_value_of(answer.content), (dict, list)):  # anything else could go on
+        if is_cut and (not text.startswith(("{", "[")) or _problem(text)):  # a number could go on
             raise ValueError("the answer was cut at max_tokens")
         return self.read(answer.content)
 
@@ -112,9 +110,7 @@ def _reader(fit: Callable[[str], Any]) -> Callable[[str], Any]:
         for candidate in find_json(text):
             try:
                 return fit(candidate)
-            except RecursionError:
-                problems.append((len(candidate), _TOO_DEEP))
-            except ValueError as error:  # msgspec's errors are some
+            except (ValueError, RecursionError) as error:  # msgspec's errors are some
                 problems.append((len(candidate), str(error)))
         raise ValueError(max(problems)[1])  # the longest one is most likely what was meant
 
@@ -126,15 +122,15 @@ def _no_number(name: str) -> Any:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
-_NO_VALUE = object()
 
 
-def _value_of(text: str) -> object:
-    """Return the value that a text is as JSON from its beginning to its end; `_NO_VALUE` if it is none."""
+def _problem(text: str) -> str:
+    """Return why a text isn't JSON from its beginning to its end, or nothing."""
     try:
-        return _JSON.decode(text.strip())
-    except (ValueError, RecursionError):
-        return _NO_VALUE
+        _JSON.decode(text)
+    except (ValueError, RecursionError) as error:
+        return f"the JSON is broken: {error}"
+    return ""
 
 
 def find_json(text: str) -> Iterator[str]:
@@ -145,25 +141,19 @@ def find_json(text: str) -> Iterator[str]:
         ValueError: there is none, or it is broken.
     """
     text = text.strip()
-    if _value_of(text) is not _NO_VALUE:
+    if not _problem(text):
         yield text
         return
-    problems: list[str] = []
-    end, found = 0, False
-    while (opening := _OPENING.search(text, end)) and len(problems) < _MAX_BROKEN:
-        start = opening.start()
-        try:
-            _, end = _JSON.raw_decode(text, start)
-        except RecursionError:
-            raise ValueError(_TOO_DEEP) from None
-        except ValueError as error:
-            problems.append(f"the JSON is broken: {error}")
-            end = _end_of(text, start)
+    problem, found, end = "there is no JSON in the answer", False, 0
+    while opening := _OPENING.search(text, end):
+        start, end = opening.start(), _end_of(text, opening.start())
+        if why := _problem(text[start:end]):
+            problem = why
         else:
             found = True
             yield text[start:end]
     if not found:
-        raise ValueError((problems or ["there is no JSON in the answer"])[0])
+        raise ValueError(problem)
 
 
 def _end_of(text: str, start: int) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import aiohttp
 import pytest
 import trustme
 from clients import Client, both_clients
@@ -38,8 +37,7 @@ def full() -> Iterator[str]:
 
 
 def allow_connecting(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=seconds)
-    monkeypatch.setattr(async_transport, "_USUAL_LIMITS", limits)
+    monkeypatch.setattr(async_transport, "CONNECT_TIMEOUT_S", seconds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses at once")

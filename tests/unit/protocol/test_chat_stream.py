@@ -51,11 +51,11 @@ def test_the_error_behind_the_last_chunk_is_raised_by_whatever_comes_next() -> N
             look()
 
 
-def test_the_decoder_returns_the_events_before_a_line_that_is_too_long() -> None:
-    decoder = SSEDecoder(max_event_bytes=10)
-    assert [each.data for each in decoder.feed(b"data: a\n\n" + b"x" * 11)] == [b"a"]
+def test_the_decoder_gives_the_events_before_a_line_that_is_too_long() -> None:
+    events = SSEDecoder(max_event_bytes=10).events(b"data: a\n\n" + b"x" * 11)
+    assert next(events).data == b"a"
     with pytest.raises(errors.ResponseFormatError, match="10 bytes"):
-        decoder.feed(b"")
+        next(events)
 
 
 @both_clients

@@ -587,7 +587,7 @@ def test_prompts_and_messages_that_are_none(prompt: Any, messages: Any) -> None:
 )
 def test_a_content_the_service_would_leave_out_is_refused(content: Any) -> None:
     messages = [{"role": "user", "content": "Say A"}, {"role": "user", "content": content}]
-    with pytest.raises(errors.ConfigurationError, match="content of message 2 is"):
+    with pytest.raises(errors.ConfigurationError, match="Message 2 is"):
         protocol.build_messages(None, messages, None)
 
 
