@@ -11,7 +11,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
-from foundry_lab.engine.model.storage import exclusive, remove_leftovers, require_space, workspace
+from foundry_lab.engine.model.storage import exclusive, require_space, workspace
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
 from foundry_lab.engine.private import model_parts
 from foundry_lab.engine.spec import PreparedModel
@@ -35,8 +35,6 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
         EngineError: it can't be fetched or written; the message says what to do.
     """
     if not force and (model := find_prepared()):
-        if not shared_models():
-            remove_leftovers()
         return model
     refuse_shared()
     with exclusive():
@@ -98,7 +96,7 @@ def install(built: Path, work: Path) -> PreparedModel:
     Raises:
         OSError: it can't be put there; then the old one still is.
     """
-    manifests.write(built, manifests.describe(built))
+    manifests.write(built)
     write_config(built)
     place = model_dir()
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def _status(command: str) -> str:
     # A file, not a pipe: reading a pipe would wait for grandchildren that keep it open.
     with tempfile.TemporaryFile() as output:
         try:
-            child = subprocess.Popen(
+            child = psutil.Popen(
                 [command, "service", "status"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -55,7 +55,7 @@ def _status(command: str) -> str:
             return ""
         try:
             child.wait(STATUS_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             log.warning(
                 "The foundry command didn't answer within %g s; going on without it.", STATUS_TIMEOUT_S
             )
@@ -65,12 +65,9 @@ def _status(command: str) -> str:
         return output.read().decode("utf-8", "replace")
 
 
-def _kill_tree(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is not None:
-        return
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(child.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it may have ended by itself
+def _kill_tree(child: psutil.Popen) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+        for process in (*child.children(recursive=True), child):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-    child.kill()
-    child.wait()
+        child.wait()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.cpu import write_config
-from foundry_lab.engine.private import check, model_parts, own_folder
+from foundry_lab.engine.private import check_model, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
 
@@ -141,17 +141,15 @@ def fit_to_machine() -> Path:
         EngineError: there is no model, or others could change it.
     """
     model = paths.model_dir()
-    shared = paths.shared_models() is not None
     try:
-        for path in model_parts():
-            check(path, of_others=shared)
-        if not shared:
+        check_model()
+        if paths.shared_models() is None:
             write_config(model)
             return paths.model_cache()
         cache = own_folder(paths.run_dir()) / "models"
         _link(model, cache / model.relative_to(paths.model_cache()))
         return cache
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EngineError(
             f"The model isn't prepared in {model} ({error}). Prepare it: foundry-lab model prepare --force"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -13,10 +12,7 @@ import psutil
 
 from foundry_lab._ground.files import patiently, write_whole
 from foundry_lab.engine import paths
-from foundry_lab.engine.private import check, own_folder
-from foundry_lab.errors import EngineError
-
-log = logging.getLogger(__name__)
+from foundry_lab.engine.private import check, own_folder, using_home
 
 CLOCK_TOLERANCE_S = 2.0
 """Where psutil reckons a start time from the boot time, it shifts by a little when the clock is set."""
@@ -73,14 +69,9 @@ def write_state(state: ServiceState) -> None:
     Raises:
         EngineError: it can't be written.
     """
-    folder = own_folder(paths.run_dir())
-    try:
+    own_folder(paths.run_dir())
+    with using_home():
         write_whole(state_file(), msgspec.json.encode(state), private=True)
-    except OSError as error:
-        raise EngineError(
-            f"The service's state can't be written to {folder}: {error.strerror}. "
-            "Free some disk space or make the folder writable, then try again."
-        ) from error
 
 
 def read_state() -> ServiceState | None:
@@ -90,32 +81,22 @@ def read_state() -> ServiceState | None:
         EngineError: there is one, and it may not be read, or others could have written it.
     """
     file = state_file()
-    try:
-        for path in (paths.home(), paths.run_dir(), file):
-            check(path)
-        return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or too deep
-        log.warning("The state of the service, %s, is garbage (%s); going on without it.", file, error)
-        return None
-    except OSError as error:
-        raise EngineError(
-            f"The service's state {file} can't be read: {error.strerror}. If it belongs to another user, "
-            "set FOUNDRY_LAB_HOME to a folder of your own."
-        ) from error
+    with using_home():
+        try:
+            for path in (paths.home(), paths.run_dir(), file):
+                check(path)
+            return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
+            return None
 
 
 def remove_state(pid: int) -> None:
     """Remove the note if it is about this process; a newer service's note stays."""
     state = read_state()
     if state is not None and state.pid == pid:
-        discard_state()
-
-
-def discard_state() -> None:
-    """Remove the note, if there is one."""
-    patiently(state_file().unlink, missing_ok=True)
+        patiently(state_file().unlink, missing_ok=True)
 
 
 def identity(pid: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.server
 import json
 import os
@@ -253,9 +252,8 @@ def test_a_service_that_is_starting_is_not_running_yet() -> None:
 
 
 def test_a_lock_that_is_never_released_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = functools.partial(discovery._lock, 0.1)
-    monkeypatch.setattr(discovery, "_lock", short)
-    with short(), pytest.raises(EngineError, match=r"Another program.*service\.lock"):
+    monkeypatch.setattr(discovery, "LOCK_TIMEOUT_S", 0.1)
+    with discovery._lock(), pytest.raises(EngineError, match=r"Another process.*service\.lock"):
         engine.stop_service()
 
 
