@@ -213,7 +213,7 @@ def _check_service() -> Check:
     if state is None:
         before = f"; the last one was {SHUT_DOWN}" if last_end() is End.SHUT_DOWN else ""
         return Check("service", "ok", f"not running{before}; it starts when it is needed")
-    if probe.is_foundry_local(state.url):
+    if probe.answering_pid(state.url) is not None:
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
     advice = f"Stop it with foundry-lab stop; the next call starts a new one. Its log: {state.log_file}"
     return Check("service", "fail", f"process {state.pid} runs, but {state.url} doesn't answer", advice)

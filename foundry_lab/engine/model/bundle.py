@@ -40,10 +40,6 @@ def export_model(file: str | Path) -> Path:
         target /= DEFAULT_NAME
     if target.exists():
         raise EngineError(f"{target} exists already. Give another name, or delete it first.")
-    if not target.parent.is_dir():
-        raise EngineError(
-            f"There is no directory {target.parent} to write {target.name} to. Create it first."
-        )
     with exclusive():
         problems = [model.problem for model in prepared_models(full=True)] or ["it isn't prepared yet"]
         if problems[0]:

@@ -25,11 +25,7 @@ def genai_config(session_options: dict[str, Any]) -> dict[str, Any]:
             "vocab_size": 49152,
             "decoder": {
                 "filename": MODEL_FILE,
-                "session_options": {
-                    "log_id": "onnxruntime-genai",
-                    "provider_options": [],
-                    **session_options,
-                },
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], **session_options},
                 "hidden_size": 576,
                 "head_size": 64,
                 "num_attention_heads": 9,

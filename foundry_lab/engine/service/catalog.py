@@ -65,10 +65,7 @@ def model_summary(size_bytes: int) -> dict[str, Any]:
         "modelLimits": {
             "supportedInputModalities": ["text"],
             "supportedOutputModalities": ["text"],
-            "textLimits": {
-                "inputContextWindow": spec.CONTEXT_LENGTH,
-                "maxOutputTokens": spec.CONTEXT_LENGTH,
-            },
+            "textLimits": {"inputContextWindow": spec.CONTEXT_LENGTH, "maxOutputTokens": spec.CONTEXT_LENGTH},
         },
         "createdTime": _CREATED,
         "variantInfo": variant,
@@ -93,5 +90,5 @@ async def handle_query(request: web.Request) -> web.Response:
     size = sum(file.stat().st_size for file in paths.model_dir().glob("*"))
     try:
         return web.json_response(find_models(await request.read(), size))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # no JSON of this shape, or too deep
         return web.json_response({"error": str(error)}, status=400)

@@ -11,7 +11,8 @@ import tempfile
 
 import psutil
 
-from foundry_lab.engine.service.probe import is_foundry_local
+from foundry_lab.engine.service.probe import check_foundry_local
+from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ def running_endpoint() -> str | None:
     if command is None:
         return None
     endpoint = parse_endpoint(_status(command))
-    return endpoint if endpoint is not None and is_foundry_local(endpoint) else None
+    if endpoint is not None:
+        with contextlib.suppress(FoundryError):  # another program may have its port by now
+            check_foundry_local(endpoint)
+            return endpoint
+    return None
 
 
 def _status(command: str) -> str:

@@ -72,15 +72,6 @@ def answering_pid(url: str) -> int | None:
     return pid if isinstance(pid, int) else None
 
 
-def is_foundry_local(url: str) -> bool:
-    """Whether a Foundry Local service of either contract answers at this base URL."""
-    try:
-        check_foundry_local(url)
-    except (EngineError, ServiceUnavailableError):
-        return False
-    return True
-
-
 def check_foundry_local(url: str) -> None:
     """Make sure that a Foundry Local service answers at this base URL.
 

@@ -28,7 +28,15 @@ _SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
 
 class Runtime:
-    """The SDK's manager from start to close. Every call may block: use a thread."""
+    """The SDK's manager from start to close. Every call may block: use a thread.
+
+    Attributes:
+        catalog: the SDK's. Only after `start`, and so is `url`.
+        url: base URL of the web service without a trailing slash.
+    """
+
+    catalog: Catalog
+    url: str
 
     def __init__(self) -> None:
         self._manager: FoundryLocalManager | None = None
@@ -67,6 +75,8 @@ class Runtime:
         try:
             self._manager = FoundryLocalManager(configuration)
             self._manager.start_web_service()
+            assert self._manager.urls
+            self.catalog, self.url = self._manager.catalog, self._manager.urls[0].rstrip("/")
             self._load_model()
         except FoundryLocalException as error:
             raise EngineError(
@@ -83,18 +93,6 @@ class Runtime:
                 "pip install --upgrade --force-reinstall foundry-lab"
             )
         model.load()
-
-    @property
-    def catalog(self) -> Catalog:
-        """The SDK's catalog. Only after `start`."""
-        assert self._manager is not None
-        return self._manager.catalog
-
-    @property
-    def url(self) -> str:
-        """Base URL of the web service without a trailing slash. Only after `start`."""
-        assert self._manager is not None and self._manager.urls
-        return self._manager.urls[0].rstrip("/")
 
     def shutdown_requested(self) -> bool:
         """Whether somebody posted to the web service's /shutdown."""

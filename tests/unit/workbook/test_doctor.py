@@ -54,7 +54,7 @@ class _Service(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), _Service) as server:
-        server.served, server.body = "/status", b'{"endpoints": []}'  # type: ignore[attr-defined]
+        server.served, server.body = "/status", b'{"endpoints": [], "pid": 7}'  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
