@@ -20,10 +20,6 @@ import filelock
 from foundry_lab.engine import paths
 from foundry_lab.errors import EngineError
 
-MORE_SPACE = (
-    "Nothing half-written was kept. Free some space and run this again, or set FOUNDRY_LAB_HOME to a "
-    "directory on a larger disk."
-)
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +70,10 @@ def using_home() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(f"The disk ran full ({error.strerror}). {MORE_SPACE}") from error
+            raise EngineError(
+                f"The disk is too full ({error.strerror}). Nothing half-written was kept. Free some space "
+                "and run this again, or set FOUNDRY_LAB_HOME to a directory on a larger disk."
+            ) from error
         what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         raise EngineError(
             f"The lab's files in {paths.home()} can't be written or read ({what}). If the service is running,"

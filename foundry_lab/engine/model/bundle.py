@@ -7,8 +7,6 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
@@ -20,7 +18,6 @@ from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
 FOLDER = f"{spec.NAME}-{spec.VERSION}"
-DEFAULT_NAME = f"{spec.ALIAS}.tar"
 MAX_SIZE = 4 * spec.MODEL_SIZE
 MAX_MANIFEST_SIZE = 100_000
 """Bytes; larger archives and manifests aren't ours."""
@@ -37,7 +34,7 @@ def export_model(file: str | Path) -> Path:
     """
     target = Path(file).expanduser().absolute()
     if target.is_dir():
-        target /= DEFAULT_NAME
+        target /= f"{spec.ALIAS}.tar"
     if target.exists():
         raise EngineError(f"{target} exists already. Give another name, or delete it first.")
     with exclusive():
@@ -91,10 +88,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
 
 def _check(source: Path, built: Path, trust: bool) -> None:
     """Raise EngineError if what was extracted isn't whole, or isn't ours and nobody trusts it."""
-    manifest = manifests.read(built)
-    if manifest and trust:
-        manifest = msgspec.structs.replace(manifest, recipe=spec.RECIPE)
-    if problem := manifests.problem_of(built, manifest, full=True):
+    if problem := manifests.problem_of(built, full=True, any_recipe=trust):
         raise EngineError(
             f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with the "
             "version of foundry-lab that is installed here."

@@ -218,20 +218,19 @@ class Decoder:
         return self._matmul(f"{name}_down", self._with_sums(gated, self.feed_forward_size), raw("down"))
 
     def _model(self) -> onnx.ModelProto:
-        def tensor(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(name, kind, shape)
+        tensor = helper.make_tensor_value_info
 
         def cache(prefix: str, length: str) -> list[onnx.ValueInfoProto]:
             shape = ("batch", self.kv_heads, length, self.head_size)
             names = [f"{prefix}.{i}.{part}" for i in range(self.layers) for part in ("key", "value")]
-            return [tensor(name, TensorProto.FLOAT, *shape) for name in names]
+            return [tensor(name, TensorProto.FLOAT, shape) for name in names]
 
         inputs = [
-            tensor("input_ids", TensorProto.INT64, "batch", "sequence"),
-            tensor("attention_mask", TensorProto.INT64, "batch", "total"),
+            tensor("input_ids", TensorProto.INT64, ("batch", "sequence")),
+            tensor("attention_mask", TensorProto.INT64, ("batch", "total")),
             *cache("past_key_values", "past"),
         ]
-        logits = tensor("logits", TensorProto.FLOAT, "batch", 1, self.vocab_size)
+        logits = tensor("logits", TensorProto.FLOAT, ("batch", 1, self.vocab_size))
         outputs = [logits, *cache("present", "total")]
         initializers = list(self.weights.initializers.values())
         graph = helper.make_graph(self.nodes, "llama", inputs, outputs, initializers)

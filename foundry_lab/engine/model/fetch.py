@@ -40,8 +40,8 @@ def fetch_gguf(*, progress: bool = True) -> Path:
     certificates, if it isn't there.
 
     Raises:
-        EngineError: it can't be fetched, isn't the right file, or there is no room for it.
-        OSError: the disk ran full meanwhile, or can't be written.
+        EngineError: it can't be fetched, or isn't the right file.
+        OSError: the disk is full, or can't be written.
     """
     given = named_by(GGUF_VARIABLE)
     if given and _is_gguf(given):

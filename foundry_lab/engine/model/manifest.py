@@ -28,10 +28,6 @@ class Manifest(msgspec.Struct, frozen=True):
     recipe: int
     files: dict[str, FileRecord]
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(record.size for record in self.files.values())
-
 
 def write(directory: Path) -> None:
     """Describe the model's files in manifest.json, whole or not at all. Raises OSError if one is missing."""
@@ -51,17 +47,18 @@ def read(directory: Path) -> Manifest | None:
         return None
 
 
-def problem_of(directory: Path, manifest: Manifest | None, *, full: bool = False) -> str | None:
+def problem_of(directory: Path, *, full: bool = False, any_recipe: bool = False) -> str | None:
     """Say what is wrong with a model, or None.
 
     Sizes and modification times are compared; a file is hashed if its time differs, as after a copy, or if
-    `full` is set.
+    `full` is set. With `any_recipe`, it may be one that another version of the lab converted.
     """
+    manifest = read(directory)
     if manifest is None:
         return f"{MANIFEST} is missing or unreadable"
     if manifest.model_id != spec.MODEL_ID or set(manifest.files) != set(spec.MODEL_FILES):
         return f"{MANIFEST} is that of another model"
-    if manifest.recipe != spec.RECIPE:
+    if manifest.recipe != spec.RECIPE and not any_recipe:
         return "it was prepared by another version of foundry-lab"
     for name, record in manifest.files.items():
         file = directory / name

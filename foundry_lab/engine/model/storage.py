@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -10,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foundry_lab.engine.paths import home
-from foundry_lab.engine.private import MORE_SPACE, locked
-from foundry_lab.errors import EngineError
+from foundry_lab.engine.private import locked
 
 LOCK_TIMEOUT_S = 1800
 WORKSPACE_PREFIX = "preparing-"
@@ -41,15 +41,15 @@ def workspace() -> Iterator[Path]:
 
 
 def require_space(size: int, purpose: str) -> None:
-    """Check that `size` bytes are free in the home directory.
+    """Check that `size` bytes are free in the home directory. Call it under `exclusive()`.
 
     Raises:
-        EngineError: they aren't.
+        OSError: ENOSPC, they aren't.
     """
     free = shutil.disk_usage(home()).free
     if free < size:
         needed = f"{purpose} takes {size / 1e6:,.0f} MB"
-        raise EngineError(f"{needed}, and only {free / 1e6:,.0f} MB are free in {home()}. {MORE_SPACE}")
+        raise OSError(errno.ENOSPC, f"{needed}, and only {free / 1e6:,.0f} MB are free in {home()}")
 
 
 def sha256_of(file: Path) -> str:

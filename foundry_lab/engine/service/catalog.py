@@ -18,7 +18,6 @@ CATALOG_ROUTE = "/asset-gallery/v1.0/models"
 """The SDK accepts only catalog addresses that end so."""
 
 _REGISTRY = "azureml://registries/azureml/models"
-_CREATED = "2024-11-02T00:00:00Z"  # the model's release
 
 
 class _Filter(msgspec.Struct):
@@ -67,7 +66,7 @@ def model_summary(size_bytes: int) -> dict[str, Any]:
             "supportedOutputModalities": ["text"],
             "textLimits": {"inputContextWindow": spec.CONTEXT_LENGTH, "maxOutputTokens": spec.CONTEXT_LENGTH},
         },
-        "createdTime": _CREATED,
+        "createdTime": "2024-11-02T00:00:00Z",  # the model's release
         "variantInfo": variant,
         "variantInformation": variant,
     }

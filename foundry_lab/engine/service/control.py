@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, IModel
 
 PREFIX = "/control"
-RETRY_HINT = "Check the internet connection and HTTPS_PROXY, then try again."
-
-
-class _DownloadRequest(msgspec.Struct):
-    alias: str
 
 
 class Control:
@@ -70,8 +65,8 @@ class Control:
     async def _download(self, request: web.Request) -> web.StreamResponse:
         catalog = self._runtime.catalog
         try:
-            alias = msgspec.json.decode(await request.read(), type=_DownloadRequest).alias
-        except (ValueError, RecursionError) as error:  # no JSON of this shape, or too deep
+            alias = msgspec.json.decode(await request.read(), type=dict[str, str])["alias"]
+        except (ValueError, KeyError, RecursionError) as error:  # no JSON of this shape, or too deep
             return _error(400, f'Send {{"alias": "…"}} with the alias or id of a model: {error}')
         model = await asyncio.to_thread(catalog.get_model, alias)
         if model is None:
@@ -116,7 +111,8 @@ async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterat
             model.download(on_progress, cancel)
             tell({"done": True, "id": model.id})
         except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
-            tell({"error": f"The download of {model.alias} failed: {plain(error)}. {RETRY_HINT}"})
+            reason = f"The download of {model.alias} failed: {plain(error)}."
+            tell({"error": f"{reason} Check the internet connection and HTTPS_PROXY, then try again."})
 
     threading.Thread(target=download, name="download", daemon=True).start()
     while True:

@@ -211,21 +211,23 @@ def _await_ready() -> ServiceState:
 def _end(state: ServiceState, timeout: float) -> None:
     """End the service's process: ask, then terminate, then kill."""
     process = process_of(state)
-    if process is not None:
-        steps = [process.terminate, process.kill]
-        if state.ready:
-            steps.insert(0, lambda: _ask_to_stop(state))
-        for step in steps:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                step()
-            if _gone(state, timeout):
-                break
-            log.warning("Process %d of the service is still there; trying harder.", state.pid)
-            timeout = 5.0
-        else:
-            raise EngineError(
-                f"Process {state.pid} of the service can't be ended. End it with the system's task manager."
-            )
+    steps = [process.terminate, process.kill] if process is not None else []
+    if state.ready:
+        steps.insert(0, lambda: _ask_to_stop(state))
+    for step in steps:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            step()
+        deadline = time.monotonic() + timeout
+        while process_of(state) is not None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if process_of(state) is None:
+            break
+        log.warning("Process %d of the service is still there; trying harder.", state.pid)
+        timeout = 5.0
+    if process_of(state) is not None:
+        raise EngineError(
+            f"Process {state.pid} of the service can't be ended. End it with the system's task manager."
+        )
     remove_state(state.pid)
 
 
@@ -233,12 +235,3 @@ def _ask_to_stop(state: ServiceState) -> None:
     with contextlib.suppress(*probe.NO_ANSWER):
         token = f"Bearer {state.control_token}"
         probe.request("POST", f"{state.control_url}/control/shutdown", Authorization=token)
-
-
-def _gone(state: ServiceState, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while process_of(state) is not None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True

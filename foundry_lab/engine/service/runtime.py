@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
-APP_NAME = "foundry-lab"
 HOST = "127.0.0.1"
 _SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
@@ -53,7 +53,8 @@ class Runtime:
             EngineError: it doesn't come up.
         """
         _set_environment()
-        _check_free(port)
+        if port:
+            _check_free(port)
         load_runtime()
         from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
 
@@ -63,7 +64,7 @@ class Runtime:
             catalogs.append((PUBLIC_CATALOG, None))
         cache = fit_to_machine()
         configuration = Configuration(
-            APP_NAME,
+            "foundry-lab",
             app_data_dir=str(paths.home() / "app"),
             model_cache_dir=str(cache),
             logs_dir=str(paths.home() / "logs"),
@@ -167,10 +168,8 @@ def _link(model: Path, place: Path) -> None:
 
 def _check_free(port: int) -> None:
     """Raise EngineError if somebody listens at the port; Windows would let two programs share it."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if port and probe.connect_ex((HOST, port)) == 0:
-            raise EngineError(
-                f"Port {port} of {HOST} is taken by another program. "
-                "Choose another port, or none to get a free one."
-            )
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+        raise EngineError(
+            f"Port {port} of {HOST} is taken by another program. "
+            "Choose another port, or none to get a free one."
+        )

@@ -101,7 +101,7 @@ def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with monkeypatch.context() as patch:
         patch.setattr(convert.Weights, "add", fail_after(5, full))
-        with pytest.raises(EngineError, match=r"disk ran full.*Free some space"):
+        with pytest.raises(EngineError, match=r"disk is too full.*Free some space"):
             prepare.prepare_model(progress=False)
     assert not tiny_model.workspaces(lab)
     assert prepare.prepared_models() == []

@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def own_state(**changes: object) -> ServiceState:
     process = psutil.Process()
-    fields = {"pid": process.pid, "create_time": process.create_time(), "control_token": "secret-token"}
+    fields = {**state.identity(process.pid), "control_token": "secret-token"}
     return ServiceState(**{**fields, **changes})
 
 
@@ -124,8 +124,7 @@ def test_the_token_is_not_in_the_repr() -> None:
 
 def test_a_process_that_ended_is_not_the_service() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    create_time = psutil.Process(child.pid).create_time()
-    state.write_state(ServiceState(pid=child.pid, create_time=create_time, url="http://127.0.0.1:1"))
+    state.write_state(ServiceState(**state.identity(child.pid), url="http://127.0.0.1:1"))
     assert engine.service_status() is not None
     child.kill()
     zombie = psutil.Process(child.pid)
@@ -143,22 +142,20 @@ def test_a_reused_pid_is_not_the_service() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="start times that a clock moves are Linux's")
-def test_a_clock_that_was_set_does_not_lose_the_service() -> None:
-    """Start times are reckoned from the boot time, which moves with the clock; ticks aren't."""
-    moved = own_state(url="http://127.0.0.1:5273", create_time=1.0, ticks=state.start_ticks(os.getpid()))
-    state.write_state(moved)
-    assert state.live_state() == moved
+def test_a_clock_that_was_set_does_not_lose_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start times in seconds are reckoned from the boot time, which moves with the clock; ticks aren't."""
+    noted = own_state(url="http://127.0.0.1:5273")
+    state.write_state(noted)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
+    assert state.live_state() == noted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts ticks")
 def test_a_process_started_at_another_tick_is_another_one() -> None:
-    """The start time is as noted: a pid may come round within the tolerance."""
-    state.write_state(own_state(url="http://127.0.0.1:1", ticks=state.start_ticks(os.getpid()) - 1))
+    """A pid may come round soon."""
+    own = state.started_at(os.getpid())
+    state.write_state(own_state(url="http://127.0.0.1:1", create_time=own - 1))
     assert engine.service_status() is None
-
-
-def test_ticks_of_no_process_are_none() -> None:
-    assert state.start_ticks(2**30) == 0
 
 
 def test_a_process_we_may_not_look_at_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
