@@ -212,7 +212,7 @@ def _end(state: ServiceState, timeout: float) -> None:
     """End the service's process: ask, then terminate, then kill."""
     process = process_of(state)
     steps = [process.terminate, process.kill] if process is not None else []
-    if state.ready:
+    if steps and state.ready:
         steps.insert(0, lambda: _ask_to_stop(state))
     for step in steps:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):

@@ -71,7 +71,7 @@ def _status(command: str) -> str:
 
 
 def _kill_tree(child: psutil.Popen) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+    with contextlib.suppress(psutil.Error):  # it has ended by itself
         for process in (*child.children(recursive=True), child):
             with contextlib.suppress(psutil.Error):
                 process.kill()

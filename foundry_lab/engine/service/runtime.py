@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import socket
 import threading
@@ -17,6 +16,7 @@ from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.private import check_model, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
+from foundry_lab.protocol.failure import readable
 
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, FoundryLocalManager
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
 HOST = "127.0.0.1"
-_SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
 
 class Runtime:
@@ -116,7 +115,7 @@ class Runtime:
 
 def plain(error: Exception) -> str:
     """Return the SDK's words without the C++ file, line and signature in front of them."""
-    return _SIGNATURE.sub("", str(error)).rstrip(". ")
+    return readable(str(error)).rstrip(". ")
 
 
 def _set_environment() -> None:
