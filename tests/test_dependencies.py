@@ -66,6 +66,7 @@ def test_only_the_conversion_needs_what_converts(tmp_path: Path) -> None:
     code = without(*CONVERSION) + (
         "import foundry_lab.engine as engine, foundry_lab.workbook.cli, foundry_lab.workbook.doctor\n"
         "from foundry_lab import plots, widgets, SyncFoundryAPIClient\n"
+        "for name in engine.__all__: getattr(engine, name)\n"
         "import foundry_lab.engine.service.process, foundry_lab.workbook.runner"
     )
     done = run(code, tmp_path)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from foundry_lab import engine
 from foundry_lab._ground.listeners import Listener, listener_at
 from foundry_lab.config import Settings
 
@@ -37,8 +38,6 @@ def locate(settings: Settings) -> Target:
     Raises:
         EngineError: none is there and none can be started.
     """
-    from foundry_lab import engine
-
     endpoint = settings.endpoint or engine.ensure_service(settings)
     return _target(endpoint, found=settings.endpoint is None)
 
@@ -49,8 +48,6 @@ def relocate(target: Target, *, resume: bool = True) -> Target | None:
     Args:
         resume: start one again that stopped for want of work.
     """
-    from foundry_lab import engine
-
     state = engine.service_status() if target.found else None
     if state is None and target.found and resume:
         state = engine.resume_service()
@@ -61,8 +58,6 @@ def relocate(target: Target, *, resume: bool = True) -> Target | None:
 
 
 def _target(endpoint: str, *, found: bool) -> Target:
-    from foundry_lab import engine
-
     state = engine.control_for(endpoint)
     if state is None:
         listener = listener_at(urlsplit(endpoint).port or 80) if found else None

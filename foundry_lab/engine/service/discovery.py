@@ -69,8 +69,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
                 "To have it: foundry-lab stop, and start again."
             )
         return state.url
-    attached = foundry_cli.running_endpoint()
-    if attached is not None:
+    if attached := foundry_cli.running_endpoint():
         log.info("Using the service of the foundry command at %s", attached)
         return attached
     prepare_model(progress=progress)
@@ -114,18 +113,13 @@ def stop_service(timeout: float = 15.0) -> bool:
         EngineError: it can't be ended.
     """
     with _lock():
-        state = live_state()
-        if state is None:
-            return False
-        _end(state, timeout)
-        return True
+        if state := live_state():
+            _end(state, timeout)
+        return state is not None
 
 
 def serve(
-    *,
-    port: int = 0,
-    public_catalog: bool = False,
-    on_ready: Callable[[ServiceState], None] | None = None,
+    *, port: int = 0, public_catalog: bool = False, on_ready: Callable[[ServiceState], None] | None = None
 ) -> None:
     """Run the embedded service in this process until Ctrl-C, SIGTERM or `stop_service` elsewhere.
 
@@ -143,8 +137,7 @@ def serve(
 
     prepare_model()
     with _lock():
-        state = live_state()
-        if state is not None:
+        if state := live_state():
             where = f"at {state.url}" if state.ready else "and is starting"
             raise EngineError(
                 f"The lab's service runs already {where} (process {state.pid}). "

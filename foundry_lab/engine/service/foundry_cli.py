@@ -34,10 +34,8 @@ def parse_endpoint(output: str) -> str | None:
 def running_endpoint() -> str | None:
     """Return the base URL of the service that the `foundry` command runs, or None if there is none."""
     command = shutil.which("foundry")
-    if command is None:
-        return None
-    endpoint = parse_endpoint(_status(command))
-    if endpoint is not None:
+    endpoint = parse_endpoint(_status(command)) if command else None
+    if endpoint:
         with contextlib.suppress(FoundryError):  # another program may have its port by now
             check_foundry_local(endpoint)
             return endpoint

@@ -91,8 +91,7 @@ def read_state() -> ServiceState | None:
 
 def remove_state(pid: int) -> None:
     """Remove the note if it is about this process; a newer service's note stays."""
-    state = read_state()
-    if state is not None and state.pid == pid:
+    if (state := read_state()) and state.pid == pid:
         patiently(state_file().unlink, missing_ok=True)
 
 

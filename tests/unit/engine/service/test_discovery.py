@@ -113,7 +113,7 @@ def test_a_gateway_that_wants_a_key_may_be_one() -> None:
 
 
 def test_nobody_at_the_endpoint() -> None:
-    with pytest.raises(ServiceUnavailableError, match=r"connection refused.*FOUNDRY_ENDPOINT"):
+    with pytest.raises(ServiceUnavailableError, match=r"refused.*FOUNDRY_ENDPOINT"):
         engine.ensure_service(Settings(endpoint=f"http://127.0.0.1:{free_port()}"))
 
 
@@ -306,3 +306,11 @@ def test_importing_the_engine_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[] []\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in engine.__all__:
+        assert getattr(engine, name).__name__ == name
+    assert set(engine.__all__) <= set(dir(engine))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        engine.no_such_name  # noqa: B018
