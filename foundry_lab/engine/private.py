@@ -51,7 +51,7 @@ def check(path: Path, *, of_others: bool = False) -> None:
 
 
 def check_model() -> None:
-    """Make sure that nobody else could change the prepared model. Arguments and errors as for `check`."""
+    """Make sure that nobody else could change the prepared model. Errors as for `check`."""
     shared = paths.shared_models() is not None
     for path in model_parts():
         check(path, of_others=shared)

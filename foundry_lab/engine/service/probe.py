@@ -85,8 +85,8 @@ def check_foundry_local(url: str) -> None:
             response, body = request("GET", url + route)
         except NO_ANSWER as error:
             raise ServiceUnavailableError(
-                f"Nobody answers at {url} ({str(error) or type(error).__name__}). Start that service, or unset "
-                "FOUNDRY_ENDPOINT to use the embedded one."
+                f"Nobody answers at {url} ({str(error) or type(error).__name__}). Start that service, or "
+                "unset FOUNDRY_ENDPOINT to use the embedded one."
             ) from error
         if response.status in (401, 403) or _status_of(response, body) is not None:
             return
