@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import sys
 import time
@@ -138,8 +139,8 @@ def create(path: Path, *, private: bool = False) -> BinaryIO:
         OSError: it can't be removed or made.
     """
     patiently(path.unlink, missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # EXCL follows no link
-    return os.fdopen(os.open(path, flags, 0o600 if private else 0o666), "wb")
+    opener = functools.partial(os.open, mode=0o600 if private else 0o666)
+    return open(path, "xb", opener=opener)  # "x" follows no link
 
 
 def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:

@@ -179,7 +179,7 @@ class _Connector(aiohttp.TCPConnector):
         listener = self._listeners.get(req.url.port or 0)
         if listener is not None and protocol.transport is not None:
             peer = protocol.transport.get_extra_info("peername")  # None if it has hung up already
-            if peer is not None and not listener.listens_at(*peer[:2]):
+            if peer is not None and not listener.listens_at(peer[1]):
                 protocol.close()
                 raise another_answers(str(req.url.origin()))
         return protocol

@@ -1,60 +1,85 @@
-"""What only its owner may change, as it is believed, loaded or run: the lab's home and the model.
+"""The lab's home and the model: only their owner may change them, as they are believed, loaded or run.
 
 Windows isn't looked at: there a user's folders are his own unless he says otherwise.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
 import shlex
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import filelock
 
 from foundry_lab.engine import paths
 from foundry_lab.errors import EngineError
 
-
-class Danger(NamedTuple):
-    """Who else could change a file or folder, and the way out."""
-
-    found: str
-    advice: str
+_log = logging.getLogger(__name__)
 
 
-def danger(path: Path, *, of_others: bool = False) -> Danger | None:
-    """Return who besides this user could change a file or folder; None if nobody but the administrator.
+def check(path: Path, *, of_others: bool = False) -> None:
+    """Make sure that nobody but this user and the administrator could change a file or folder.
 
     Args:
         of_others: it may belong to another user, who was chosen to look after it.
 
     Raises:
+        EngineError: somebody could; the message says what to do.
         OSError: it isn't there, or can't be looked at.
     """
     if sys.platform == "win32":
-        return None
+        return
     status = path.stat()
     if status.st_uid != os.getuid() and not of_others:
-        return Danger(
-            f"{path} belongs to {_user(status.st_uid)}, and you are {_user(os.getuid())}",
-            "Set FOUNDRY_LAB_HOME to a folder of your own",
+        raise EngineError(
+            f"{path} belongs to {_user(status.st_uid)}, and you are {_user(os.getuid())}, so what is there "
+            "can't be trusted. Set FOUNDRY_LAB_HOME to a folder of your own"
         )
     others = status.st_mode & stat.S_IWOTH
     if others or (status.st_mode & stat.S_IWGRP and not _is_alone_in(status.st_gid)):
         who = "every user of this machine" if others else f"the users of group {status.st_gid}"
-        return Danger(
-            f"{path} can be changed by {who}",
-            f"Look whether somebody did, then: chmod -R go-w {shlex.quote(str(path))}",
+        raise EngineError(
+            f"{path} can be changed by {who}, so what is there can't be trusted. Look whether somebody did, "
+            f"then: chmod -R go-w {shlex.quote(str(path))}"
         )
-    return None
 
 
-def check(path: Path, *, of_others: bool = False) -> None:
-    """Raise EngineError, which says what to do, if there is a `danger`."""
-    if found := danger(path, of_others=of_others):
-        raise EngineError(f"{found.found}, so what is there can't be trusted. {found.advice}")
+def check_model() -> None:
+    """Make sure that nobody else could change the prepared model. Errors as for `check`."""
+    shared = paths.shared_models() is not None
+    for path in model_parts():
+        check(path, of_others=shared)
+
+
+def model_parts() -> Iterator[Path]:
+    """Yield the folders and files of the prepared model. Raises OSError if there is none."""
+    model = paths.model_dir()
+    yield from (paths.model_cache(), model.parent, model, *model.iterdir())
+
+
+@contextlib.contextmanager
+def using_home() -> Iterator[None]:
+    """Raise EngineError, which says what to do, for an OSError in the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EngineError(
+                f"The disk is too full ({error.strerror}). Nothing half-written was kept. Free some space "
+                "and run this again, or set FOUNDRY_LAB_HOME to a directory on a larger disk."
+            ) from error
+        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        raise EngineError(
+            f"The lab's files in {paths.home()} can't be written or read ({what}). If the service is running,"
+            " end it with `foundry-lab stop`; else make that directory yours, or set FOUNDRY_LAB_HOME to one "
+            "you can write to."
+        ) from error
 
 
 def own_folder(folder: Path) -> Path:
@@ -64,7 +89,7 @@ def own_folder(folder: Path) -> Path:
         EngineError: it can't be made or isn't ours.
     """
     home = paths.home()
-    try:
+    with using_home():
         if not home.exists():
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         check(home)
@@ -72,18 +97,36 @@ def own_folder(folder: Path) -> Path:
         if sys.platform != "win32" and folder.stat().st_uid == os.getuid():
             folder.chmod(0o700)
         check(folder)
-    except OSError as error:
-        raise EngineError(
-            f"The folder {folder} can't be used: {error.strerror}. "
-            "Make it writable for you, or set FOUNDRY_LAB_HOME to a folder that is."
-        ) from error
     return folder
 
 
-def model_parts() -> Iterator[Path]:
-    """Yield the folders and files of the prepared model. Raises OSError if there is none."""
-    model = paths.model_dir()
-    yield from (paths.model_cache(), model.parent, model, *model.iterdir())
+@contextlib.contextmanager
+def locked(name: str, work: str, timeout: float) -> Iterator[None]:
+    """Hold a lock of the home, across processes and threads. Not to be nested.
+
+    Args:
+        name: of the lock.
+        work: what is done under it, for those who wait.
+        timeout: seconds to wait for it.
+
+    Raises:
+        EngineError: another process held it so long, or an OSError came up while it was held.
+    """
+    with using_home():
+        lock = filelock.FileLock(own_folder(paths.run_dir()) / f"{name}.lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout:
+            _log.warning("Another process is %s; waiting for it.", work)
+            try:
+                held = lock.acquire(timeout=timeout)
+            except filelock.Timeout:
+                raise EngineError(
+                    f"Another process has been {work} for {timeout:.0f} s (lock {lock.lock_file}). End it, "
+                    "then run this again."
+                ) from None
+        with held:
+            yield
 
 
 def _user(number: int) -> str:

@@ -20,7 +20,7 @@ RECIPE = 2
 """Raised when the conversion changes, so that models prepared before are prepared anew."""
 CONFIG = "genai_config.json"
 BASE_CONFIG = "genai_config.base.json"
-"""What the conversion writes; `CONFIG` is made of it for the machine, see `cpu`."""
+"""`CONFIG` without what depends on the machine."""
 SHA256 = {
     "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
     BASE_CONFIG: "5e9825cb1c8343fe781df6cccdd5a9db181d1dd77005bb4f526550edbf7a47c9",

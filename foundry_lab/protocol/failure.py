@@ -70,7 +70,7 @@ def status_error(
 ) -> APIStatusError:
     """Return the error that fits a status and a service's words; `foreign` says they are another server's."""
     body = ErrorBody(error) if isinstance(error, str) else error
-    message = _readable(body.words)
+    message = readable(body.words)
     low = message.lower()
     lasting = next((advice for words, advice in reversed(LASTING.items()) if words in low), None)
     kind, hint = _kind_and_hint(status, low, lasting, foreign)
@@ -131,7 +131,7 @@ def error_in_body(error: ErrorBody | str, request_id: str) -> APIStatusError:
 _SOURCE = re.compile(r"\b\w{1,80}\.(?:cc|cpp|h):\d{1,6} .{0,600}?\)>?(?: const)? (?=\S)")
 
 
-def _readable(words: str) -> str:
+def readable(words: str) -> str:
     """Return a service's words in one line, without source lines, and not more than can be read."""
     text = _SOURCE.sub("", " ".join(words[: 4 * MAX_WORDS].split()))
     return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + "…"

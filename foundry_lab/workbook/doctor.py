@@ -149,8 +149,8 @@ def _check_home() -> Check:
     there = next(folder for folder in (home, *home.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Check("home", "fail", f"{home} can't be written", "Set FOUNDRY_LAB_HOME to a folder that can.")
-    if home.exists() and (others := private.danger(home)):
-        return Check("home", "fail", *others)
+    if home.exists():
+        private.check(home)
     free = psutil.disk_usage(str(there)).free // 2**20
     found = f"{home}, {free:,} MiB free"
     if free >= DISK_MIB or _is_prepared():
@@ -191,9 +191,7 @@ def _check_model() -> Check:
         advice = "Make it anew: foundry-lab model prepare --force"
         return Check("model", "fail", found, f"Tell who looks after {shared}" if shared else advice)
     if models:
-        for part in private.model_parts():
-            if others := private.danger(part, of_others=shared is not None):
-                return Check("model", "fail", *others)
+        private.check_model()
         found = ", ".join(f"{model.alias} ({model.size_bytes / 2**20:.0f} MiB)" for model in models)
         return Check("model", "ok", f"{found} in {paths.model_cache()}{', only read here' if shared else ''}")
     if Settings().endpoint:
@@ -207,15 +205,13 @@ def _check_model() -> Check:
 
 def _check_service() -> Check:
     if attached := Settings().endpoint:
-        if probe.is_foundry_local(attached):
-            return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
-        advice = "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
-        return Check("service", "fail", f"no Foundry Local service answers at {attached}", advice)
+        probe.check_foundry_local(attached)
+        return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
     state = engine.service_status()
     if state is None:
         before = f"; the last one was {SHUT_DOWN}" if last_end() is End.SHUT_DOWN else ""
         return Check("service", "ok", f"not running{before}; it starts when it is needed")
-    if probe.is_foundry_local(state.url):
+    if probe.answering_pid(state.url) is not None:
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")
     advice = f"Stop it with foundry-lab stop; the next call starts a new one. Its log: {state.log_file}"
     return Check("service", "fail", f"process {state.pid} runs, but {state.url} doesn't answer", advice)

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from foundry_lab._ground import listeners
-from foundry_lab._ground.listeners import Listener, listener_at, listening_inode
+from foundry_lab._ground.listeners import Listener, listener_at
 
 SERVER = """
 import os, socket, sys
@@ -43,14 +42,13 @@ def server(*user: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def test_the_noted_process_listens_until_it_ends_and_another_has_its_port() -> None:
     with server() as (child, port):
         noted = Listener(child.pid)
-        assert noted.listens_at("127.0.0.1", port)
-        assert noted.listens_at("127.0.0.1", port)  # the short way
-        assert not Listener(os.getpid()).listens_at("127.0.0.1", port)
+        assert noted.listens_at(port)
+        assert not Listener(os.getpid()).listens_at(port)
         child.kill()
         child.wait()
         with socket.create_server(("127.0.0.1", port)):
-            assert not noted.listens_at("127.0.0.1", port)
-            assert Listener(os.getpid()).listens_at("127.0.0.1", port)
+            assert not noted.listens_at(port)
+            assert Listener(os.getpid()).listens_at(port)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a listening socket isn't shut down")
@@ -58,20 +56,20 @@ def test_a_process_that_lives_on_and_listens_no_more() -> None:
     """As the service does after a POST /shutdown: its process stays, and its port is free."""
     with server() as (child, port):
         noted = Listener(child.pid)
-        assert noted.listens_at("127.0.0.1", port)
+        assert noted.listens_at(port)
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write("\n")
         child.stdin.flush()
         child.stdout.readline()
         with socket.create_server(("127.0.0.1", port)):
-            assert not noted.listens_at("127.0.0.1", port)
+            assert not noted.listens_at(port)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can make one")
 def test_another_users_process_is_never_the_noted_one() -> None:
     """A number in a note may have come to mean another user's process, which listens there on purpose."""
     with server(NOBODY) as (child, port):
-        assert not Listener(child.pid).listens_at("127.0.0.1", port)
+        assert not Listener(child.pid).listens_at(port)
 
 
 def test_who_listens_is_found_by_the_port() -> None:
@@ -91,17 +89,4 @@ def test_a_system_that_does_not_tell_is_no_refusal(monkeypatch: pytest.MonkeyPat
     with server() as (child, port):
         noted = Listener(child.pid)
         monkeypatch.setattr(psutil.Process, "net_connections", refused)
-        assert noted.listens_at("127.0.0.1", port)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="netlink")
-def test_linux_names_the_socket_in_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mine:
-        port = mine.getsockname()[1]
-        inode = listening_inode("127.0.0.1", port)
-        assert inode == os.fstat(mine.fileno()).st_ino
-    assert listening_inode("127.0.0.1", port) == 0
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as mine:
-        assert listening_inode("::1", mine.getsockname()[1]) == os.fstat(mine.fileno()).st_ino
-    monkeypatch.setattr(listeners.socket, "AF_NETLINK", 9999)
-    assert listening_inode("127.0.0.1", 1) is None
+        assert noted.listens_at(port)

@@ -7,21 +7,17 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
-from foundry_lab.engine.model.genai import read_numbers
-from foundry_lab.engine.model.manifest import MANIFEST, Manifest
+from foundry_lab.engine.model.manifest import MANIFEST
 from foundry_lab.engine.model.prepare import install, prepared_models, refuse_shared
-from foundry_lab.engine.model.storage import exclusive, require_space, workspace
+from foundry_lab.engine.model.storage import exclusive, sha256_of, workspace
 from foundry_lab.engine.paths import model_dir
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
 FOLDER = f"{spec.NAME}-{spec.VERSION}"
-DEFAULT_NAME = f"{spec.ALIAS}.tar"
 MAX_SIZE = 4 * spec.MODEL_SIZE
 MAX_MANIFEST_SIZE = 100_000
 """Bytes; larger archives and manifests aren't ours."""
@@ -38,31 +34,21 @@ def export_model(file: str | Path) -> Path:
     """
     target = Path(file).expanduser().absolute()
     if target.is_dir():
-        target /= DEFAULT_NAME
+        target /= f"{spec.ALIAS}.tar"
     if target.exists():
         raise EngineError(f"{target} exists already. Give another name, or delete it first.")
-    if not target.parent.is_dir():
-        raise EngineError(
-            f"There is no directory {target.parent} to write {target.name} to. Create it first."
-        )
     with exclusive():
-        models = prepared_models(full=True)
-        if not models:
+        problems = [model.problem for model in prepared_models(full=True)] or ["it isn't prepared yet"]
+        if problems[0]:
             raise EngineError(
-                "There is no model to export yet. Prepare it first: `foundry-lab model prepare`."
+                f"The model can't be exported: {problems[0]}. Prepare it: `foundry-lab model prepare`."
             )
-        if problem := models[0].problem:
-            raise EngineError(
-                f"The model can't be exported: {problem}. Prepare it anew: `foundry-lab model prepare`."
-            )
-        size = models[0].size_bytes
-        require_space(size, "The archive", target.parent)
         try:
             _write(target)
         except OSError as error:
             raise EngineError(
                 f"{target} can't be written ({error.strerror or error}); nothing was left there. Choose a "
-                f"place you can write to, with {size / 1e6:,.0f} MB free."
+                f"place you can write to, with {spec.MODEL_SIZE / 1e6:,.0f} MB free."
             ) from error
     return target
 
@@ -87,38 +73,27 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
         built = work / FOLDER
         built.mkdir()
         try:
-            size = source.stat().st_size
-            if size > MAX_SIZE:
+            if source.stat().st_size > MAX_SIZE:
                 raise ValueError("it is too large")
-            require_space(size, "The imported model")
             with tarfile.open(source, "r:") as archive:
                 _extract(archive, built)
-            manifest = manifests.decode((built / MANIFEST).read_bytes())
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise EngineError(
                 f"{source} is not a model exported by the lab, or was cut short ({error}). Nothing was "
                 "changed. Copy the file again, or export it again with `foundry-lab model export FILE`."
             ) from error
-        _check(source, built, manifest, trust)
+        _check(source, built, trust)
         return install(built, work)
 
 
-def _check(source: Path, built: Path, manifest: Manifest, trust: bool) -> None:
+def _check(source: Path, built: Path, trust: bool) -> None:
     """Raise EngineError if what was extracted isn't whole, or isn't ours and nobody trusts it."""
-    if trust:
-        manifest = msgspec.structs.replace(manifest, recipe=spec.RECIPE)
-    problem = manifests.problem_of(built, manifest, full=True)
-    if not problem:
-        try:
-            read_numbers(built)
-        except ValueError as error:
-            problem = f"{spec.BASE_CONFIG} is none ({error})"
-    if problem:
+    if problem := manifests.problem_of(built, full=True, any_recipe=trust):
         raise EngineError(
             f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with the "
             "version of foundry-lab that is installed here."
         )
-    other = [name for name, record in manifest.files.items() if record.sha256 != spec.SHA256[name]]
+    other = [name for name, expected in spec.SHA256.items() if sha256_of(built / name) != expected]
     if other and not trust:
         raise EngineError(
             f"{source} holds another model than this version of foundry-lab makes: {', '.join(other)} differ."
@@ -132,16 +107,11 @@ def _write(target: Path) -> None:
         partial = Path(work) / target.name
         with tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT) as archive:
             for name in (MANIFEST, *spec.MODEL_FILES):
-                archive.add(model_dir() / name, f"{FOLDER}/{name}", filter=_anonymous)
+                member = tarfile.TarInfo(f"{FOLDER}/{name}")  # which doesn't say who wrote it
+                member.size = (model_dir() / name).stat().st_size
+                with (model_dir() / name).open("rb") as file:
+                    archive.addfile(member, file)
         patiently(partial.rename, target)
-
-
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out who exported it."""
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o644
-    return member
 
 
 def _extract(archive: tarfile.TarFile, directory: Path) -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tqdm.auto import tqdm
 
 from foundry_lab.engine.model import quantization as quant
-from foundry_lab.engine.model.genai import MODEL_FILE, Model, Sizes
+from foundry_lab.engine.model.genai import MODEL_FILE
 from foundry_lab.engine.model.quantization import BLOCK, Array
 
 DATA_FILE = "model.onnx.data"
@@ -28,33 +28,6 @@ MICROSOFT = "com.microsoft"
 def metadata(reader: gguf.GGUFReader, key: str) -> Any:
     """Return a value of the GGUF's metadata. Raises KeyError if there is none of that name."""
     return reader.fields[key].contents()
-
-
-def read_model(reader: gguf.GGUFReader) -> Model:
-    """Read the model's numbers from the GGUF's metadata."""
-    hidden_size = metadata(reader, "llama.embedding_length")
-    heads = metadata(reader, "llama.attention.head_count")
-    return Model(
-        bos_token_id=metadata(reader, "tokenizer.ggml.bos_token_id"),
-        eos_token_id=metadata(reader, "tokenizer.ggml.eos_token_id"),
-        pad_token_id=metadata(reader, "tokenizer.ggml.padding_token_id"),
-        context_length=metadata(reader, "llama.context_length"),
-        vocab_size=metadata(reader, "llama.vocab_size"),
-        decoder=Sizes(
-            hidden_size=hidden_size,
-            head_size=hidden_size // heads,
-            num_attention_heads=heads,
-            num_key_value_heads=metadata(reader, "llama.attention.head_count_kv"),
-            num_hidden_layers=metadata(reader, "llama.block_count"),
-        ),
-    )
-
-
-def rotary_caches(head_size: int, context: int, base: float) -> tuple[Array, Array]:
-    """Cosines and sines (context, head_size / 2) of the rotary angles, in float32."""
-    exponents = np.arange(0, head_size, 2) / head_size
-    angles = np.outer(np.arange(context), base**-exponents)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 class Weights:
@@ -98,9 +71,14 @@ class Decoder:
     """Builds the graph; every method adds nodes and returns the name of their output."""
 
     def __init__(self, reader: gguf.GGUFReader, weights: Weights) -> None:
-        self.model = read_model(reader)
-        self.sizes = self.model.decoder
-        self.feed_forward_size = metadata(reader, "llama.feed_forward_length")
+        self.layers: int = metadata(reader, "llama.block_count")
+        self.context_length: int = metadata(reader, "llama.context_length")
+        self.vocab_size: int = metadata(reader, "llama.vocab_size")
+        self.hidden_size: int = metadata(reader, "llama.embedding_length")
+        self.feed_forward_size: int = metadata(reader, "llama.feed_forward_length")
+        self.heads: int = metadata(reader, "llama.attention.head_count")
+        self.kv_heads: int = metadata(reader, "llama.attention.head_count_kv")
+        self.head_size = self.hidden_size // self.heads
         self.rope_base = metadata(reader, "llama.rope.freq_base")
         self.epsilon = metadata(reader, "llama.attention.layer_norm_rms_epsilon")
         self.weights = weights
@@ -110,8 +88,7 @@ class Decoder:
     def build(self, *, progress: bool) -> onnx.ModelProto:
         self._constants()
         total, branch = self._embedding(), ""
-        layers = range(self.sizes.num_hidden_layers)
-        for i in tqdm(layers, desc="Converting the model", unit="layer", disable=not progress):
+        for i in tqdm(range(self.layers), desc="Converting the model", unit="layer", disable=not progress):
             x, total = self._norm(f"blk.{i}.attn_norm", total, branch)
             branch = self._attention(i, x)
             x, total = self._norm(f"blk.{i}.ffn_norm", total, branch)
@@ -127,10 +104,11 @@ class Decoder:
 
     def _constants(self) -> None:
         """Rotary caches, sums of blocks, and the lengths GroupQueryAttention reads off the mask."""
-        cos, sin = rotary_caches(self.sizes.head_size, self.model.context_length, self.rope_base)
-        self.weights.add("cos", cos)
-        self.weights.add("sin", sin)
-        for columns in (self.sizes.hidden_size, self.feed_forward_size):
+        exponents = np.arange(0, self.head_size, 2) / self.head_size
+        angles = np.outer(np.arange(self.context_length), self.rope_base**-exponents)
+        self.weights.add("cos", np.cos(angles).astype(np.float32))
+        self.weights.add("sin", np.sin(angles).astype(np.float32))
+        for columns in (self.hidden_size, self.feed_forward_size):
             self.weights.add(f"block_sums.{columns}", quant.block_sums(columns))
         one = self.weights.integer("one", 1)
         tokens = self._node("ReduceSum", ["attention_mask", one], "mask.tokens", keepdims=0)
@@ -148,7 +126,7 @@ class Decoder:
     def _embedding(self) -> str:
         """Look the tokens up in the table, which is also the matrix of the head."""
         table = quant.from_q8_0(self._tensors["token_embd.weight"])
-        rows = table.weights.reshape(self.model.vocab_size, self.sizes.hidden_size)
+        rows = table.weights.reshape(self.vocab_size, self.hidden_size)
         weight, scale, zero = self._matrix("embedding", rows, table.scales, table.zero_points)
         return self._node(
             "GatherBlockQuantized",
@@ -163,7 +141,7 @@ class Decoder:
 
     def _head(self, x: str) -> str:
         """Logits of the last position alone: nobody reads the prompt's, and they'd take 200 kB a token."""
-        rows, blocks = self.model.vocab_size, self.sizes.hidden_size // BLOCK
+        rows, blocks = self.vocab_size, self.hidden_size // BLOCK
         last = self._node("Gather", [x, self.weights.integer("last", -1)], "last_hidden", axis=1)
         matrix = self.weights.alias("head.weight", "embedding.weight", (rows, blocks, BLOCK))
         parts = [matrix, "embedding.scale", "embedding.zero"]
@@ -206,11 +184,10 @@ class Decoder:
         )
 
     def _attention(self, i: int, x: str) -> str:
-        sizes, layer = self.sizes, f"blk.{i}"
-        heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
+        layer = f"blk.{i}"
         q, k, v = (self._tensors[f"{layer}.attn_{part}.weight"] for part in "qkv")
-        rows = np.concatenate([quant.unpermute(q, heads), quant.unpermute(k, kv_heads), v])
-        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, sizes.hidden_size), rows)
+        rows = np.concatenate([quant.unpermute(q, self.heads), quant.unpermute(k, self.kv_heads), v])
+        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, self.hidden_size), rows)
         past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         mixed = self._node(
             "GroupQueryAttention",
@@ -219,20 +196,20 @@ class Decoder:
             f"present.{i}.key",
             f"present.{i}.value",
             domain=MICROSOFT,
-            num_heads=heads,
-            kv_num_heads=kv_heads,
-            scale=sizes.head_size**-0.5,
+            num_heads=self.heads,
+            kv_num_heads=self.kv_heads,
+            scale=self.head_size**-0.5,
             do_rotary=1,
         )
         output = self._tensors[f"{layer}.attn_output.weight"]
-        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, sizes.hidden_size), output)
+        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, self.hidden_size), output)
 
     def _feed_forward(self, i: int, x: str) -> str:
         def raw(part: str) -> Array:
             return self._tensors[f"blk.{i}.ffn_{part}.weight"]
 
         name = f"blk.{i}.ffn"
-        x = self._with_sums(x, self.sizes.hidden_size)
+        x = self._with_sums(x, self.hidden_size)
         gate = self._matmul(f"{name}_gate", x, raw("gate"))
         up = self._matmul(f"{name}_up", x, raw("up"))
         # With alpha 1, QuickGelu is x * sigmoid(x), Llama's SiLU.
@@ -241,22 +218,19 @@ class Decoder:
         return self._matmul(f"{name}_down", self._with_sums(gated, self.feed_forward_size), raw("down"))
 
     def _model(self) -> onnx.ModelProto:
-        def tensor(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(name, kind, shape)
+        tensor = helper.make_tensor_value_info
 
         def cache(prefix: str, length: str) -> list[onnx.ValueInfoProto]:
-            sizes = self.sizes
-            shape = ("batch", sizes.num_key_value_heads, length, sizes.head_size)
-            layers = range(sizes.num_hidden_layers)
-            names = [f"{prefix}.{i}.{part}" for i in layers for part in ("key", "value")]
-            return [tensor(name, TensorProto.FLOAT, *shape) for name in names]
+            shape = ("batch", self.kv_heads, length, self.head_size)
+            names = [f"{prefix}.{i}.{part}" for i in range(self.layers) for part in ("key", "value")]
+            return [tensor(name, TensorProto.FLOAT, shape) for name in names]
 
         inputs = [
-            tensor("input_ids", TensorProto.INT64, "batch", "sequence"),
-            tensor("attention_mask", TensorProto.INT64, "batch", "total"),
+            tensor("input_ids", TensorProto.INT64, ("batch", "sequence")),
+            tensor("attention_mask", TensorProto.INT64, ("batch", "total")),
             *cache("past_key_values", "past"),
         ]
-        logits = tensor("logits", TensorProto.FLOAT, "batch", 1, self.model.vocab_size)
+        logits = tensor("logits", TensorProto.FLOAT, ("batch", 1, self.vocab_size))
         outputs = [logits, *cache("present", "total")]
         initializers = list(self.weights.initializers.values())
         graph = helper.make_graph(self.nodes, "llama", inputs, outputs, initializers)

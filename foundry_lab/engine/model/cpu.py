@@ -13,7 +13,7 @@ import psutil
 
 from foundry_lab._ground.files import write_whole
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.genai import genai_config, read_numbers
+from foundry_lab.engine.model.genai import genai_config
 
 MOST_BY_CORES = 4
 MOST = 16
@@ -70,9 +70,9 @@ def write_config(directory: Path) -> None:
     """Write a prepared model's `genai_config.json` for this machine; one that fits is left alone.
 
     Raises:
-        OSError, ValueError: the directory holds no prepared model, or can't be written.
+        OSError: it can't be written.
     """
-    config = genai_config(read_numbers(directory), thread_options())
+    config = genai_config(thread_options())
     text = msgspec.json.format(msgspec.json.encode(config), indent=2)
     target = directory / spec.CONFIG
     if not target.is_file() or target.read_bytes() != text:

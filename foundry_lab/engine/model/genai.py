@@ -1,75 +1,36 @@
-"""GenAI's configuration, which can name libraries to load: the numbers are the model's, all else is ours."""
+"""GenAI's configuration, which can name libraries to load: none that lies beside a model is ever read."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import msgspec
-from msgspec.structs import asdict
 
 from foundry_lab.engine import spec
 
 MODEL_FILE = "model.onnx"
 
 
-class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """The sizes of the network, under GenAI's names."""
-
-    hidden_size: int
-    head_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    num_hidden_layers: int
-
-
-class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of a model. Reading it leaves out whatever else a file holds."""
-
-    bos_token_id: int
-    eos_token_id: int
-    pad_token_id: int
-    context_length: int
-    vocab_size: int
-    decoder: Sizes
-
-
-class _File(msgspec.Struct):
-    model: Model
-
-
-def read_numbers(directory: Path) -> Model:
-    """Return the numbers in a prepared model's base configuration.
-
-    Raises:
-        OSError, ValueError: it has none that can be read.
-    """
-    return msgspec.json.decode((directory / spec.BASE_CONFIG).read_bytes(), type=_File).model
-
-
-def genai_config(model: Model, session_options: dict[str, Any]) -> dict[str, Any]:
-    """Return a `genai_config.json`; see https://onnxruntime.ai/docs/genai/reference/config.html.
+def genai_config(session_options: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's `genai_config.json`; see https://onnxruntime.ai/docs/genai/reference/config.html.
 
     Args:
-        model: its numbers.
         session_options: for ONNX Runtime, besides those that never change.
     """
     return {
         "model": {
-            "bos_token_id": model.bos_token_id,
-            "eos_token_id": model.eos_token_id,
-            "pad_token_id": model.pad_token_id,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
             "type": "llama",
-            "context_length": model.context_length,
-            "vocab_size": model.vocab_size,
+            "context_length": spec.CONTEXT_LENGTH,
+            "vocab_size": 49152,
             "decoder": {
                 "filename": MODEL_FILE,
-                "session_options": {
-                    "log_id": "onnxruntime-genai",
-                    "provider_options": [],
-                    **session_options,
-                },
-                **asdict(model.decoder),
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], **session_options},
+                "hidden_size": 576,
+                "head_size": 64,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "num_hidden_layers": 30,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
@@ -88,7 +49,7 @@ def genai_config(model: Model, session_options: dict[str, Any]) -> dict[str, Any
             "do_sample": False,
             "early_stopping": True,
             "length_penalty": 1.0,
-            "max_length": model.context_length,
+            "max_length": spec.CONTEXT_LENGTH,
             "min_length": 0,
             "no_repeat_ngram_size": 0,
             "num_beams": 1,

@@ -28,49 +28,37 @@ class Manifest(msgspec.Struct, frozen=True):
     recipe: int
     files: dict[str, FileRecord]
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(record.size for record in self.files.values())
 
-
-def describe(directory: Path) -> Manifest:
-    """Hash the model's files. Raises OSError if one is missing."""
+def write(directory: Path) -> None:
+    """Describe the model's files in manifest.json, whole or not at all. Raises OSError if one is missing."""
     files = {}
     for name in spec.MODEL_FILES:
         status = (directory / name).stat()
         files[name] = FileRecord(status.st_size, sha256_of(directory / name), int(status.st_mtime))
-    return Manifest(spec.MODEL_ID, spec.RECIPE, files)
-
-
-def write(directory: Path, manifest: Manifest) -> None:
-    """Write it as manifest.json, whole or not at all."""
+    manifest = Manifest(spec.MODEL_ID, spec.RECIPE, files)
     write_whole(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 
 def read(directory: Path) -> Manifest | None:
     """Read manifest.json; None if it is missing or no manifest."""
     try:
-        return decode((directory / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, ValueError, RecursionError):  # not there, no JSON of this shape, or too deep
         return None
 
 
-def decode(text: bytes) -> Manifest:
-    """Raises ValueError (msgspec's DecodeError is one) if the text is no manifest."""
-    return msgspec.json.decode(text, type=Manifest)
-
-
-def problem_of(directory: Path, manifest: Manifest | None, *, full: bool = False) -> str | None:
+def problem_of(directory: Path, *, full: bool = False, any_recipe: bool = False) -> str | None:
     """Say what is wrong with a model, or None.
 
     Sizes and modification times are compared; a file is hashed if its time differs, as after a copy, or if
-    `full` is set.
+    `full` is set. With `any_recipe`, it may be one that another version of the lab converted.
     """
+    manifest = read(directory)
     if manifest is None:
         return f"{MANIFEST} is missing or unreadable"
     if manifest.model_id != spec.MODEL_ID or set(manifest.files) != set(spec.MODEL_FILES):
         return f"{MANIFEST} is that of another model"
-    if manifest.recipe != spec.RECIPE:
+    if manifest.recipe != spec.RECIPE and not any_recipe:
         return "it was prepared by another version of foundry-lab"
     for name, record in manifest.files.items():
         file = directory / name

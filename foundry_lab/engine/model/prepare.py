@@ -11,14 +11,11 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model import manifest as manifests
 from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
-from foundry_lab.engine.model.storage import exclusive, remove_leftovers, require_space, workspace
+from foundry_lab.engine.model.storage import exclusive, require_space, workspace
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
 from foundry_lab.engine.private import model_parts
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
-
-CONVERTER = ("gguf", "onnx")
-"""Packages that convert a model. The service, and whoever imports a converted one, need neither."""
 
 
 def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
@@ -35,8 +32,6 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
         EngineError: it can't be fetched or written; the message says what to do.
     """
     if not force and (model := find_prepared()):
-        if not shared_models():
-            remove_leftovers()
         return model
     refuse_shared()
     with exclusive():
@@ -71,8 +66,8 @@ def prepared_models(*, full: bool = False) -> list[PreparedModel]:
     if not model_dir().is_dir():
         return []
     manifest = manifests.read(model_dir())
-    problem = manifests.problem_of(model_dir(), manifest, full=full)
-    size = manifest.size_bytes if manifest else 0
+    problem = manifests.problem_of(model_dir(), full=full)
+    size = sum(record.size for record in manifest.files.values()) if manifest else 0
     return [PreparedModel(spec.MODEL_ID, spec.ALIAS, model_dir(), size, problem)]
 
 
@@ -98,7 +93,7 @@ def install(built: Path, work: Path) -> PreparedModel:
     Raises:
         OSError: it can't be put there; then the old one still is.
     """
-    manifests.write(built, manifests.describe(built))
+    manifests.write(built)
     write_config(built)
     place = model_dir()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +112,7 @@ def install(built: Path, work: Path) -> PreparedModel:
 def refuse_shared() -> None:
     """Raise EngineError if the model isn't ours to make, replace or remove."""
     if folder := shared_models():
-        problem = manifests.problem_of(model_dir(), manifests.read(model_dir())) or "it is ready"
+        problem = manifests.problem_of(model_dir()) or "it is ready"
         raise EngineError(
             f"{SHARED_VARIABLE} names {folder}, which is only read here; of the model there: {problem}. Ask "
             f"who looks after that folder to put one there that `foundry-lab model prepare` made with this "
@@ -127,7 +122,7 @@ def refuse_shared() -> None:
 
 def _require_converter() -> None:
     """Say before the download what is missing after it. A machine with an imported model does without."""
-    if missing := [name for name in CONVERTER if find_spec(name) is None]:
+    if missing := [name for name in ("gguf", "onnx") if find_spec(name) is None]:
         names = " ".join(missing)
         raise EngineError(
             f"The model can't be converted here: a package that does it isn't installed (missing: {names}). "

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.convert import metadata, read_model
+from foundry_lab.engine.model.convert import metadata
 from foundry_lab.engine.model.genai import genai_config
 
 CONTROL_TOKEN = int(gguf.TokenType.CONTROL)
@@ -76,7 +76,7 @@ def write_configuration(reader: gguf.GGUFReader, directory: Path) -> None:
             "unk_token": tokens[value("ggml.unknown_token_id")],
             "chat_template": template,
         },
-        spec.BASE_CONFIG: genai_config(read_model(reader), {}),
+        spec.BASE_CONFIG: genai_config({}),
         "inference_model.json": {"Name": spec.MODEL_ID, "PromptTemplate": None},
     }
     for name, document in documents.items():

@@ -18,7 +18,6 @@ CATALOG_ROUTE = "/asset-gallery/v1.0/models"
 """The SDK accepts only catalog addresses that end so."""
 
 _REGISTRY = "azureml://registries/azureml/models"
-_CREATED = "2024-11-02T00:00:00Z"  # the model's release
 
 
 class _Filter(msgspec.Struct):
@@ -65,12 +64,9 @@ def model_summary(size_bytes: int) -> dict[str, Any]:
         "modelLimits": {
             "supportedInputModalities": ["text"],
             "supportedOutputModalities": ["text"],
-            "textLimits": {
-                "inputContextWindow": spec.CONTEXT_LENGTH,
-                "maxOutputTokens": spec.CONTEXT_LENGTH,
-            },
+            "textLimits": {"inputContextWindow": spec.CONTEXT_LENGTH, "maxOutputTokens": spec.CONTEXT_LENGTH},
         },
-        "createdTime": _CREATED,
+        "createdTime": "2024-11-02T00:00:00Z",  # the model's release
         "variantInfo": variant,
         "variantInformation": variant,
     }
@@ -93,5 +89,5 @@ async def handle_query(request: web.Request) -> web.Response:
     size = sum(file.stat().st_size for file in paths.model_dir().glob("*"))
     try:
         return web.json_response(find_models(await request.read(), size))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # no JSON of this shape, or too deep
         return web.json_response({"error": str(error)}, status=400)

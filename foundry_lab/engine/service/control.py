@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, IModel
 
 PREFIX = "/control"
-RETRY_HINT = "Check the internet connection and HTTPS_PROXY, then try again."
-
-
-class _DownloadRequest(msgspec.Struct):
-    alias: str
 
 
 class Control:
@@ -70,10 +65,12 @@ class Control:
     async def _download(self, request: web.Request) -> web.StreamResponse:
         catalog = self._runtime.catalog
         try:
-            alias = msgspec.json.decode(await request.read(), type=_DownloadRequest).alias
-        except ValueError as error:
+            alias = msgspec.json.decode(await request.read(), type=dict[str, str])["alias"]
+        except (ValueError, KeyError, RecursionError) as error:  # no JSON of this shape, or too deep
             return _error(400, f'Send {{"alias": "…"}} with the alias or id of a model: {error}')
-        model = await asyncio.to_thread(_find, catalog, alias)
+        model = await asyncio.to_thread(catalog.get_model, alias)
+        if model is None:
+            model = await asyncio.to_thread(catalog.get_model_variant, alias)
         if model is None:
             aliases = {known.alias for known in await asyncio.to_thread(catalog.list_models)}
             names = ", ".join(sorted(aliases)) or "none at all"
@@ -99,7 +96,6 @@ async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterat
     """Download in a thread; yield {"percent": …} as it grows, then {"done": …} or {"error": …}."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    told = -1.0
 
     def tell(line: dict[str, Any]) -> None:
         try:
@@ -108,17 +104,15 @@ async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterat
             cancel.set()
 
     def on_progress(percent: float) -> None:
-        nonlocal told
-        if percent - told >= 0.1 or percent >= 100.0 > told:
-            told = percent
-            tell({"percent": percent})
+        tell({"percent": percent})
 
     def download() -> None:
         try:
             model.download(on_progress, cancel)
             tell({"done": True, "id": model.id})
         except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
-            tell({"error": f"The download of {model.alias} failed: {plain(error)}. {RETRY_HINT}"})
+            reason = f"The download of {model.alias} failed: {plain(error)}."
+            tell({"error": f"{reason} Check the internet connection and HTTPS_PROXY, then try again."})
 
     threading.Thread(target=download, name="download", daemon=True).start()
     while True:
@@ -126,11 +120,6 @@ async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterat
         yield line
         if "percent" not in line:
             return
-
-
-def _find(catalog: Catalog, name: str) -> IModel | None:
-    """Look a model up by alias, else by id."""
-    return catalog.get_model(name) or catalog.get_model_variant(name)
 
 
 def _describe_all(catalog: Catalog) -> list[dict[str, Any]]:

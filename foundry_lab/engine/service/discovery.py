@@ -8,27 +8,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
-import filelock
 import psutil
 
 from foundry_lab.config import Settings
-from foundry_lab.engine import paths
 from foundry_lab.engine.model.prepare import prepare_model
-from foundry_lab.engine.private import own_folder
+from foundry_lab.engine.private import locked
 from foundry_lab.engine.service import foundry_cli, probe
 from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import End, failure, last_end, launch
 from foundry_lab.engine.service.state import (
     ServiceState,
-    discard_state,
     identity,
     live_state,
     process_of,
     remove_state,
-    state_file,
     write_state,
 )
 from foundry_lab.errors import EngineError
@@ -72,8 +69,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
                 "To have it: foundry-lab stop, and start again."
             )
         return state.url
-    attached = foundry_cli.running_endpoint()
-    if attached is not None:
+    if attached := foundry_cli.running_endpoint():
         log.info("Using the service of the foundry command at %s", attached)
         return attached
     prepare_model(progress=progress)
@@ -81,13 +77,8 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
 
 
 def service_status() -> ServiceState | None:
-    """Return the lab's running service, or None; what a killed one left behind is cleaned away."""
+    """Return the lab's running service, or None."""
     state = live_state()
-    if state is None and state_file().exists():
-        # Not without the lock: what is there by then may be the note of a service that starts this moment.
-        with contextlib.suppress(EngineError), _lock(timeout=0):
-            if live_state() is None:
-                discard_state()
     return state if state is not None and state.ready else None
 
 
@@ -122,19 +113,13 @@ def stop_service(timeout: float = 15.0) -> bool:
         EngineError: it can't be ended.
     """
     with _lock():
-        state = live_state()
-        if state is None:
-            discard_state()
-            return False
-        _end(state, timeout)
-        return True
+        if state := live_state():
+            _end(state, timeout)
+        return state is not None
 
 
 def serve(
-    *,
-    port: int = 0,
-    public_catalog: bool = False,
-    on_ready: Callable[[ServiceState], None] | None = None,
+    *, port: int = 0, public_catalog: bool = False, on_ready: Callable[[ServiceState], None] | None = None
 ) -> None:
     """Run the embedded service in this process until Ctrl-C, SIGTERM or `stop_service` elsewhere.
 
@@ -152,8 +137,7 @@ def serve(
 
     prepare_model()
     with _lock():
-        state = live_state()
-        if state is not None:
+        if state := live_state():
             where = f"at {state.url}" if state.ready else "and is starting"
             raise EngineError(
                 f"The lab's service runs already {where} (process {state.pid}). "
@@ -176,17 +160,9 @@ def _address(url: str) -> tuple[str | None, int | None]:
     return ("127.0.0.1" if local else parts.hostname), parts.port
 
 
-@contextlib.contextmanager
-def _lock(timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold the lock under which services are started and stopped, across processes and threads."""
-    try:
-        with filelock.FileLock(own_folder(paths.run_dir()) / "service.lock", timeout=timeout):
-            yield
-    except filelock.Timeout as error:
-        raise EngineError(
-            f"Another program has been starting or stopping the service for {timeout:.0f} s "
-            f"(lock {error.lock_file}). End that program, then try again."
-        ) from error
+def _lock() -> AbstractContextManager[None]:
+    """Hold the lock under which services are started and stopped."""
+    return locked("service", "starting or stopping the service", LOCK_TIMEOUT_S)
 
 
 def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
@@ -201,24 +177,15 @@ def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
             state = None
         if state is None and last_end() is End.SHUT_DOWN:
             log.warning("The service before was %s; it is started again.", SHUT_DOWN)
-        with _announced("Starting Foundry Local ... ", progress):
-            if state is None:
-                launch(public_catalog=public_catalog)
-            return _await_ready()
-
-
-@contextlib.contextmanager
-def _announced(text: str, progress: bool) -> Iterator[None]:
-    start = time.monotonic()
-    if progress:
-        print(text, end="", file=sys.stderr, flush=True)
-    outcome = "failed"
-    try:
-        yield
-        outcome = f"ready after {time.monotonic() - start:.1f} s"
-    finally:
+        began = time.monotonic()
         if progress:
-            print(outcome, file=sys.stderr, flush=True)
+            print("Starting Foundry Local ... ", end="", file=sys.stderr, flush=True)
+        if state is None:
+            launch(public_catalog=public_catalog)
+        state = _await_ready()
+        if progress:
+            print(f"ready after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        return state
 
 
 def _await_ready() -> ServiceState:
@@ -237,21 +204,23 @@ def _await_ready() -> ServiceState:
 def _end(state: ServiceState, timeout: float) -> None:
     """End the service's process: ask, then terminate, then kill."""
     process = process_of(state)
-    if process is not None:
-        steps = [process.terminate, process.kill]
-        if state.ready:
-            steps.insert(0, lambda: _ask_to_stop(state))
-        for step in steps:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                step()
-            if _gone(state, timeout):
-                break
-            log.warning("Process %d of the service is still there; trying harder.", state.pid)
-            timeout = 5.0
-        else:
-            raise EngineError(
-                f"Process {state.pid} of the service can't be ended. End it with the system's task manager."
-            )
+    steps = [process.terminate, process.kill] if process is not None else []
+    if steps and state.ready:
+        steps.insert(0, lambda: _ask_to_stop(state))
+    for step in steps:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            step()
+        deadline = time.monotonic() + timeout
+        while process_of(state) is not None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if process_of(state) is None:
+            break
+        log.warning("Process %d of the service is still there; trying harder.", state.pid)
+        timeout = 5.0
+    if process_of(state) is not None:
+        raise EngineError(
+            f"Process {state.pid} of the service can't be ended. End it with the system's task manager."
+        )
     remove_state(state.pid)
 
 
@@ -259,12 +228,3 @@ def _ask_to_stop(state: ServiceState) -> None:
     with contextlib.suppress(*probe.NO_ANSWER):
         token = f"Bearer {state.control_token}"
         probe.request("POST", f"{state.control_url}/control/shutdown", Authorization=token)
-
-
-def _gone(state: ServiceState, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while process_of(state) is not None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True

@@ -11,7 +11,8 @@ import tempfile
 
 import psutil
 
-from foundry_lab.engine.service.probe import is_foundry_local
+from foundry_lab.engine.service.probe import check_foundry_local
+from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ def parse_endpoint(output: str) -> str | None:
 def running_endpoint() -> str | None:
     """Return the base URL of the service that the `foundry` command runs, or None if there is none."""
     command = shutil.which("foundry")
-    if command is None:
-        return None
-    endpoint = parse_endpoint(_status(command))
-    return endpoint if endpoint is not None and is_foundry_local(endpoint) else None
+    endpoint = parse_endpoint(_status(command)) if command else None
+    if endpoint:
+        with contextlib.suppress(FoundryError):  # another program may have its port by now
+            check_foundry_local(endpoint)
+            return endpoint
+    return None
 
 
 def _status(command: str) -> str:
@@ -44,7 +47,7 @@ def _status(command: str) -> str:
     # A file, not a pipe: reading a pipe would wait for grandchildren that keep it open.
     with tempfile.TemporaryFile() as output:
         try:
-            child = subprocess.Popen(
+            child = psutil.Popen(
                 [command, "service", "status"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -55,7 +58,7 @@ def _status(command: str) -> str:
             return ""
         try:
             child.wait(STATUS_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             log.warning(
                 "The foundry command didn't answer within %g s; going on without it.", STATUS_TIMEOUT_S
             )
@@ -65,12 +68,9 @@ def _status(command: str) -> str:
         return output.read().decode("utf-8", "replace")
 
 
-def _kill_tree(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is not None:
-        return
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(child.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it may have ended by itself
+def _kill_tree(child: psutil.Popen) -> None:
+    with contextlib.suppress(psutil.Error):  # it has ended by itself
+        for process in (*child.children(recursive=True), child):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-    child.kill()
-    child.wait()
+        child.wait()

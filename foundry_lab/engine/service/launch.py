@@ -24,8 +24,6 @@ FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
 ENDED_MARK = "foundry-lab ended: "
 """Begins the log's line that tells why the process ended though the lab didn't ask for it."""
-NOTED = b"noted\n"
-"""Told to the child when it has been noted as starting."""
 LOG_LINES = 8
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
 """Names of variables that the service has no use for; it lives longer than who started it."""
@@ -74,7 +72,7 @@ def launch(*, public_catalog: bool) -> None:
     assert child.stdin is not None
     with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
         write_state(ServiceState(**identity(child.pid), public_catalog=public_catalog))
-        child.stdin.write(NOTED)  # only now may the child put its own note in the place of ours
+        child.stdin.write(b"noted\n")  # only now may the child put its own note in the place of ours
 
 
 def failure(what: str) -> EngineError:

@@ -72,15 +72,6 @@ def answering_pid(url: str) -> int | None:
     return pid if isinstance(pid, int) else None
 
 
-def is_foundry_local(url: str) -> bool:
-    """Whether a Foundry Local service of either contract answers at this base URL."""
-    try:
-        check_foundry_local(url)
-    except (EngineError, ServiceUnavailableError):
-        return False
-    return True
-
-
 def check_foundry_local(url: str) -> None:
     """Make sure that a Foundry Local service answers at this base URL.
 
@@ -94,8 +85,8 @@ def check_foundry_local(url: str) -> None:
             response, body = request("GET", url + route)
         except NO_ANSWER as error:
             raise ServiceUnavailableError(
-                f"Nobody answers at {url} ({_reason(error)}). Start that service, or unset FOUNDRY_ENDPOINT "
-                "to use the embedded one."
+                f"Nobody answers at {url} ({str(error) or type(error).__name__}). Start that service, or "
+                "unset FOUNDRY_ENDPOINT to use the embedded one."
             ) from error
         if response.status in (401, 403) or _status_of(response, body) is not None:
             return
@@ -103,12 +94,6 @@ def check_foundry_local(url: str) -> None:
         f"What answers at {url} is not Foundry Local: {_description(response, body)}. "
         "Correct FOUNDRY_ENDPOINT, or unset it to use the embedded service."
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {PROBE_TIMEOUT_S:g} s"
-    return "connection refused" if isinstance(error, ConnectionRefusedError) else type(error).__name__
 
 
 def _description(response: HTTPResponse, body: bytes) -> str:

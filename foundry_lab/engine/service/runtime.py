@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shutil
 import socket
 import threading
@@ -13,22 +13,29 @@ from typing import TYPE_CHECKING
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.cpu import write_config
-from foundry_lab.engine.private import check, model_parts, own_folder
+from foundry_lab.engine.private import check_model, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
+from foundry_lab.protocol.failure import readable
 
 if TYPE_CHECKING:
     from foundry_local_sdk import Catalog, FoundryLocalManager
 
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
-APP_NAME = "foundry-lab"
 HOST = "127.0.0.1"
-_SIGNATURE = re.compile(r"^\w+\.\w+:\d+ .*?\)(?: const)? ")
 
 
 class Runtime:
-    """The SDK's manager from start to close. Every call may block: use a thread."""
+    """The SDK's manager from start to close. Every call may block: use a thread.
+
+    Attributes:
+        catalog: the SDK's. Only after `start`, and so is `url`.
+        url: base URL of the web service without a trailing slash.
+    """
+
+    catalog: Catalog
+    url: str
 
     def __init__(self) -> None:
         self._manager: FoundryLocalManager | None = None
@@ -45,7 +52,8 @@ class Runtime:
             EngineError: it doesn't come up.
         """
         _set_environment()
-        _check_free(port)
+        if port:
+            _check_free(port)
         load_runtime()
         from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
 
@@ -55,7 +63,7 @@ class Runtime:
             catalogs.append((PUBLIC_CATALOG, None))
         cache = fit_to_machine()
         configuration = Configuration(
-            APP_NAME,
+            "foundry-lab",
             app_data_dir=str(paths.home() / "app"),
             model_cache_dir=str(cache),
             logs_dir=str(paths.home() / "logs"),
@@ -67,6 +75,8 @@ class Runtime:
         try:
             self._manager = FoundryLocalManager(configuration)
             self._manager.start_web_service()
+            assert self._manager.urls
+            self.catalog, self.url = self._manager.catalog, self._manager.urls[0].rstrip("/")
             self._load_model()
         except FoundryLocalException as error:
             raise EngineError(
@@ -83,18 +93,6 @@ class Runtime:
                 "pip install --upgrade --force-reinstall foundry-lab"
             )
         model.load()
-
-    @property
-    def catalog(self) -> Catalog:
-        """The SDK's catalog. Only after `start`."""
-        assert self._manager is not None
-        return self._manager.catalog
-
-    @property
-    def url(self) -> str:
-        """Base URL of the web service without a trailing slash. Only after `start`."""
-        assert self._manager is not None and self._manager.urls
-        return self._manager.urls[0].rstrip("/")
 
     def shutdown_requested(self) -> bool:
         """Whether somebody posted to the web service's /shutdown."""
@@ -117,7 +115,7 @@ class Runtime:
 
 def plain(error: Exception) -> str:
     """Return the SDK's words without the C++ file, line and signature in front of them."""
-    return _SIGNATURE.sub("", str(error)).rstrip(". ")
+    return readable(str(error)).rstrip(". ")
 
 
 def _set_environment() -> None:
@@ -141,17 +139,15 @@ def fit_to_machine() -> Path:
         EngineError: there is no model, or others could change it.
     """
     model = paths.model_dir()
-    shared = paths.shared_models() is not None
     try:
-        for path in model_parts():
-            check(path, of_others=shared)
-        if not shared:
+        check_model()
+        if paths.shared_models() is None:
             write_config(model)
             return paths.model_cache()
         cache = own_folder(paths.run_dir()) / "models"
         _link(model, cache / model.relative_to(paths.model_cache()))
         return cache
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EngineError(
             f"The model isn't prepared in {model} ({error}). Prepare it: foundry-lab model prepare --force"
         ) from error
@@ -171,10 +167,8 @@ def _link(model: Path, place: Path) -> None:
 
 def _check_free(port: int) -> None:
     """Raise EngineError if somebody listens at the port; Windows would let two programs share it."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if port and probe.connect_ex((HOST, port)) == 0:
-            raise EngineError(
-                f"Port {port} of {HOST} is taken by another program. "
-                "Choose another port, or none to get a free one."
-            )
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+        raise EngineError(
+            f"Port {port} of {HOST} is taken by another program. "
+            "Choose another port, or none to get a free one."
+        )

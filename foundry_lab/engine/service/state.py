@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -13,12 +12,9 @@ import psutil
 
 from foundry_lab._ground.files import patiently, write_whole
 from foundry_lab.engine import paths
-from foundry_lab.engine.private import check, own_folder
-from foundry_lab.errors import EngineError
+from foundry_lab.engine.private import check, own_folder, using_home
 
-log = logging.getLogger(__name__)
-
-CLOCK_TOLERANCE_S = 2.0
+TOLERANCE_S = 0.0 if sys.platform == "linux" else 2.0
 """Where psutil reckons a start time from the boot time, it shifts by a little when the clock is set."""
 
 
@@ -27,9 +23,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pid: its process.
-        create_time: when that process started, seconds since the epoch by psutil; tells it from a later
-            process of the same pid where there are no ticks.
-        ticks: the same on Linux in ticks since the boot, which no setting of the clock moves; else 0.
+        create_time: when that process started, see `started_at`; tells it from a later one of the same pid.
         url: base URL of the web service without a trailing slash; empty while it starts.
         control_url: base URL of the control routes; empty while it starts.
         control_token: bearer token for the control routes; never shown.
@@ -42,7 +36,6 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     create_time: float
-    ticks: int = 0
     url: str = ""
     control_url: str = ""
     control_token: str = ""
@@ -73,14 +66,9 @@ def write_state(state: ServiceState) -> None:
     Raises:
         EngineError: it can't be written.
     """
-    folder = own_folder(paths.run_dir())
-    try:
+    own_folder(paths.run_dir())
+    with using_home():
         write_whole(state_file(), msgspec.json.encode(state), private=True)
-    except OSError as error:
-        raise EngineError(
-            f"The service's state can't be written to {folder}: {error.strerror}. "
-            "Free some disk space or make the folder writable, then try again."
-        ) from error
 
 
 def read_state() -> ServiceState | None:
@@ -90,49 +78,43 @@ def read_state() -> ServiceState | None:
         EngineError: there is one, and it may not be read, or others could have written it.
     """
     file = state_file()
-    try:
-        for path in (paths.home(), paths.run_dir(), file):
-            check(path)
-        return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or too deep
-        log.warning("The state of the service, %s, is garbage (%s); going on without it.", file, error)
-        return None
-    except OSError as error:
-        raise EngineError(
-            f"The service's state {file} can't be read: {error.strerror}. If it belongs to another user, "
-            "set FOUNDRY_LAB_HOME to a folder of your own."
-        ) from error
+    with using_home():
+        try:
+            for path in (paths.home(), paths.run_dir(), file):
+                check(path)
+            return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
+            return None
 
 
 def remove_state(pid: int) -> None:
     """Remove the note if it is about this process; a newer service's note stays."""
-    state = read_state()
-    if state is not None and state.pid == pid:
-        discard_state()
-
-
-def discard_state() -> None:
-    """Remove the note, if there is one."""
-    patiently(state_file().unlink, missing_ok=True)
+    if (state := read_state()) and state.pid == pid:
+        patiently(state_file().unlink, missing_ok=True)
 
 
 def identity(pid: int) -> dict[str, Any]:
     """Return the part of a note that tells the process with this number from every other.
 
     Raises:
-        psutil.Error: it has ended.
+        psutil.Error, OSError: it has ended.
     """
-    return {"pid": pid, "create_time": psutil.Process(pid).create_time(), "ticks": start_ticks(pid)}
+    return {"pid": pid, "create_time": started_at(pid)}
 
 
-def start_ticks(pid: int) -> int:
-    """Return when Linux started a process, in ticks from the machine's boot; 0 if the system doesn't say."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
+def started_at(pid: int) -> float:
+    """Return when a process started: in seconds since the epoch, by psutil.
+
+    On Linux it is in ticks from the machine's boot, which no setting of the clock moves.
+
+    Raises:
+        psutil.Error, OSError: it has ended.
+    """
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    return float(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19])
 
 
 def process_of(state: ServiceState) -> psutil.Process | None:
@@ -143,12 +125,9 @@ def process_of(state: ServiceState) -> psutil.Process | None:
     try:
         process = psutil.Process(state.pid)
         ours = sys.platform == "win32" or process.uids().real == os.getuid()
-        if state.ticks:
-            same = start_ticks(state.pid) == state.ticks
-        else:
-            same = abs(process.create_time() - state.create_time) <= CLOCK_TOLERANCE_S
+        same = abs(started_at(state.pid) - state.create_time) <= TOLERANCE_S
         return process if ours and same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.Error, ValueError, OverflowError):
+    except (psutil.Error, OSError, ValueError, OverflowError):
         return None
 
 

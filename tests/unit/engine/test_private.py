@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from other_user import NOBODY, as_nobody, needs_root, process_of_nobody, public_folder
 from processes import runs
@@ -170,7 +169,7 @@ def test_stop_ends_no_process_that_somebody_at_the_port_names(home: Path) -> Non
         thread.start()
         noted = state.ServiceState(
             pid=stranger.pid,
-            create_time=psutil.Process(stranger.pid).create_time() - 100,
+            create_time=state.started_at(stranger.pid) - 100,
             url=f"http://127.0.0.1:{server.server_port}",
         )
         state.write_state(noted)

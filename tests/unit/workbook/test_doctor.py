@@ -54,7 +54,7 @@ class _Service(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), _Service) as server:
-        server.served, server.body = "/status", b'{"endpoints": []}'  # type: ignore[attr-defined]
+        server.served, server.body = "/status", b'{"endpoints": [], "pid": 7}'  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -275,7 +275,7 @@ def test_attached_service_of_either_contract(
 ) -> None:
     service.served = served  # type: ignore[attr-defined]
     monkeypatch.setenv("FOUNDRY_ENDPOINT", url(service))
-    check = doctor._check_service()
+    check = doctor._guarded(doctor._check_service)
     assert check.status == status
     assert url(service) in check.found
 
@@ -284,7 +284,7 @@ def test_another_server_is_no_service(service: HTTPServer, monkeypatch: pytest.M
     """Many servers answer 200 to anything."""
     service.body = b"<html>Welcome</html>"  # type: ignore[attr-defined]
     monkeypatch.setenv("FOUNDRY_ENDPOINT", url(service))
-    assert doctor._check_service().status == "fail"
+    assert doctor._guarded(doctor._check_service).status == "fail"
 
 
 @pytest.fixture
@@ -296,10 +296,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_a_home_that_others_can_change_is_told(home: Path) -> None:
     home.chmod(0o777)
-    check = doctor._check_home()
+    check = doctor._guarded(doctor._check_home)
     assert check.status == "fail" and "can be changed by every user" in check.found
-    subprocess.run(check.advice.rpartition(": ")[2], shell=True, check=True)
-    assert doctor._check_home().status == "ok"
+    subprocess.run(check.found.rpartition(": ")[2], shell=True, check=True)
+    assert doctor._guarded(doctor._check_home).status == "ok"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
@@ -314,9 +314,9 @@ def test_a_model_that_others_can_change_is_told(
     network.parent.mkdir(parents=True)
     network.touch()
     engine.models = [GOOD]
-    assert doctor._check_model().status == "ok"
+    assert doctor._guarded(doctor._check_model).status == "ok"
     network.chmod(0o666)
-    check = doctor._check_model()
+    check = doctor._guarded(doctor._check_model)
     assert check.status == "fail" and "model.onnx can be changed by every user" in check.found
 
 
@@ -331,7 +331,7 @@ def test_a_shared_model_may_be_another_users(
     paths.model_dir().mkdir(parents=True)
     os.chown(paths.model_dir(), NOBODY, NOBODY)
     engine.models = [GOOD]
-    assert doctor._check_model().status == status
+    assert doctor._guarded(doctor._check_model).status == status
 
 
 def test_a_bad_time_of_idleness_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

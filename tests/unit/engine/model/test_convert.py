@@ -89,11 +89,8 @@ def test_tokenizer_gives_the_text_back(model, text):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_configuration_is_that_of_the_gguf(model):
+def test_configuration_names_what_the_network_takes(model):
     config = json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))["model"]
-    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
-    assert config["context_length"] == tiny_model.CONTEXT
-    assert config["decoder"]["num_key_value_heads"] == tiny_model.KV_HEADS
     names = {value.name for value in Session(model).session.get_inputs()}
     inputs = config["decoder"]["inputs"]
     assert {inputs["input_ids"], inputs["attention_mask"], inputs["past_key_names"] % 0} <= names

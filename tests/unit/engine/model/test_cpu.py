@@ -73,7 +73,7 @@ def test_all_else_is_as_prepared(model):
     assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
 
 
-def test_nothing_but_numbers_is_taken_from_the_base(model):
+def test_nothing_is_taken_from_the_base(model):
     """ONNX Runtime would load the library into the service."""
     fitting = written(model)
     base = model / spec.BASE_CONFIG
@@ -83,19 +83,11 @@ def test_nothing_but_numbers_is_taken_from_the_base(model):
     decoder["session_options"]["provider_options"] = [{"evil": {}}]
     decoder["filename"] = "../../evil.onnx"
     hostile["model"]["type"] = "evil"
+    decoder["head_size"] = "/tmp/evil.so"
     hostile["search"]["top_k"] = "evil"
     base.write_text(json.dumps(hostile))
     cpu.write_config(model)
     assert written(model) == fitting
-
-
-def test_numbers_must_be_numbers(model):
-    base = model / spec.BASE_CONFIG
-    hostile = json.loads(base.read_bytes())
-    hostile["model"]["decoder"]["head_size"] = "/tmp/evil.so"
-    base.write_text(json.dumps(hostile))
-    with pytest.raises(ValueError, match="head_size"):
-        cpu.write_config(model)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", None], ids=["empty", "half", "missing"])

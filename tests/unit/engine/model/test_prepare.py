@@ -101,7 +101,7 @@ def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with monkeypatch.context() as patch:
         patch.setattr(convert.Weights, "add", fail_after(5, full))
-        with pytest.raises(EngineError, match=r"disk ran full.*Free some space"):
+        with pytest.raises(EngineError, match=r"disk is too full.*Free some space"):
             prepare.prepare_model(progress=False)
     assert not tiny_model.workspaces(lab)
     assert prepare.prepared_models() == []
@@ -213,7 +213,7 @@ def test_copied_cache_with_new_times_is_whole(lab, tmp_path, monkeypatch):
 def test_removed_with_its_downloads(lab):
     prepare.prepare_model(progress=False)
     paths.downloads().mkdir()
-    (paths.downloads() / spec.WHEEL_NAME).write_bytes(b"left over")
+    (paths.downloads() / spec.GGUF_NAME).write_bytes(b"left over")
     assert prepare.remove_model() is True
     assert prepare.prepared_models() == [] and not any(paths.downloads().iterdir())
     assert not tiny_model.workspaces(lab)
@@ -260,7 +260,9 @@ def test_looking_for_the_model_imports_no_converter():
 def test_manifest_round_trip(lab):
     model = prepare.prepare_model(progress=False)
     read = manifest.read(model.path)
-    assert read == manifest.describe(model.path)
+    assert read is not None and set(read.files) == set(spec.MODEL_FILES)
+    manifest.write(model.path)
+    assert manifest.read(model.path) == read
 
 
 def test_two_recipes_in_one_home_keep_their_models(lab, monkeypatch):
@@ -275,20 +277,12 @@ def test_two_recipes_in_one_home_keep_their_models(lab, monkeypatch):
     assert prepare.find_prepared() == first
 
 
-def test_leftovers_of_a_killed_preparation_go_though_the_model_is_ready(lab):
+def test_leftovers_of_a_killed_process_go_with_the_next_change(lab):
     prepare.prepare_model(progress=False)
     (lab / "preparing-killed").mkdir()
     (lab / "preparing-killed" / "model.onnx.data").write_bytes(b"x")
-    prepare.prepare_model(progress=False)
+    prepare.remove_model()
     assert not tiny_model.workspaces(lab)
-
-
-def test_the_workspace_of_a_preparation_under_way_stays(lab):
-    prepare.prepare_model(progress=False)
-    with storage.exclusive(), storage.workspace() as work:
-        code = "from foundry_lab.engine.model.storage import remove_leftovers; remove_leftovers()"
-        subprocess.run([sys.executable, "-c", code], check=True)
-        assert work.is_dir()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")

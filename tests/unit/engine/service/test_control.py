@@ -81,11 +81,11 @@ async def routes() -> AsyncIterator[Routes]:
 
 async def test_a_download_tells_its_progress(routes: Routes) -> None:
     def download(progress: Callable[[float], None], cancel: threading.Event) -> None:
-        for percent in (0.0, 0.01, 50.0, 50.05, 100.0, 100.0):
+        for percent in (0.0, 50.0, 100.0):
             progress(percent)
 
     routes.serve(download)
-    percents = [{"percent": value} for value in (0.0, 50.0, 100.0)]  # steps of less than 0.1 are left out
+    percents = [{"percent": value} for value in (0.0, 50.0, 100.0)]
     assert await routes.download() == [*percents, {"done": True, "id": "big-model:3"}]
     assert (await routes.download("big-model:3"))[-1] == {"done": True, "id": "big-model:3"}
 

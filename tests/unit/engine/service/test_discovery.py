@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.server
 import json
 import os
@@ -114,7 +113,7 @@ def test_a_gateway_that_wants_a_key_may_be_one() -> None:
 
 
 def test_nobody_at_the_endpoint() -> None:
-    with pytest.raises(ServiceUnavailableError, match=r"connection refused.*FOUNDRY_ENDPOINT"):
+    with pytest.raises(ServiceUnavailableError, match=r"refused.*FOUNDRY_ENDPOINT"):
         engine.ensure_service(Settings(endpoint=f"http://127.0.0.1:{free_port()}"))
 
 
@@ -228,7 +227,7 @@ def test_a_running_lab_service_comes_before_the_command(install: Install, starte
     status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
     install("print('running on http://127.0.0.1:1/')")
     with answering({"/status": (200, status)}) as url:
-        state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time(), url=url))
+        state.write_state(state.ServiceState(**state.identity(own.pid), url=url))
         assert engine.ensure_service() == url
         assert engine.control_for(url) is not None
     assert started == []
@@ -240,22 +239,21 @@ def test_a_running_service_without_the_public_catalog_is_told(
     own = psutil.Process()
     status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
     with answering({"/status": (200, status)}) as url:
-        state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time(), url=url))
+        state.write_state(state.ServiceState(**state.identity(own.pid), url=url))
         assert engine.ensure_service(Settings(catalog="public")) == url
     assert "without Microsoft's catalog" in caplog.text
 
 
 def test_a_service_that_is_starting_is_not_running_yet() -> None:
     own = psutil.Process()
-    state.write_state(state.ServiceState(pid=own.pid, create_time=own.create_time()))
+    state.write_state(state.ServiceState(**state.identity(own.pid)))
     assert engine.service_status() is None
     assert state.state_file().exists()
 
 
 def test_a_lock_that_is_never_released_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = functools.partial(discovery._lock, 0.1)
-    monkeypatch.setattr(discovery, "_lock", short)
-    with short(), pytest.raises(EngineError, match=r"Another program.*service\.lock"):
+    monkeypatch.setattr(discovery, "LOCK_TIMEOUT_S", 0.1)
+    with discovery._lock(), pytest.raises(EngineError, match=r"Another process.*service\.lock"):
         engine.stop_service()
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from foundry_lab import engine
 from foundry_lab.engine import paths
 from foundry_lab.engine.private import own_folder
-from foundry_lab.engine.service import discovery, state
+from foundry_lab.engine.service import state
 from foundry_lab.engine.service.state import ServiceState
 from foundry_lab.errors import EngineError
 
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def own_state(**changes: object) -> ServiceState:
     process = psutil.Process()
-    fields = {"pid": process.pid, "create_time": process.create_time(), "control_token": "secret-token"}
+    fields = {**state.identity(process.pid), "control_token": "secret-token"}
     return ServiceState(**{**fields, **changes})
 
 
@@ -71,12 +71,11 @@ def test_only_the_owner_can_read_it() -> None:
 
 @given(content=st.binary(max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_garbage_is_none_and_is_cleaned_away(content: bytes) -> None:
+def test_garbage_is_none(content: bytes) -> None:
     own_folder(paths.run_dir())
     state.state_file().write_bytes(content)
     assert state.read_state() is None
     assert engine.service_status() is None
-    assert not state.state_file().exists()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,6 @@ def test_half_right_garbage_is_none_too(content: bytes) -> None:
     own_folder(paths.run_dir())
     state.state_file().write_bytes(content)
     assert engine.service_status() is None
-    assert not state.state_file().exists()
 
 
 def test_readers_never_see_half_a_state() -> None:
@@ -124,10 +122,9 @@ def test_the_token_is_not_in_the_repr() -> None:
     assert "secret-token" not in f"{own_state()}"
 
 
-def test_a_process_that_ended_is_cleaned_away() -> None:
+def test_a_process_that_ended_is_not_the_service() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    create_time = psutil.Process(child.pid).create_time()
-    state.write_state(ServiceState(pid=child.pid, create_time=create_time, url="http://127.0.0.1:1"))
+    state.write_state(ServiceState(**state.identity(child.pid), url="http://127.0.0.1:1"))
     assert engine.service_status() is not None
     child.kill()
     zombie = psutil.Process(child.pid)
@@ -135,33 +132,30 @@ def test_a_process_that_ended_is_cleaned_away() -> None:
         time.sleep(0.01)
     assert engine.service_status() is None  # nobody has reaped it yet
     child.communicate()
-    assert not state.state_file().exists()
+    assert engine.service_status() is None
 
 
 def test_a_reused_pid_is_not_the_service() -> None:
     own = own_state(url="http://127.0.0.1:1")
     state.write_state(own_state(url="http://127.0.0.1:1", create_time=own.create_time - 60))
     assert engine.service_status() is None
-    assert not state.state_file().exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="start times that a clock moves are Linux's")
-def test_a_clock_that_was_set_does_not_lose_the_service() -> None:
-    """Start times are reckoned from the boot time, which moves with the clock; ticks aren't."""
-    moved = own_state(url="http://127.0.0.1:5273", create_time=1.0, ticks=state.start_ticks(os.getpid()))
-    state.write_state(moved)
-    assert state.live_state() == moved
+def test_a_clock_that_was_set_does_not_lose_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start times in seconds are reckoned from the boot time, which moves with the clock; ticks aren't."""
+    noted = own_state(url="http://127.0.0.1:5273")
+    state.write_state(noted)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
+    assert state.live_state() == noted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts ticks")
 def test_a_process_started_at_another_tick_is_another_one() -> None:
-    """The start time is as noted: a pid may come round within the tolerance."""
-    state.write_state(own_state(url="http://127.0.0.1:1", ticks=state.start_ticks(os.getpid()) - 1))
+    """A pid may come round soon."""
+    own = state.started_at(os.getpid())
+    state.write_state(own_state(url="http://127.0.0.1:1", create_time=own - 1))
     assert engine.service_status() is None
-
-
-def test_ticks_of_no_process_are_none() -> None:
-    assert state.start_ticks(2**30) == 0
 
 
 def test_a_process_we_may_not_look_at_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,17 +166,6 @@ def test_a_process_we_may_not_look_at_is_not_ours(monkeypatch: pytest.MonkeyPatc
     state.write_state(own_state(url="http://127.0.0.1:1"))
     assert engine.service_status() is None
     assert engine.stop_service() is False
-
-
-def test_nothing_is_cleaned_while_a_service_is_being_started() -> None:
-    """The stale note may be replaced by a fresh one at any moment."""
-    own_folder(paths.run_dir())
-    state.state_file().write_bytes(b"garbage")
-    with discovery._lock():
-        assert engine.service_status() is None
-        assert state.state_file().exists()
-    assert engine.stop_service() is False
-    assert not state.state_file().exists()
 
 
 def test_removing_spares_the_state_of_a_newer_service() -> None:
@@ -200,14 +183,14 @@ def test_a_state_that_may_not_be_read_is_an_error(monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(EngineError, match=r"state\.json can't be read: Permission denied.*FOUNDRY_LAB_HOME"):
+    with pytest.raises(EngineError, match=r"can't be written or read \(Permission denied.*FOUNDRY_LAB_HOME"):
         state.read_state()
 
 
 def test_a_home_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(tmp_path / "file"))
-    with pytest.raises(EngineError, match="can't be used: Not a directory"):
+    with pytest.raises(EngineError, match=r"can't be written or read \(Not a directory"):
         state.write_state(own_state())
 
 
