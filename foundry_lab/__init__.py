@@ -7,8 +7,6 @@
 Names are loaded when they are first used, so that importing the package costs next to nothing.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -3,8 +3,6 @@
 The message of each is written for the person who reads it in a notebook: what happened, then what to do next.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What the clients return: small, typed, immutable results."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """Checks of numbers that a caller gives: the number comes back, or an error that says what is allowed."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable

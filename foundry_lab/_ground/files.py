@@ -4,8 +4,6 @@ Another user of the machine can put a link at a name that he guesses, in any fol
 Who writes there by that name writes into a file of his own that the link leads to.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

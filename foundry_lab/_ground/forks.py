@@ -4,8 +4,6 @@ A fork copies the memory but only the thread that forked. A lock that another th
 ever in the child, and two processes that read one connection take each other's answers.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import weakref

@@ -1,7 +1,5 @@
 """Which process listens at a port of this machine, asked of the system."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

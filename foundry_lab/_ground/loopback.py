@@ -4,8 +4,6 @@ A page of any site can send requests to 127.0.0.1, and with a name that leads th
 answers. The browser gives it away: by the name in Host, by Origin, by Sec-Fetch-Site.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -9,8 +9,6 @@ another. Results are written here alone and only for chunks that came back whole
 Needs the extra `foundry-lab[dask]`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from functools import partial

@@ -1,7 +1,5 @@
 """Files as people have them: JSONL and plain text in UTF-8 or UTF-16, a byte that fits neither named."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import io

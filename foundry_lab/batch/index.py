@@ -1,7 +1,5 @@
 """Which result stands where, on disk: a batch of millions needs no more memory than one of hundreds."""
 
-from __future__ import annotations
-
 import sqlite3
 import weakref
 from collections.abc import Iterator

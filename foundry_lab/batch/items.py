@@ -1,7 +1,5 @@
 """What may stand in a batch: prompts, arguments of `complete`, or lines of the OpenAI Batch format."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What `complete_batch` may be told, and how many requests are under way at once."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where a batch's results go: a JSON line a result, appended, synced to disk, and never left half-written."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

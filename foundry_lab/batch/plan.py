@@ -1,7 +1,5 @@
 """What a batch is to do: the input checked as a whole, and what of it the output holds already."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 

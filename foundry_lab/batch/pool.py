@@ -4,8 +4,6 @@ A service that stops answering is taken out and looked at until it is back. Whil
 within a limit. With one service this is what makes a batch pause and go on.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

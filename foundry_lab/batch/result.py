@@ -1,7 +1,5 @@
 """One result line: the OpenAI Batch API's format, written and read."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One run of a batch: workers ask what is still to do, and every result is on disk before it counts."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import sys

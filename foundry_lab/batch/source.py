@@ -4,8 +4,6 @@ Items are read one at a time, when there is room for them. A list or a file can 
 checked as a whole before the first request; an iterator can't, and its bad items are recorded as they come.
 """
 
-from __future__ import annotations
-
 import asyncio
 import io
 import os

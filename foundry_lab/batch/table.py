@@ -1,7 +1,5 @@
 """Tables, and prompts filled from their rows: CSV in the dialects that people have, and data frames."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import itertools

@@ -1,7 +1,5 @@
 """Who sends: what a client does, its calls under the policies, the service found."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

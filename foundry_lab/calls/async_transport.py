@@ -1,7 +1,5 @@
 """aiohttp as the caller uses it: one exchange, sessions that nobody has to close, bodies that end."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

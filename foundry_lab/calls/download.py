@@ -1,7 +1,5 @@
 """Downloads of models by the lab's service: lines of progress in, a bar or the caller's function out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

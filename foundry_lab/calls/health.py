@@ -1,7 +1,5 @@
 """One look at the service: does it answer, is a model loaded, how large and how old is its process."""
 
-from __future__ import annotations
-
 import time
 from urllib.parse import urlsplit
 

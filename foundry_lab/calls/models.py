@@ -1,7 +1,5 @@
 """The service's models as operations: what there is, what names mean, loading, unloading, downloading."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

@@ -1,7 +1,5 @@
 """The two streams: one reader behind `async for` and behind a plain `for`."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Where requests go: the service that was named, or the one that is found or started the first time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 

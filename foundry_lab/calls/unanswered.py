@@ -1,7 +1,5 @@
 """What to say when no answer comes, or not the whole of one: aiohttp's errors as errors of the tree."""
 
-from __future__ import annotations
-
 import aiohttp
 
 from foundry_lab import errors

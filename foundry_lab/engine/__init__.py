@@ -3,8 +3,6 @@
 The names below are loaded when they are used, so that importing this package brings neither onnx nor the SDK.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Where the lab keeps what it prepares. Nothing here creates a directory."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Windows isn't looked at: there a user's folders are his own unless he says otherwise.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

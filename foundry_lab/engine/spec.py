@@ -1,7 +1,5 @@
 """The one model the lab prepares, and where it comes from: names, sizes, hashes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 1: plain HTTP, a conversation, loading, cost."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 3: how many at once, Little's law, bad rows, resuming, examples."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What checks share that use a client: a call with a client of its own, and one behind a fault proxy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

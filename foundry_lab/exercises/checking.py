@@ -1,7 +1,5 @@
 """`check`: what a learner calls, and what it says."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import io

@@ -1,7 +1,5 @@
 """Check of the exercise in notebook 5 that a program can grade: one's own client takes the checklist."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from foundry_lab import ensure_service

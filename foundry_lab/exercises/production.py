@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 4: what to retry, how long to wait, a stall, a circuit breaker."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from foundry_lab import errors

@@ -1,7 +1,5 @@
 """What a learner has solved, in a small file of the lab's own folder."""
 
-from __future__ import annotations
-
 import os
 
 import msgspec

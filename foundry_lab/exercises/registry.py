@@ -1,7 +1,5 @@
 """Which exercises there are. Each notebook's stand in a module of their own."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 0: JSON, one GET, await and gather."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any

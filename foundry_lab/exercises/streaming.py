@@ -1,7 +1,5 @@
 """Checks of the exercises in notebook 2: bytes of a stream, percentiles, hanging up, limits on time."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

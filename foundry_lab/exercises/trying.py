@@ -1,7 +1,5 @@
 """Trying what a learner wrote: any function, async or not, bounded in time, and each end of it in words."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ctypes

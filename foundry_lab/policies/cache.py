@@ -5,8 +5,6 @@ database holds them, in memory or in a file that several processes may share. A 
 file locked) costs speed and never an answer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

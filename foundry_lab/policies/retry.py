@@ -1,7 +1,5 @@
 """Deadline and retry policy: how long a request may take, and when it is sent again."""
 
-from __future__ import annotations
-
 import random
 import time
 

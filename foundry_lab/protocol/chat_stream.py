@@ -1,7 +1,5 @@
 """A streamed answer without I/O: bytes in, in any split, chunks out."""
 
-from __future__ import annotations
-
 from foundry_lab.errors import FoundryError, ResponseFormatError, StreamInterruptedError
 from foundry_lab.protocol.failure import error_in_body
 from foundry_lab.protocol.reply import UNREADABLE, Chat, Message, chat_decoder, excerpt, usage_of

@@ -6,8 +6,6 @@ would exclude each other if each were closed: a schema that has such parts is se
 number in a text, whose format no grammar knows, is sent as the pattern of one.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The two contracts that Foundry Local services speak: the routes that differ between them."""
 
-from __future__ import annotations
-
 from urllib.parse import quote
 
 import msgspec

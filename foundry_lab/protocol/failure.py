@@ -1,7 +1,5 @@
 """What a service says when it fails, as an error of the tree, with what to do about it."""
 
-from __future__ import annotations
-
 import email.utils
 import math
 import re

@@ -1,7 +1,5 @@
 """The headers that a client sends with every request."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """What came back: who answered, and what, as typed results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NoReturn
 

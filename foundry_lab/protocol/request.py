@@ -4,8 +4,6 @@ Both clients share everything here, and nothing here opens a connection. Routes 
 foundry-local-sdk 2.2; the chat part is OpenAI's chat completions format.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real

@@ -3,8 +3,6 @@
 Follows the event-stream interpretation rules of the WHATWG HTML standard, section 9.2.6.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import msgspec

@@ -1,7 +1,5 @@
 """A prepared model as one file, to carry to computers without a network."""
 
-from __future__ import annotations
-
 import shutil
 import tarfile
 import tempfile

@@ -4,8 +4,6 @@ Operators of the domain com.microsoft:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, BinaryIO
 

@@ -1,7 +1,5 @@
 """The threads the model computes with: a matter of the machine it runs on, not of where it was prepared."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

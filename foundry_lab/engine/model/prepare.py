@@ -1,7 +1,5 @@
 """Preparing the model, finding it, removing it."""
 
-from __future__ import annotations
-
 import contextlib
 from importlib.util import find_spec
 from pathlib import Path

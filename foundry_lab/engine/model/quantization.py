@@ -5,8 +5,6 @@ https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h; MatMulNBits comp
 w = scale * (weight - zero_point): https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files of the lab's home directory: written whole or not at all, by one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """Tokenizer and generation configuration for ONNX Runtime GenAI, from the GGUF's metadata."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

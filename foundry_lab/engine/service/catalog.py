@@ -5,8 +5,6 @@ schema is no published contract: it was read off foundry-local-sdk 2.2.1, and
 `tests/integration/test_service_catalog.py` fails when another version stops taking it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

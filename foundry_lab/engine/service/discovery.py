@@ -1,7 +1,5 @@
 """Finding the service, starting the embedded one where there is none, and stopping it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """The learner's own `foundry` command, if it is installed: is its service running?"""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

@@ -1,7 +1,5 @@
 """How long the service has been without work, so that a hub of many learners gets its memory back."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -1,7 +1,5 @@
 """Starting the service process so that it outlives its parent, and reading why it failed."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import os

@@ -1,7 +1,5 @@
 """Loading the native libraries of the SDK, and what to do where the system lacks what they need."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import sys

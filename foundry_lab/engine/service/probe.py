@@ -1,7 +1,5 @@
 """Who answers at an address: a Foundry Local service or something else."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

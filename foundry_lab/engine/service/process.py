@@ -4,8 +4,6 @@
 `discovery.serve` runs the same in the foreground.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import atexit

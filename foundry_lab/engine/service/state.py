@@ -1,7 +1,5 @@
 """The note that says where the lab's service runs: written atomically, readable by its owner alone."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

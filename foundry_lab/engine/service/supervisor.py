@@ -1,7 +1,5 @@
 """Starts the embedded service again when its process has died."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
