@@ -3,13 +3,14 @@
 The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
 because preparing the model means a download.
 
-With `-n 2`, one of pytest-xdist's workers runs all that asks the one service long and often: two such would
-share the processors badly. The other runs what asks nobody or a stub, or starts a service of its own.
+With `-n 2`, each of pytest-xdist's workers has a home below it, and so a service of its own: what one worker
+kills or unloads, the other doesn't need. One runs what computes without a pause, the other what often waits.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -25,11 +26,7 @@ from foundry_lab.engine import paths
 
 pytest_plugins = ["fault_table"]
 
-ONE_SERVICE = ("notebooks/", "tests/browser/", "tests/faults/", "tests/integration/")
-OWN_SERVICES = tuple(
-    f"tests/integration/test_{name}.py"
-    for name in ("found_service", "production", "service", "service_cpu", "service_offline")
-)
+COMPUTING = re.compile(r"notebooks/(solutions/)?0[0-3]_|tests/browser/")
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
 
@@ -45,6 +42,18 @@ def pytest_configure(config: pytest.Config) -> None:
         home = platformdirs.user_cache_path("foundry-lab-tests", appauthor=False)
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        home = paths.home() / worker
+        _copy_prepared_model(paths.home(), home)
+        os.environ["FOUNDRY_LAB_HOME"] = str(home)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Prepare the model once, before there are workers that would each do it."""
+    from foundry_lab.engine import prepare_model
+
+    prepare_model()
 
 
 def _copy_prepared_model(source: Path, home: Path) -> None:
@@ -59,15 +68,14 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return ByService(config, log)
+    return ByLoad(config, log)
 
 
-class ByService(LoadScopeScheduling):
-    """Files stay together, as a notebook's cells must; and so does all that asks the one service."""
+class ByLoad(LoadScopeScheduling):
+    """Files stay together, as a notebook's cells must; and all that leaves no processor to others."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "service" if file.startswith(ONE_SERVICE) and file not in OWN_SERVICES else file
+        return "computing" if COMPUTING.match(nodeid) else nodeid.partition("::")[0]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -85,8 +93,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the service that the notebooks and the integration tests shared."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # another worker may need it
     if (paths.run_dir() / "state.json").exists():
         from foundry_lab.engine import stop_service
 

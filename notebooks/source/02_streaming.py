@@ -32,10 +32,11 @@ print(f"{'python':18} {platform.python_version()}")
 
 # %% [markdown]
 """
-You may change this number, and run the notebook again.
+You may change these numbers, and run the notebook again.
 """
 
 # %% tags=["parameters"]
+REQUESTS = 10  # whose times are compared
 ROUNDS = 3  # how often a measurement is repeated
 
 # %% [markdown]
@@ -223,12 +224,12 @@ plots.token_timeline({"one answer": stream.arrivals_s})
 """
 The space before the first token is **prefill**: the model reads the whole prompt. The rest is **decode**: one token after another, each with about the same work. Where a gap between two tokens is much wider than the others, another program probably used the processor.
 
-One request says little. Ten requests show how much the times differ.
+One request says little. Several show how much the times differ.
 """
 
 # %%
 ttfts, gaps = [], []
-for number in range(10):
+for number in range(REQUESTS):
     stream = client.stream_complete(
         f"Tell me fact number {number} about the sea.", max_tokens=40, temperature=0
     )
@@ -247,7 +248,7 @@ plots.latency_distributions(ttfts, gaps)
 
 # %% [markdown]
 """
-If p50 and p95 are close, nearly everybody waits for about the same time. If they are far apart, some people wait much longer than most. An average would hide that. So latencies are given as p50 and p95, here and in the next notebooks. (Of ten values, the p95 is hardly more than the slowest one. The right side has hundreds of values.)
+If p50 and p95 are close, nearly everybody waits for about the same time. If they are far apart, some people wait much longer than most. An average would hide that. So latencies are given as p50 and p95, here and in the next notebooks. (Of so few values, the p95 is hardly more than the slowest one. The right side has hundreds of values.)
 """
 
 # %% exercise="2.2"

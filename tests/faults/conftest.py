@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +15,7 @@ def endpoint() -> Iterator[str]:
     """Base URL of one service for the whole session; left running if it ran before."""
     before = engine.service_status()
     yield engine.ensure_service(progress=False)
-    if before is None and "PYTEST_XDIST_WORKER" not in os.environ:  # another worker may need it
+    if before is None:
         engine.stop_service()
 
 

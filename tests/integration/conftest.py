@@ -27,7 +27,7 @@ def endpoint(lab_home: Path) -> Iterator[str]:
     """Base URL of one service for the whole session. Tests that stop or kill a service take `own_home`."""
     before = engine.service_status()
     yield engine.ensure_service()
-    if before is None and "PYTEST_XDIST_WORKER" not in os.environ:  # another worker may need it
+    if before is None:
         engine.stop_service()
         assert service_processes(lab_home) == []
 

@@ -6,7 +6,7 @@ import re
 
 from nbformat import NotebookNode
 
-PARAMETERS = {"CALLS": 4, "PROMPTS": 10, "ROUNDS": 1}
+PARAMETERS = {"CALLS": 4, "PROMPTS": 10, "REQUESTS": 4, "ROUNDS": 1}
 
 
 def hurry(cell: NotebookNode) -> None:
