@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -84,10 +84,22 @@ class Lab:
         root: the folder that it shows.
     """
 
-    def __init__(self, url: str, root: Path, context: BrowserContext) -> None:
+    def __init__(self, url: str, root: Path) -> None:
         self._url = url
-        self._context = context
         self.root = root
+
+    @contextlib.contextmanager
+    def browser(self) -> Iterator[None]:
+        """Have a browser for the pages. While Playwright runs, no asyncio can, so it isn't the session's."""
+        with sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=FLAGS, timeout=START_S * 1000
+            )
+            try:
+                self._context = chromium.new_context(viewport={"width": 1200, "height": 900})
+                yield
+            finally:
+                chromium.close()
 
     @contextlib.contextmanager
     def open(self, *cells: str) -> Iterator[Page]:
@@ -140,9 +152,7 @@ def serve(home: Path) -> Iterator[Lab]:
             stderr=log,
         )
         try:
-            url = _address(home / "jupyter_runtime_dir", server, home / "lab.log")
-            with _browser() as context:
-                yield Lab(url, home / "root", context)
+            yield Lab(_address(home / "jupyter_runtime_dir", server, home / "lab.log"), home / "root")
         finally:
             server.terminate()
             try:
@@ -205,16 +215,6 @@ def picture_of(page: Page, file: Path) -> None:
     pages.evaluate("outer => outer.scrollTo(0, 0)")
     page.screenshot(path=file)
     page.set_viewport_size({"width": 1200, "height": 900})
-
-
-@contextlib.contextmanager
-def _browser() -> Iterator[BrowserContext]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=START_S * 1000)
-        try:
-            yield browser.new_context(viewport={"width": 1200, "height": 900})
-        finally:
-            browser.close()
 
 
 def _address(runtime: Path, server: subprocess.Popen[bytes], log: Path) -> str:
