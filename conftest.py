@@ -3,8 +3,9 @@
 The tests kill and restart services, so they never use the learner's own cache. Theirs is kept between runs,
 because preparing the model means a download.
 
-With `-n 2`, each of pytest-xdist's workers has a home below it, and so a service of its own: what one worker
-kills or unloads, the other doesn't need. One runs what computes without a pause, the other what often waits.
+With `-n 3`, each of pytest-xdist's workers has a home below it, and so a service of its own: what one worker
+kills or unloads, no other needs. One runs all that has the model compute, as services that do so at the same
+time wait for each other's threads; the others run what mostly waits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from foundry_lab.engine import paths
 
 pytest_plugins = ["fault_table"]
 
-COMPUTING = re.compile(r"notebooks/(solutions/)?0[0-3]_|tests/browser/")
+COMPUTING = re.compile(r"notebooks/(solutions/)?0[0-3]_|tests/(browser|faults|integration)/")
+WAITING = re.compile(
+    r"tests/integration/test_(found_service|production|service|service_cpu|service_offline)\.py"
+    r"|tests/browser/.*\[0[45]_"
+)
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
 
@@ -72,10 +77,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 class ByLoad(LoadScopeScheduling):
-    """Files stay together, as a notebook's cells must; and all that leaves no processor to others."""
+    """Files stay together, as a notebook's cells must; and so does all that leaves no processor to others."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "computing" if COMPUTING.match(nodeid) else nodeid.partition("::")[0]
+        computes = COMPUTING.match(nodeid) and not WAITING.match(nodeid)
+        return "computing" if computes else nodeid.partition("::")[0]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -26,7 +26,7 @@ def lint(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Everything: README's test command."""
     install(session)
-    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "3", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
