@@ -95,7 +95,8 @@ def own_folder(folder: Path) -> Path:
     """
     home = paths.home()
     with using_home():
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not home.exists():
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
         check(home)
         folder.mkdir(mode=0o700, exist_ok=True)
         if sys.platform != "win32" and folder.stat().st_uid == os.getuid():

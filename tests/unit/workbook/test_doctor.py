@@ -279,7 +279,7 @@ def test_attached_service_of_either_contract(
     check = doctor._guarded(doctor._check_service)
     assert check.status == status
     assert url(service) in check.found
-    assert ("unset FOUNDRY_ENDPOINT" in check.advice) == (status == "fail")
+    assert ("FOUNDRY_ENDPOINT, or unset it" in check.advice) == (status == "fail")
 
 
 def test_a_named_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def start_child(mode):
 
 
 def fail_after(count, error):
-    """A `Weights.add` that fails as the operating system does when the disk is full."""
+    """A `Decoder.add` that fails as the operating system does when the disk is full."""
     add, written = convert.Decoder.add, []
 
     def failing(self, name, array):
@@ -100,7 +100,7 @@ def test_little_space_is_noticed_before_anything_is_written(lab, monkeypatch):
 def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with monkeypatch.context() as patch:
-        patch.setattr(convert.Weights, "add", fail_after(5, full))
+        patch.setattr(convert.Decoder, "add", fail_after(5, full))
         with pytest.raises(EngineError, match=r"disk is too full.*Free some space"):
             prepare.prepare_model(progress=False)
     assert not tiny_model.workspaces(lab)
@@ -110,7 +110,7 @@ def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
 
 def test_disk_full_while_preparing_anew_keeps_the_old_model(lab, monkeypatch):
     model = prepare.prepare_model(progress=False)
-    monkeypatch.setattr(convert.Weights, "add", fail_after(5, OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(convert.Decoder, "add", fail_after(5, OSError(errno.ENOSPC, "full")))
     with pytest.raises(EngineError):
         prepare.prepare_model(progress=False, force=True)
     assert prepare.find_prepared() == model
