@@ -20,9 +20,6 @@ class Listener:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Listener) and self._process == other._process
 
-    def __hash__(self) -> int:
-        return hash(self._process)
-
     def listens_at(self, port: int) -> bool:
         """Return whether the process listens there; True as well where the system doesn't tell.
 

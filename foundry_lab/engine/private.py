@@ -1,15 +1,19 @@
 """The lab's home and the model: only their owner may change them, as they are believed, loaded or run.
 
-Windows isn't looked at: there a user's folders are his own unless he says otherwise.
+Models are made there by one process at a time. On Windows nobody is asked who may change what: there a user's
+folders are his own unless he says otherwise.
 """
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import shlex
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +23,9 @@ from foundry_lab.engine import paths
 from foundry_lab.errors import EngineError
 
 _log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 1800
+WORKSPACE_PREFIX = "preparing-"
 
 
 def check(path: Path, *, of_others: bool = False) -> None:
@@ -125,6 +132,47 @@ def locked(name: str, work: str, timeout: float) -> Iterator[None]:
                 ) from None
         with held:
             yield
+
+
+@contextlib.contextmanager
+def exclusive() -> Iterator[None]:
+    """Hold the lock under which models are fetched, prepared, moved and removed. Not to be nested.
+
+    Raises:
+        EngineError: another process held it for half an hour, or an OSError came up while it was held; the
+            message says what to do.
+    """
+    with locked("models", f"at work on the model in {paths.home()}", LOCK_TIMEOUT_S):
+        # As we have the lock, any workspace is of a process that was killed.
+        for leftover in paths.home().glob(f"{WORKSPACE_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary directory on the same disk as the model; gone afterwards. Call it under `exclusive()`."""
+    home = paths.home()
+    with tempfile.TemporaryDirectory(prefix=WORKSPACE_PREFIX, dir=home, ignore_cleanup_errors=True) as work:
+        yield Path(work)
+
+
+def require_space(size: int, purpose: str) -> None:
+    """Check that `size` bytes are free in the home directory. Call it under `exclusive()`.
+
+    Raises:
+        OSError: ENOSPC, they aren't.
+    """
+    free = shutil.disk_usage(paths.home()).free
+    if free < size:
+        needed = f"{purpose} takes {size / 1e6:,.0f} MB"
+        raise OSError(errno.ENOSPC, f"{needed}, and only {free / 1e6:,.0f} MB are free in {paths.home()}")
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _user(number: int) -> str:

@@ -61,7 +61,8 @@ def _guarded(check: Callable[[], Check]) -> Check:
     try:
         return check()
     except FoundryError as error:
-        return Check(name, "fail", str(error))
+        found, _, advice = str(error).rpartition(". ")  # the last sentence of an error says what to do
+        return Check(name, "fail", found, advice)
     except Exception as error:
         return Check(name, "fail", f"{type(error).__name__}: {error}", "Please report this.")
 

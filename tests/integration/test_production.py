@@ -10,9 +10,8 @@ import psutil
 import pytest
 
 from foundry_lab import CircuitBreaker, FoundryAPIClient, SyncFoundryAPIClient, engine
-from foundry_lab.engine.service.supervisor import Supervisor
 from foundry_lab.errors import FoundryError
-from foundry_lab.monitor import HealthMonitor
+from foundry_lab.monitor import HealthMonitor, Supervisor
 
 LIMIT_S = 60.0
 OPTIONS = {"max_tokens": 4, "temperature": 0, "timeout": 10}

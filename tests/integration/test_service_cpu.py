@@ -13,11 +13,11 @@ from service_tools import ask, eventually
 
 from foundry_lab import engine
 from foundry_lab.engine import spec
-from foundry_lab.engine.model import cpu
+from foundry_lab.engine.model import genai
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the web service pins its threads on Linux alone")
-@pytest.mark.skipif(cpu.thread_count() < 2, reason="on one CPU there is nothing to pin to")
+@pytest.mark.skipif(genai.thread_count() < 2, reason="on one CPU there is nothing to pin to")
 def test_no_thread_of_the_model_is_pinned(own_home: Path) -> None:
     endpoint = engine.ensure_service(progress=False)
     for step in ("unload", "load"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.storage import sha256_of
+from foundry_lab.engine.private import sha256_of
 
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, CONTEXT = 128, 192, 4, 2, 64
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

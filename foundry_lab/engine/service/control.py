@@ -68,9 +68,7 @@ class Control:
             alias = msgspec.json.decode(await request.read(), type=dict[str, str])["alias"]
         except (ValueError, KeyError, RecursionError) as error:  # no JSON of this shape, or too deep
             return _error(400, f'Send {{"alias": "…"}} with the alias or id of a model: {error}')
-        model = await asyncio.to_thread(catalog.get_model, alias)
-        if model is None:
-            model = await asyncio.to_thread(catalog.get_model_variant, alias)
+        model = await asyncio.to_thread(lambda: catalog.get_model(alias) or catalog.get_model_variant(alias))
         if model is None:
             aliases = {known.alias for known in await asyncio.to_thread(catalog.list_models)}
             names = ", ".join(sorted(aliases)) or "none at all"

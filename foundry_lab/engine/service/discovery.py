@@ -18,14 +18,7 @@ from foundry_lab.engine.private import locked
 from foundry_lab.engine.service import foundry_cli, probe
 from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import End, failure, last_end, launch
-from foundry_lab.engine.service.state import (
-    ServiceState,
-    identity,
-    live_state,
-    process_of,
-    remove_state,
-    write_state,
-)
+from foundry_lab.engine.service.state import ServiceState, live_state, process_of, remove_state, write_state
 from foundry_lab.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -94,8 +87,9 @@ def resume_service() -> ServiceState | None:
 
 def control_for(endpoint: str) -> ServiceState | None:
     """Return the lab's running service if this is its base URL, or None."""
-    state = service_status()
-    return state if state is not None and _address(state.url) == _address(endpoint) else None
+    state, named = service_status(), urlsplit(endpoint)
+    here = named.hostname in ("127.0.0.1", "localhost")
+    return state if state is not None and here and named.port == urlsplit(state.url).port else None
 
 
 def stop_service(timeout: float = 15.0) -> bool:
@@ -141,7 +135,7 @@ def serve(
                 f"The lab's service runs already {where} (process {state.pid}). "
                 "Use that one, or end it first: foundry-lab stop"
             )
-        write_state(ServiceState(**identity(os.getpid()), public_catalog=public_catalog))
+        write_state(ServiceState.of(os.getpid(), public_catalog=public_catalog))
     try:
         asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
     finally:
@@ -150,12 +144,6 @@ def serve(
 
 def _answers(state: ServiceState) -> bool:
     return probe.answering_pid(state.url) == state.pid
-
-
-def _address(url: str) -> tuple[str | None, int | None]:
-    parts = urlsplit(url)
-    local = parts.hostname in ("127.0.0.1", "localhost")
-    return ("127.0.0.1" if local else parts.hostname), parts.port
 
 
 def _lock() -> AbstractContextManager[None]:

@@ -45,12 +45,8 @@ def _status(command: str) -> str:
     # A file, not a pipe: reading a pipe would wait for grandchildren that keep it open.
     with tempfile.TemporaryFile() as output:
         try:
-            child = psutil.Popen(
-                [command, "service", "status"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            ask = [command, "service", "status"]
+            child = psutil.Popen(ask, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         except OSError as error:
             log.warning("The foundry command %s can't be run: %s", command, error)
             return ""

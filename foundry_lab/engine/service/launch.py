@@ -14,7 +14,7 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, identity, write_state
+from foundry_lab.engine.service.state import ServiceState, write_state
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
@@ -69,7 +69,7 @@ def launch(*, public_catalog: bool) -> None:
     threading.Thread(target=child.wait, name="foundry-lab-reaper", daemon=True).start()
     assert child.stdin is not None
     with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
-        write_state(ServiceState(**identity(child.pid), public_catalog=public_catalog))
+        write_state(ServiceState.of(child.pid, public_catalog=public_catalog))
         child.stdin.write(b"noted\n")  # only now may the child put its own note in the place of ours
 
 
@@ -101,8 +101,8 @@ def _logged() -> list[str]:
 def _environment() -> dict[str, str]:
     """Return the child's environment: ours without secrets, and what leads to the same home and package."""
     environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
-    environment["FOUNDRY_LAB_HOME"] = str(paths.home())
-    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}  # the log is read as it grows, and as UTF-8
+    # The log is read as it grows, and as UTF-8.
+    environment |= {"FOUNDRY_LAB_HOME": str(paths.home()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     package_root = Path(__file__).parents[3]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only
         path = [str(package_root), environment.get("PYTHONPATH", "")]

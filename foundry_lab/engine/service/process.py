@@ -26,7 +26,7 @@ from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
 from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End
 from foundry_lab.engine.service.runtime import HOST, Runtime
-from foundry_lab.engine.service.state import ServiceState, identity, remove_state, write_state
+from foundry_lab.engine.service.state import ServiceState, remove_state, write_state
 from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ async def run(
         await web.TCPSite(runner, HOST, 0).start()
         own_url = f"http://{HOST}:{runner.addresses[0][1]}"
         await asyncio.to_thread(runtime.start, port, own_url + CATALOG_ROUTE, public_catalog)
-        state = ServiceState(
-            **identity(os.getpid()),
+        state = ServiceState.of(
+            os.getpid(),
             url=runtime.url,
             control_url=own_url,
             control_token=token,

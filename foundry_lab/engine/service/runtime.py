@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_lab.engine import paths, spec
-from foundry_lab.engine.model.cpu import write_config
+from foundry_lab.engine.model.genai import write_config
 from foundry_lab.engine.private import check_model, own_folder
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
@@ -58,9 +58,7 @@ class Runtime:
         from foundry_local_sdk import Configuration, FoundryLocalException, FoundryLocalManager, LogLevel
 
         # Asking Microsoft's catalog offline costs 4 s, and the order is a preference: ours comes first.
-        catalogs: list[tuple[str, str | None]] = [(catalog_url, None)]
-        if public_catalog:
-            catalogs.append((PUBLIC_CATALOG, None))
+        catalogs = [catalog_url, PUBLIC_CATALOG] if public_catalog else [catalog_url]
         cache = fit_to_machine()
         configuration = Configuration(
             "foundry-lab",
@@ -69,7 +67,7 @@ class Runtime:
             logs_dir=str(paths.home() / "logs"),
             log_level=LogLevel.WARNING,
             web=Configuration.WebService(urls=f"http://{HOST}:{port}"),
-            catalog_urls=catalogs,
+            catalog_urls=[(url, None) for url in catalogs],
             disable_nonessential_telemetry=True,
         )
         try:
@@ -77,22 +75,19 @@ class Runtime:
             self._manager.start_web_service()
             assert self._manager.urls
             self.catalog, self.url = self._manager.catalog, self._manager.urls[0].rstrip("/")
-            self._load_model()
+            model = self.catalog.get_model_variant(spec.MODEL_ID)
+            if model is None:
+                raise EngineError(
+                    f"foundry-local-sdk {metadata.version('foundry-local-sdk')} doesn't take the lab's "
+                    f"catalog: {spec.MODEL_ID} isn't listed. Install the version the lab was made for: "
+                    "pip install --upgrade --force-reinstall foundry-lab"
+                )
+            model.load()
         except FoundryLocalException as error:
             raise EngineError(
                 f"Foundry Local didn't start: {plain(error)}. If the model is damaged, make it anew: "
                 "foundry-lab model prepare --force"
             ) from error
-
-    def _load_model(self) -> None:
-        model = self.catalog.get_model_variant(spec.MODEL_ID)
-        if model is None:
-            raise EngineError(
-                f"foundry-local-sdk {metadata.version('foundry-local-sdk')} doesn't take the lab's catalog: "
-                f"{spec.MODEL_ID} isn't listed. Install the version the lab was made for: "
-                "pip install --upgrade --force-reinstall foundry-lab"
-            )
-        model.load()
 
     def shutdown_requested(self) -> bool:
         """Whether somebody posted to the web service's /shutdown."""

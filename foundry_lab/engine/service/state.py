@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import psutil
@@ -46,6 +46,15 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         where = self.url or "starting"
         return f"ServiceState(pid={self.pid}, url={where!r}, model_id={self.model_id!r})"
+
+    @classmethod
+    def of(cls, pid: int, **known: Any) -> Self:
+        """Return a note about the process with this number, which tells it from every other.
+
+        Raises:
+            psutil.Error, OSError: it has ended.
+        """
+        return cls(pid=pid, create_time=started_at(pid), **known)
 
     @property
     def ready(self) -> bool:
@@ -91,15 +100,6 @@ def remove_state(pid: int) -> None:
     """Remove the note if it is about this process; a newer service's note stays."""
     if (state := read_state()) and state.pid == pid:
         patiently(state_file().unlink, missing_ok=True)
-
-
-def identity(pid: int) -> dict[str, Any]:
-    """Return the part of a note that tells the process with this number from every other.
-
-    Raises:
-        psutil.Error, OSError: it has ended.
-    """
-    return {"pid": pid, "create_time": started_at(pid)}
 
 
 def started_at(pid: int) -> float:

@@ -21,7 +21,6 @@ from processes import runs
 
 from foundry_lab import engine
 from foundry_lab.engine import paths, private
-from foundry_lab.engine.model import storage
 from foundry_lab.engine.service import discovery, state
 from foundry_lab.errors import EngineError
 
@@ -37,7 +36,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def use_models() -> None:
-    with storage.exclusive():
+    with private.exclusive():
         pass
 
 
@@ -131,7 +130,7 @@ def test_a_state_that_another_user_could_have_written_is_refused(home: Path, par
 def test_nobody_else_can_hold_our_locks_or_read_our_note(home: Path) -> None:
     """A lock needs no more than a file that can be read; a home may be open to readers."""
     state.write_state(state.ServiceState(pid=os.getpid(), create_time=0))
-    with storage.exclusive(), discovery._lock():
+    with private.exclusive(), discovery._lock():
         files = [*home.rglob("*.lock"), state.state_file()]
     home.chmod(0o755)
     assert len(files) == 3
@@ -146,7 +145,7 @@ def test_nobody_else_can_hold_our_locks_or_read_our_note(home: Path) -> None:
 @needs_root
 def test_stop_ends_no_process_of_another_user(home: Path) -> None:
     with process_of_nobody() as pid:
-        state.write_state(state.ServiceState(**state.identity(pid), url="http://127.0.0.1:1"))
+        state.write_state(state.ServiceState.of(pid, url="http://127.0.0.1:1"))
         assert engine.service_status() is None
         assert engine.stop_service() is False
         assert runs(pid)

@@ -98,8 +98,9 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 def test_bad_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_RETRIES", "many")
     by_name = {check.name: check for check in doctor.run_checks()}
-    assert by_name["settings"].status == "fail"
-    assert "FOUNDRY_RETRIES='many'" in by_name["settings"].found
+    check = by_name["settings"]
+    assert check.status == "fail" and "FOUNDRY_RETRIES='many'" in check.found
+    assert check.advice == "Give a whole number from 0 (try once) to 100."
 
 
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
@@ -278,6 +279,14 @@ def test_attached_service_of_either_contract(
     check = doctor._guarded(doctor._check_service)
     assert check.status == status
     assert url(service) in check.found
+    assert ("FOUNDRY_ENDPOINT, or unset it" in check.advice) == (status == "fail")
+
+
+def test_a_named_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_ENDPOINT", "http://127.0.0.1:9")
+    check = doctor._guarded(doctor._check_service)
+    assert check.status == "fail" and check.found.startswith("Nobody answers at http://127.0.0.1:9 (")
+    assert check.advice == "Start that service, or unset FOUNDRY_ENDPOINT to use the embedded one."
 
 
 def test_another_server_is_no_service(service: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +307,7 @@ def test_a_home_that_others_can_change_is_told(home: Path) -> None:
     home.chmod(0o777)
     check = doctor._guarded(doctor._check_home)
     assert check.status == "fail" and "can be changed by every user" in check.found
-    subprocess.run(check.found.rpartition(": ")[2], shell=True, check=True)
+    subprocess.run(check.advice.rpartition(": ")[2], shell=True, check=True)
     assert doctor._guarded(doctor._check_home).status == "ok"
 
 
@@ -318,6 +327,7 @@ def test_a_model_that_others_can_change_is_told(
     network.chmod(0o666)
     check = doctor._guarded(doctor._check_model)
     assert check.status == "fail" and "model.onnx can be changed by every user" in check.found
+    assert f"chmod -R go-w {network}" in check.advice
 
 
 @needs_root
@@ -331,7 +341,9 @@ def test_a_shared_model_may_be_another_users(
     paths.model_dir().mkdir(parents=True)
     os.chown(paths.model_dir(), NOBODY, NOBODY)
     engine.models = [GOOD]
-    assert doctor._guarded(doctor._check_model).status == status
+    check = doctor._guarded(doctor._check_model)
+    assert check.status == status
+    assert ("FOUNDRY_LAB_HOME" in check.advice) == (status == "fail")
 
 
 def test_a_bad_time_of_idleness_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +351,7 @@ def test_a_bad_time_of_idleness_is_a_finding(monkeypatch: pytest.MonkeyPatch) ->
     by_name = {check.name: check for check in doctor.run_checks()}
     assert by_name["settings"].status == "fail"
     assert "FOUNDRY_LAB_IDLE_STOP='soon'" in by_name["settings"].found
+    assert "positive number of seconds" in by_name["settings"].advice
 
 
 def test_a_service_that_was_shut_down_from_outside_is_told(home: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import bundle, prepare
-from foundry_lab.engine.model.storage import sha256_of
+from foundry_lab.engine.private import sha256_of
 from foundry_lab.errors import EngineError
 
 

@@ -17,7 +17,7 @@ import tiny_model
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import fetch
-from foundry_lab.engine.model.storage import exclusive, sha256_of
+from foundry_lab.engine.private import exclusive, sha256_of
 from foundry_lab.errors import EngineError
 
 GGUF = b"GGUF" + bytes(range(256)) * 50

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_model
 
-from foundry_lab.engine import paths, spec
-from foundry_lab.engine.model import bundle, convert, manifest, prepare, storage
+from foundry_lab.engine import paths, private, spec
+from foundry_lab.engine.model import bundle, convert, prepare
 from foundry_lab.engine.service import runtime
 from foundry_lab.errors import EngineError
 
@@ -21,17 +21,17 @@ SUPPORT = Path(tiny_model.__file__).parent
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from foundry_lab.engine import spec
-from foundry_lab.engine.model import convert, prepare, storage
-spec.GGUF_SHA256 = storage.sha256_of(__import__("pathlib").Path(os.environ["FOUNDRY_LAB_GGUF"]))
-add, written = convert.Weights.add, []
+from foundry_lab.engine import private, spec
+from foundry_lab.engine.model import convert, prepare
+spec.GGUF_SHA256 = private.sha256_of(__import__("pathlib").Path(os.environ["FOUNDRY_LAB_GGUF"]))
+add, written = convert.Decoder.add, []
 def die(self, name, array):
     written.append(name)
     if len(written) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return add(self, name, array)
 if sys.argv[2] == "die":
-    convert.Weights.add = die
+    convert.Decoder.add = die
 converted = []
 convert_model = prepare._convert
 prepare._convert = lambda *args, **options: (converted.append(1), convert_model(*args, **options))
@@ -51,8 +51,8 @@ def start_child(mode):
 
 
 def fail_after(count, error):
-    """A `Weights.add` that fails as the operating system does when the disk is full."""
-    add, written = convert.Weights.add, []
+    """A `Decoder.add` that fails as the operating system does when the disk is full."""
+    add, written = convert.Decoder.add, []
 
     def failing(self, name, array):
         written.append(name)
@@ -100,7 +100,7 @@ def test_little_space_is_noticed_before_anything_is_written(lab, monkeypatch):
 def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with monkeypatch.context() as patch:
-        patch.setattr(convert.Weights, "add", fail_after(5, full))
+        patch.setattr(convert.Decoder, "add", fail_after(5, full))
         with pytest.raises(EngineError, match=r"disk is too full.*Free some space"):
             prepare.prepare_model(progress=False)
     assert not tiny_model.workspaces(lab)
@@ -110,7 +110,7 @@ def test_disk_full_in_mid_write_leaves_nothing(lab, monkeypatch):
 
 def test_disk_full_while_preparing_anew_keeps_the_old_model(lab, monkeypatch):
     model = prepare.prepare_model(progress=False)
-    monkeypatch.setattr(convert.Weights, "add", fail_after(5, OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(convert.Decoder, "add", fail_after(5, OSError(errno.ENOSPC, "full")))
     with pytest.raises(EngineError):
         prepare.prepare_model(progress=False, force=True)
     assert prepare.find_prepared() == model
@@ -230,7 +230,7 @@ def test_home_that_is_a_file_is_an_error_naming_it(lab):
 def test_lock_held_too_long_is_an_error(lab, monkeypatch, caplog):
     import filelock
 
-    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(private, "LOCK_TIMEOUT_S", 0.2)
     lab.mkdir()
     with (
         filelock.FileLock(lab / "run" / "models.lock"),
@@ -259,10 +259,10 @@ def test_looking_for_the_model_imports_no_converter():
 
 def test_manifest_round_trip(lab):
     model = prepare.prepare_model(progress=False)
-    read = manifest.read(model.path)
+    read = prepare.read_manifest(model.path)
     assert read is not None and set(read.files) == set(spec.MODEL_FILES)
-    manifest.write(model.path)
-    assert manifest.read(model.path) == read
+    prepare.write_manifest(model.path)
+    assert prepare.read_manifest(model.path) == read
 
 
 def test_two_recipes_in_one_home_keep_their_models(lab, monkeypatch):

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,8 +32,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def own_state(**changes: object) -> ServiceState:
     process = psutil.Process()
-    fields = {**state.identity(process.pid), "control_token": "secret-token"}
-    return ServiceState(**{**fields, **changes})
+    known = ServiceState.of(process.pid, control_token="secret-token")
+    return msgspec.structs.replace(known, **changes)
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -124,7 +125,7 @@ def test_the_token_is_not_in_the_repr() -> None:
 
 def test_a_process_that_ended_is_not_the_service() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    state.write_state(ServiceState(**state.identity(child.pid), url="http://127.0.0.1:1"))
+    state.write_state(ServiceState.of(child.pid, url="http://127.0.0.1:1"))
     assert engine.service_status() is not None
     child.kill()
     zombie = psutil.Process(child.pid)

@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 
 from foundry_lab.engine import spec
-from foundry_lab.engine.model import cpu, prepare
+from foundry_lab.engine.model import genai, prepare
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def written(model):
 )
 def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usable, expected):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores)
-    monkeypatch.setattr(cpu, "usable_cpus", lambda: usable)
-    cpu.write_config(model)
+    monkeypatch.setattr(genai, "usable_cpus", lambda: usable)
+    genai.write_config(model)
     options = written(model)["model"]["decoder"]["session_options"]
     assert options["intra_op_num_threads"] == expected
     assert prepare.find_prepared() is not None, "the number of threads is no damage"
@@ -58,17 +58,17 @@ def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usabl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPUs are given to threads on Linux alone")
 def test_each_thread_may_run_on_every_cpu_of_the_process(model, monkeypatch):
-    monkeypatch.setattr(cpu, "thread_count", lambda: 3)
+    monkeypatch.setattr(genai, "thread_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 4, 7})
-    options = cpu.thread_options()
+    options = genai.thread_options()
     assert options["session.intra_op_thread_affinities"] == "5,6,8;5,6,8"
-    monkeypatch.setattr(cpu, "thread_count", lambda: 1)
-    assert cpu.thread_options() == {"intra_op_num_threads": 1}
+    monkeypatch.setattr(genai, "thread_count", lambda: 1)
+    assert genai.thread_options() == {"intra_op_num_threads": 1}
 
 
 def test_all_else_is_as_prepared(model):
     config = written(model)
-    for name in cpu.thread_options():
+    for name in genai.thread_options():
         del config["model"]["decoder"]["session_options"][name]
     assert config == json.loads((model / spec.BASE_CONFIG).read_text(encoding="utf-8"))
 
@@ -86,7 +86,7 @@ def test_nothing_is_taken_from_the_base(model):
     decoder["head_size"] = "/tmp/evil.so"
     hostile["search"]["top_k"] = "evil"
     base.write_text(json.dumps(hostile))
-    cpu.write_config(model)
+    genai.write_config(model)
     assert written(model) == fitting
 
 
@@ -97,13 +97,13 @@ def test_a_damaged_one_is_written_anew(model, damage):
         (model / spec.CONFIG).unlink()
     else:
         (model / spec.CONFIG).write_bytes(damage)
-    cpu.write_config(model)
+    genai.write_config(model)
     assert written(model) == before
 
 
 def test_one_that_fits_is_left_alone(model):
     before = (model / spec.CONFIG).stat().st_mtime_ns
-    cpu.write_config(model)
+    genai.write_config(model)
     assert (model / spec.CONFIG).stat().st_mtime_ns == before
 
 
@@ -125,7 +125,7 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch, limits, expected):
     files = [tmp_path / str(number) for number in range(len(limits))]
     for file, text in zip(files, limits, strict=True):
         file.write_text(text)
-    monkeypatch.setattr(cpu, "CONTAINER_LIMITS", [("/no/such/file",), files])
+    monkeypatch.setattr(genai, "CONTAINER_LIMITS", [("/no/such/file",), files])
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert cpu.usable_cpus() == expected
+    assert genai.usable_cpus() == expected
