@@ -24,12 +24,12 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` is what runs,
     from foundry_lab.config import Settings as Settings
     from foundry_lab.engine import ensure_service as ensure_service
     from foundry_lab.engine import stop_service as stop_service
+    from foundry_lab.engine.service.supervisor import Supervisor as Supervisor
     from foundry_lab.faults import Fault as Fault
     from foundry_lab.faults import FaultProxy as FaultProxy
     from foundry_lab.logs import configure_logging as configure_logging
     from foundry_lab.metrics import Metrics as Metrics
     from foundry_lab.monitor import HealthMonitor as HealthMonitor
-    from foundry_lab.monitor import Supervisor as Supervisor
     from foundry_lab.policies.breaker import CircuitBreaker as CircuitBreaker
     from foundry_lab.policies.cache import ResponseCache as ResponseCache
     from foundry_lab.policies.retry import RetryPolicy as RetryPolicy
@@ -55,10 +55,11 @@ _HOMES = {
     "client": "FoundryAPIClient",
     "config": "Settings",
     "engine": "ensure_service stop_service",
+    "engine.service.supervisor": "Supervisor",
     "faults": "Fault FaultProxy",
     "logs": "configure_logging",
     "metrics": "Metrics",
-    "monitor": "HealthMonitor Supervisor",
+    "monitor": "HealthMonitor",
     "policies.breaker": "CircuitBreaker",
     "policies.cache": "ResponseCache",
     "policies.retry": "RetryPolicy",

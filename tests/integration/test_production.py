@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from foundry_lab import CircuitBreaker, FoundryAPIClient, SyncFoundryAPIClient, engine
+from foundry_lab.engine.service.supervisor import Supervisor
 from foundry_lab.errors import FoundryError
-from foundry_lab.monitor import HealthMonitor, Supervisor
+from foundry_lab.monitor import HealthMonitor
 
 LIMIT_S = 60.0
 OPTIONS = {"max_tokens": 4, "temperature": 0, "timeout": 10}

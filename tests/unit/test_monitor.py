@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from stub_server import StubService, hang, reply
 
 from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, engine
+from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, EngineError
-from foundry_lab.monitor import HealthMonitor, HealthTransition, Look, Restart, Restarter, Supervisor
+from foundry_lab.monitor import HealthMonitor, HealthTransition, Look
 from foundry_lab.workbook.widgets import ChatPanel, HealthDashboard
 
 STATUS = ("GET", "/status")

@@ -15,9 +15,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
-from foundry_lab.monitor import Look, Restart
+from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, LabFigure, label, panels
 

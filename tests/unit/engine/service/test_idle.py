@@ -13,8 +13,8 @@ from foundry_lab.engine import paths
 from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, idle, launch
 from foundry_lab.engine.service.state import ServiceState
+from foundry_lab.engine.service.supervisor import Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.monitor import Restarter, Supervisor
 
 
 class Clocks:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from matplotlib.axes import Axes
 
+from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
-from foundry_lab.monitor import Look, Restart
+from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
 from foundry_lab.types import Health
 from foundry_lab.workbook import plots
