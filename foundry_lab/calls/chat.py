@@ -159,8 +159,13 @@ def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {"shape": shape, "parse_attempts": attempts}
 
 
-async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Completion:
+async def complete(
+    directory: Directory, ask: Ask, request: ChatRequest, replies: list[Reply] | None = None
+) -> Completion:
     """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
+
+    Args:
+        replies: takes each reply of the model's.
 
     Raises:
         StructuredOutputError: no answer had the shape; `.text` holds the last one.
@@ -169,6 +174,8 @@ async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Comp
     asked, sent = request, 0
     for _ in range(request.parse_attempts):
         reply = await answer(directory, ask, asked)
+        if replies is not None:
+            replies.append(reply)
         completion = protocol.parse_completion(reply, time.perf_counter() - started)
         if request.shape is None:
             return completion
@@ -198,16 +205,20 @@ async def one_token(ask: Ask, model_id: str) -> None:
     protocol.parse_completion(await ask(call), 0.0)
 
 
-async def answer(directory: Directory, ask: Ask, request: ChatRequest, *, stream: bool = False) -> Reply:
+async def answer(
+    directory: Directory, ask: Ask, request: ChatRequest, begin_stream: Ask | None = None
+) -> Reply:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
-    The reply to a stream is its beginning; the caller's transport reads on.
+    Args:
+        begin_stream: has it answered as a stream, and returns the beginning.
     """
+    begin = begin_stream or ask
     fresh = not directory.knows(request.model)
     while True:
         model_id = await directory.choose(ask, request.model)
         try:
-            return await ask(request.call(model_id, stream=stream))
+            return await begin(request.call(model_id, stream=begin_stream is not None))
         except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
             directory.forget()
             if fresh:
