@@ -178,12 +178,10 @@ class AsyncCaller:
         return self._ask(call, deadline, record)
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        before = record.retries
         reply, ticket = await self.attempt(self.transport.exchange, call, deadline, record)
         if ticket is not None:
             ticket.settle(None)
-        retried = record.retries - before
-        return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
+        return reply
 
     async def attempt(
         self, exchange: Exchange, call: Call, deadline: Deadline, record: Record
@@ -199,7 +197,8 @@ class AsyncCaller:
             ticket = breaker.acquire() if breaker is not None else None
             try:
                 target = self.target or await self.connected()
-                return await exchange(call, deadline, record.request_id, target), ticket
+                reply = await exchange(call, deadline, record.request_id, target)
+                return (msgspec.structs.replace(reply, attempts=1 + retry) if retry else reply), ticket
             except BaseException as error:
                 if ticket is not None:
                     ticket.settle(error)

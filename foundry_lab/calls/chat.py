@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import errors, protocol
-from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
+from foundry_lab._ground.checks import check_count, check_kind, check_timeout, did_you_mean
 from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.protocol import Reply
@@ -103,20 +103,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not given.keys() <= _ALLOWED[stream]:
             raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
         fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
-        if extra := given.get("extra_body"):
-            if not isinstance(extra, Mapping):
-                raise ConfigurationError(f"extra_body={extra!r} must be a dict of fields.")
-            if "stream" in extra:
-                raise _wrong_name("stream")
-            fields.update(extra)
-        model = given.get("model")
-        if model is not None and not isinstance(model, str):
-            raise ConfigurationError(f"model={model!r} must be the name of a model.")
+        extra = given.get("extra_body", {})
+        check_kind(extra, "extra_body", (Mapping,), "a dict of fields")
+        if "stream" in extra:
+            raise _wrong_name("stream")
+        fields.update(extra)
+        check_kind(given.get("model", ""), "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
         return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
-            model=model,
+            model=given.get("model"),
             fields=fields,
             timeout_s=timeout_s,
             cache=bool(given.get("cache", True)),
@@ -214,16 +211,14 @@ async def answer(
         begin_stream: has it answered as a stream, and returns the beginning.
     """
     begin = begin_stream or ask
-    fresh = not directory.knows(request.model)
-    while True:
-        model_id = await directory.choose(ask, request.model)
-        try:
-            return await begin(request.call(model_id, stream=begin_stream is not None))
-        except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
-            directory.forget()
-            if fresh:
-                raise
-        fresh = True
+    model_id = await directory.choose(ask, request.model)
+    try:
+        return await begin(request.call(model_id, stream=begin_stream is not None))
+    except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
+        directory.forget()
+        if (current := await directory.choose(ask, request.model)) == model_id:
+            raise
+    return await begin(request.call(current, stream=begin_stream is not None))
 
 
 def _complaint(text: str, problem: str) -> list[dict[str, Any]]:

@@ -53,8 +53,6 @@ class StreamReader:
     def __init__(self, caller: AsyncCaller, request: ChatRequest) -> None:
         self._caller = caller
         self._request = request
-        self._started = time.perf_counter()
-        self._deadline = Deadline(request.timeout_s)
         self._parser = ChatStream()
         self._ready: deque[Chunk] = deque()
         self._arrivals: list[float] = []
