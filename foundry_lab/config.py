@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec.structs import force_setattr
 
-from foundry_lab._ground.checks import check_retries, check_timeout
+from foundry_lab._ground.checks import check_kind, check_retries, check_timeout
 from foundry_lab.errors import ConfigurationError
 
 DEFAULT_MODEL = "phi-4-mini"
@@ -62,9 +62,8 @@ def check_model_name(value: object) -> None:
         )
 
 
-def _check_text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{name} is a {type(value).__name__}; give it as text.")
+def _check_text(value: str, name: str) -> str:
+    check_kind(value, name, (str,), "it as text")
     return value.strip()
 
 

@@ -78,17 +78,14 @@ class Plan:
             )
         if not self._source.rereadable:
             return
-        shared = same = named = 0
+        ours = False
         async for _, item in self._items():
             line = self.index.line_of(item.custom_id)
             if line is not None:
-                shared += 1
-                same += line[0] == item.fingerprint
-                named += item.custom_id != automatic_id(item.number)
+                ours = ours or line[0] == item.fingerprint or item.custom_id != automatic_id(item.number)
                 if self._is_done(item, line):
                     report.skip(failed=line[1])
-        readable = self.index.count_lines() > 0
-        if report.total and readable and (shared == 0 or (same == 0 and named == 0)):
+        if report.total and self.index.count_lines() > 0 and not ours:
             raise _of_another_batch(output, "none answers a request of this one")
 
     async def to_do(self, output: BatchOutput, report: BatchReport) -> AsyncIterator[BatchItem]:

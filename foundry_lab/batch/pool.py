@@ -18,10 +18,9 @@ from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
-from foundry_lab.metrics import Record
 from foundry_lab.policies.breaker import is_failure
-from foundry_lab.policies.retry import Deadline, is_connect_timeout
-from foundry_lab.protocol import Call, Reply
+from foundry_lab.policies.retry import is_connect_timeout
+from foundry_lab.protocol import Reply
 from foundry_lab.types import Usage
 
 FIRST_LOOK_S = 0.2
@@ -82,17 +81,10 @@ class Endpoint:
 
     async def ask(self, item: BatchItem, request: ChatRequest) -> tuple[Outcome, Exception | None]:
         """Ask it, with the client's own retries and the item's deadline."""
-        replies: list[Reply] = []  # the model's: several where it had to be asked for a shape again
-
-        async def send(call: Call, deadline: Deadline, record: Record) -> Reply:
-            reply = await self.caller.send(call, deadline, record)
-            if call.generates:
-                replies.append(reply)
-            return reply
-
+        replies: list[Reply] = []  # several where it had to be asked for a shape again
         started = time.perf_counter()
         try:
-            completion = await self.caller.perform(request, send)
+            completion = await self.caller.perform(request, replies)
         except Exception as error:  # a parser of the caller's may raise anything; one bad item stops no batch
             # An answer in another shape than was asked for is kept.
             answered = not isinstance(error, errors.FoundryError) or hasattr(error, "text")

@@ -36,7 +36,6 @@ from foundry_lab.types import Completion, Health, Model
 T = TypeVar("T")
 Act = Callable[[Directory, Ask], Awaitable[T]]
 """What a client does."""
-Send = Callable[[Call, Deadline, Record], Awaitable[Reply]]
 Exchange = Callable[[Call, Deadline, str, Target], Awaitable[Reply]]
 """Sends a call once, with the request's id."""
 
@@ -82,10 +81,12 @@ class AsyncCaller:
 
     # --- what a client has done ------------------------------------------------------------------------
 
-    def perform(self, request: ChatRequest, send: Send | None = None) -> Coroutine[Any, Any, Completion]:
-        """Return one whole answer."""
-        act = partial(chat.complete, request=request)
-        return self._noted("complete", act, request.timeout_s, send, request)
+    def perform(
+        self, request: ChatRequest, replies: list[Reply] | None = None
+    ) -> Coroutine[Any, Any, Completion]:
+        """Return one whole answer; `replies` takes what the model said for it, as it came."""
+        act = partial(chat.complete, request=request, replies=replies)
+        return self._noted("complete", act, request.timeout_s, request)
 
     async def manage(self, name: str, act: Act[T], timeout_s: float | None = None) -> T:
         """Return the result of what looks after the service."""
@@ -111,14 +112,7 @@ class AsyncCaller:
         """Close the connections, but for those of event loops that run in other threads."""
         await self.transport.close()
 
-    async def _noted(
-        self,
-        name: str,
-        act: Act[T],
-        limit_s: float,
-        send: Send | None = None,
-        request: ChatRequest | None = None,
-    ) -> T:
+    async def _noted(self, name: str, act: Act[T], limit_s: float, request: ChatRequest | None = None) -> T:
         """Do what a client does, with the bookkeeping around it."""
         started = time.perf_counter()
         record = self.begin(name, request.messages if request is not None else ())
@@ -127,8 +121,8 @@ class AsyncCaller:
             if self.target is None:
                 await self.connected()
                 started = time.perf_counter()  # finding or starting it isn't part of the request's time
-            send, deadline = send or self.send, Deadline(limit_s)
-            result = await act(self.directory, lambda call: send(call, deadline, record))
+            ask = partial(self.send, deadline=Deadline(limit_s), record=record)
+            result = await act(self.directory, ask)
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
             return result
@@ -184,12 +178,10 @@ class AsyncCaller:
         return self._ask(call, deadline, record)
 
     async def _ask(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        before = record.retries
         reply, ticket = await self.attempt(self.transport.exchange, call, deadline, record)
         if ticket is not None:
             ticket.settle(None)
-        retried = record.retries - before
-        return msgspec.structs.replace(reply, attempts=1 + retried) if retried else reply
+        return reply
 
     async def attempt(
         self, exchange: Exchange, call: Call, deadline: Deadline, record: Record
@@ -205,7 +197,8 @@ class AsyncCaller:
             ticket = breaker.acquire() if breaker is not None else None
             try:
                 target = self.target or await self.connected()
-                return await exchange(call, deadline, record.request_id, target), ticket
+                reply = await exchange(call, deadline, record.request_id, target)
+                return (msgspec.structs.replace(reply, attempts=1 + retry) if retry else reply), ticket
             except BaseException as error:
                 if ticket is not None:
                     ticket.settle(error)

@@ -37,7 +37,7 @@ class Transport:
 
     Args:
         headers: of every request; credentials among them go to an endpoint that was named, and to no other.
-        ca_file: whom to trust over https; see `_tls_context`.
+        ca_file: whom to trust over https; see `_tls`.
     """
 
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
@@ -55,7 +55,22 @@ class Transport:
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        return _tls_context(self._ca_file)
+        """Trusts the authorities of a PEM file, or of SSL_CERT_FILE, or the system's.
+
+        Raises:
+            ConfigurationError: the file can't be read as certificates.
+        """
+        try:
+            if self._ca_file is not None:
+                return ssl.create_default_context(cafile=Path(self._ca_file).expanduser())
+            if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+                return ssl.create_default_context()  # reads both variables; the system's store knows neither
+        except OSError as error:
+            raise ConfigurationError(
+                f"ca_file={os.fspath(self._ca_file or '')!r} can't be used ({error}). Give a PEM file with "
+                "the certificate of the authority that signed the server's."
+            ) from None
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     def expect(self, target: Target) -> None:
         """Note which process must listen at a target that was found."""
@@ -137,25 +152,6 @@ class Transport:
                     loop.call_soon_threadsafe(_close_now, session)
             else:
                 _close_now(session)
-
-
-def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
-    """Return a context that trusts the authorities of a PEM file, or of SSL_CERT_FILE, or the system's.
-
-    Raises:
-        ConfigurationError: the file can't be read as certificates.
-    """
-    try:
-        if ca_file is not None:
-            return ssl.create_default_context(cafile=Path(ca_file).expanduser())
-        if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-            return ssl.create_default_context()  # reads both variables; the system's store knows neither
-    except OSError as error:
-        raise ConfigurationError(
-            f"ca_file={os.fspath(ca_file or '')!r} can't be used ({error}). Give a PEM file with the "
-            "certificate of the authority that signed the server's."
-        ) from None
-    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from foundry_lab import errors, protocol
-from foundry_lab._ground.checks import check_count, check_timeout, did_you_mean
+from foundry_lab._ground.checks import check_count, check_kind, check_timeout, did_you_mean
 from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.protocol import Reply
@@ -103,20 +103,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not given.keys() <= _ALLOWED[stream]:
             raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
         fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
-        if extra := given.get("extra_body"):
-            if not isinstance(extra, Mapping):
-                raise ConfigurationError(f"extra_body={extra!r} must be a dict of fields.")
-            if "stream" in extra:
-                raise _wrong_name("stream")
-            fields.update(extra)
-        model = given.get("model")
-        if model is not None and not isinstance(model, str):
-            raise ConfigurationError(f"model={model!r} must be the name of a model.")
+        extra = given.get("extra_body", {})
+        check_kind(extra, "extra_body", (Mapping,), "a dict of fields")
+        if "stream" in extra:
+            raise _wrong_name("stream")
+        fields.update(extra)
+        check_kind(given.get("model", ""), "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
         return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
-            model=model,
+            model=given.get("model"),
             fields=fields,
             timeout_s=timeout_s,
             cache=bool(given.get("cache", True)),
@@ -159,8 +156,13 @@ def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {"shape": shape, "parse_attempts": attempts}
 
 
-async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Completion:
+async def complete(
+    directory: Directory, ask: Ask, request: ChatRequest, replies: list[Reply] | None = None
+) -> Completion:
     """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
+
+    Args:
+        replies: takes each reply of the model's.
 
     Raises:
         StructuredOutputError: no answer had the shape; `.text` holds the last one.
@@ -169,6 +171,8 @@ async def complete(directory: Directory, ask: Ask, request: ChatRequest) -> Comp
     asked, sent = request, 0
     for _ in range(request.parse_attempts):
         reply = await answer(directory, ask, asked)
+        if replies is not None:
+            replies.append(reply)
         completion = protocol.parse_completion(reply, time.perf_counter() - started)
         if request.shape is None:
             return completion
@@ -198,21 +202,23 @@ async def one_token(ask: Ask, model_id: str) -> None:
     protocol.parse_completion(await ask(call), 0.0)
 
 
-async def answer(directory: Directory, ask: Ask, request: ChatRequest, *, stream: bool = False) -> Reply:
+async def answer(
+    directory: Directory, ask: Ask, request: ChatRequest, begin_stream: Ask | None = None
+) -> Reply:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
-    The reply to a stream is its beginning; the caller's transport reads on.
+    Args:
+        begin_stream: has it answered as a stream, and returns the beginning.
     """
-    fresh = not directory.knows(request.model)
-    while True:
-        model_id = await directory.choose(ask, request.model)
-        try:
-            return await ask(request.call(model_id, stream=stream))
-        except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
-            directory.forget()
-            if fresh:
-                raise
-        fresh = True
+    begin = begin_stream or ask
+    model_id = await directory.choose(ask, request.model)
+    try:
+        return await begin(request.call(model_id, stream=begin_stream is not None))
+    except (errors.ModelNotFoundError, errors.ModelNotLoadedError):
+        directory.forget()
+        if (current := await directory.choose(ask, request.model)) == model_id:
+            raise
+    return await begin(request.call(current, stream=begin_stream is not None))
 
 
 def _complaint(text: str, problem: str) -> list[dict[str, Any]]:

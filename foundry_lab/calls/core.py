@@ -14,7 +14,7 @@ from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.config import Settings
 from foundry_lab.metrics import Metrics
 from foundry_lab.policies.breaker import CircuitBreaker
-from foundry_lab.policies.cache import ResponseCache, as_cache
+from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import RetryPolicy
 from foundry_lab.protocol.headers import request_headers
 
@@ -81,7 +81,9 @@ class ClientCore:
         self.retry = retry or RetryPolicy(retries=self.settings.retries)
         self.breaker = CircuitBreaker() if breaker is True else breaker or None
         self.metrics = shared_metrics() if metrics is True else metrics or None
-        self.cache = as_cache(cache)
+        if isinstance(cache, (str, os.PathLike)):
+            cache = ResponseCache(cache)
+        self.cache = ResponseCache() if cache is True else cache or None
         sent = request_headers(self.settings.api_key, headers)
         self.caller = AsyncCaller(
             self.settings, sent, self.retry, self.breaker, self.metrics, self.cache, ca_file

@@ -146,10 +146,6 @@ class Directory:
             self._chosen[wanted] = chosen
         return chosen
 
-    def knows(self, name: str | None) -> bool:
-        """Return whether `choose` would answer without asking the service."""
-        return self._wanted(name) in self._chosen
-
     def meaning(self, name: str | None) -> str:
         """Return the id that `choose` last took for a name, else the name, else nothing."""
         wanted = self._wanted(name)

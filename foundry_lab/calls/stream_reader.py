@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -52,8 +53,6 @@ class StreamReader:
     def __init__(self, caller: AsyncCaller, request: ChatRequest) -> None:
         self._caller = caller
         self._request = request
-        self._started = time.perf_counter()
-        self._deadline = Deadline(request.timeout_s)
         self._parser = ChatStream()
         self._ready: deque[Chunk] = deque()
         self._arrivals: list[float] = []
@@ -158,25 +157,19 @@ class StreamReader:
         await caller.connected()
         self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
+        ask = partial(caller.send, deadline=deadline, record=record)
+        begin = partial(self._begin, deadline=deadline, record=record)
         try:
-            await chat.answer(
-                caller.directory, lambda call: self._send(call, deadline, record), request, stream=True
-            )
+            await chat.answer(caller.directory, ask, request, begin)
         except RequestTimeoutError as error:
             if error.phase != "first_token" or not request.fallback:
                 raise
             _log.warning("%s: no token in time; asking again without streaming", record.request_id)
             self._let_go()
-            self._take_whole(
-                await chat.complete(
-                    caller.directory, lambda call: caller.send(call, deadline, record), request
-                )
-            )
+            self._take_whole(await chat.complete(caller.directory, ask, request))
 
-    async def _send(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        """Send under the client's policies; what isn't the answer itself takes the usual way."""
-        if not call.generates:
-            return await self._caller.send(call, deadline, record)
+    async def _begin(self, call: Call, deadline: Deadline, record: Record) -> Reply:
+        """Send under the client's policies; return the beginning of the answer."""
         reply, self._ticket = await self._caller.attempt(self._open, call, deadline, record)
         return reply
 

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,7 @@ OPEN_S, BUSY_MS = 2.0, 50
 """How long to wait for another program's lock: on opening, and later, when an event loop waits with us."""
 USED_WITHIN_S = 60.0
 """How exact `used_at` is: a hit is not worth a write when the one before was so recent."""
+YOUNG = "SELECT body, used_at FROM answer WHERE key = ? AND stored_at >= ?"
 OLDEST_OTHER = "key = (SELECT key FROM answer WHERE key != ? ORDER BY used_at LIMIT 1)"
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class ResponseCache:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[bytes, Future[Reply | None]] = {}
-        self._db = _open(self.path)
+        self._db = _connect(self.path)
         self._closing = weakref.finalize(self, self._db.close)
         self._recount()
 
@@ -188,17 +189,13 @@ class ResponseCache:
     def _load(self, key: bytes) -> bytes | None:
         body: bytes | None = None
         with self._tolerated("look up"):
-            found = self._db.execute("SELECT body, stored_at, used_at FROM answer WHERE key = ?", (key,))
-            if (row := found.fetchone()) is None:
-                return None
             now = self._clock()
-            if now - row[1] > self._max_age_s:
-                self._delete("key = ?", key)
-                return None
-            body = row[0]
-            if not 0 <= now - row[2] < USED_WITHIN_S:
-                with suppress(sqlite3.Error):  # a hit that isn't noted is a hit
-                    self._db.execute("UPDATE answer SET used_at = ? WHERE key = ?", (now, key))
+            found = self._db.execute(YOUNG, (key, now - self._max_age_s)).fetchone()
+            if found is not None:
+                body, used_at = found
+                if not 0 <= now - used_at < USED_WITHIN_S:
+                    with suppress(sqlite3.Error):  # a hit that isn't noted is a hit
+                        self._db.execute("UPDATE answer SET used_at = ? WHERE key = ?", (now, key))
         return body
 
     def _store(self, key: bytes, body: bytes) -> None:
@@ -206,11 +203,12 @@ class ResponseCache:
             return
         with self._tolerated("store"):
             now = self._clock()
-            added = self._db.execute(
-                "INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?)", (key, body, len(body), now, now)
-            ).rowcount
-            self._entries += added
-            self._bytes += added * len(body)
+            self._delete("key = ?", key)  # an answer that was too old
+            self._db.execute(
+                "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)", (key, body, len(body), now, now)
+            )
+            self._entries += 1
+            self._bytes += len(body)
             self._stores += 1
             if self._stores % RECOUNT_EVERY == 0:  # other processes may use the same file
                 self._recount()
@@ -236,54 +234,38 @@ class ResponseCache:
             _log.warning("the response cache couldn't %s an answer (%s); the service is asked", what, error)
 
 
-def as_cache(cache: ResponseCache | str | os.PathLike[str] | bool | None) -> ResponseCache | None:
-    """Return the cache that a client's `cache` argument means.
-
-    Raises:
-        ConfigurationError: as `ResponseCache`.
-    """
-    if cache is None or cache is False:
-        return None
-    if cache is True:
-        return ResponseCache()
-    return cache if isinstance(cache, ResponseCache) else ResponseCache(cache)
-
-
-def _open(path: Path | None) -> sqlite3.Connection:
+def _connect(path: Path | None) -> sqlite3.Connection:
     try:
-        return _connect(path)
+        if path is not None:
+            _make(path)
+        db = sqlite3.connect(
+            path or ":memory:", isolation_level=None, check_same_thread=False, timeout=OPEN_S
+        )
+        with ExitStack() as failed:
+            failed.callback(db.close)
+            # In this order: a process that is making the cache just now puts its name before its tables.
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (owner,) = db.execute("PRAGMA application_id").fetchone()
+            if owner != APPLICATION_ID and tables:
+                raise sqlite3.DatabaseError("it is another program's database")
+            with suppress(sqlite3.OperationalError):  # another process that makes the file sees to it
+                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS answer "
+                "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
+            )
+            db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
+            db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+            failed.pop_all()
+        return db
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", error)
         raise ConfigurationError(
             f"The response cache {str(path)!r} can't be used: {why}. Name a file in a folder that exists and "
             "that no other program writes, or leave the path out to cache in memory."
         ) from None
-
-
-def _connect(path: Path | None) -> sqlite3.Connection:
-    if path is not None:
-        _make(path)
-    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=OPEN_S)
-    try:
-        # In this order: a process that is making the cache just now puts its name before its tables.
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (owner,) = db.execute("PRAGMA application_id").fetchone()
-        if owner != APPLICATION_ID and tables:
-            raise sqlite3.DatabaseError("it is another program's database")
-        with suppress(sqlite3.OperationalError):  # another process that makes the file sees to it
-            db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS answer "
-            "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
-        )
-        db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
-        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
 
 
 def _make(path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from multidict import CIMultiDict
 
 from foundry_lab import errors
+from foundry_lab._ground.checks import as_number
 from foundry_lab.errors import APIStatusError
 
 UNKNOWN_ROUTE = (404, 405, 501)
@@ -142,12 +143,10 @@ def _names_context_length(low: str) -> bool:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of a `Retry-After` header (seconds or an HTTP date); None if it asks for no wait."""
     value = CIMultiDict(headers).get("Retry-After", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
+    seconds = as_number(value)
+    if math.isnan(seconds):
         try:
-            when = email.utils.parsedate_to_datetime(value)
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except ValueError:
             return None
-        seconds = when.timestamp() - time.time()
     return seconds if 0 < seconds < math.inf else None

@@ -22,7 +22,6 @@ class Call(msgspec.Struct, frozen=True):
     """One request, ready for a transport.
 
     Attributes:
-        generates: it makes the model work.
         control: it goes to the lab service's own control route instead of the REST service.
         cacheable: the response cache may answer it.
         on_data: called with each piece of a successful reply as it arrives.
@@ -33,7 +32,6 @@ class Call(msgspec.Struct, frozen=True):
     method: str
     path: str
     body: bytes | None = None
-    generates: bool = False
     control: bool = False
     cacheable: bool = False
     once: bool = False
@@ -103,7 +101,7 @@ def build_chat(
     if "response_format" in body:
         body["response_format"] = _in_both_readings(body["response_format"])
     try:
-        return Call("POST", CHAT_PATH, _encode(body), generates=True, cacheable=cacheable)
+        return Call("POST", CHAT_PATH, _encode(body), cacheable=cacheable)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
 
