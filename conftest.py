@@ -4,14 +4,12 @@ The tests kill and restart services, so they never use the learner's own cache. 
 because preparing the model means a download.
 
 With `-n 3`, each of pytest-xdist's workers has a home below it, and so a service of its own: what one worker
-kills or unloads, no other needs. One runs all that has the model compute, as services that do so at the same
-time wait for each other's threads; the others run what mostly waits.
+kills or unloads, no other needs. The model has one thread there, as several would wait for each other.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -20,18 +18,11 @@ import platformdirs
 import pytest
 from hurried import hurry
 from nbval.plugin import IPyNbCell
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from foundry_lab.engine import paths
 
 pytest_plugins = ["fault_table"]
 
-COMPUTING = re.compile(r"notebooks/(solutions/)?0[0-3]_|tests/(browser|faults|integration)/")
-WAITING = re.compile(
-    r"tests/integration/test_(found_service|production|service|service_cpu|service_offline)\.py"
-    r"|tests/browser/.*\[0[45]_"
-)
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
 
@@ -51,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         home = paths.home() / worker
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
+        os.environ["FOUNDRY_LAB_THREADS"] = "1"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,19 +61,6 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source / "models", part)
         part.rename(home / "models")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return ByLoad(config, log)
-
-
-class ByLoad(LoadScopeScheduling):
-    """Files stay together, as a notebook's cells must; and so does all that leaves no processor to others."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        computes = COMPUTING.match(nodeid) and not WAITING.match(nodeid)
-        return "computing" if computes else nodeid.partition("::")[0]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from foundry_lab.engine import paths, spec
-from foundry_lab.engine.model import bundle, manifest
+from foundry_lab.engine.model import bundle, prepare
 
 
 def test_the_prepared_model_has_the_bytes_that_are_pinned(lab_home: Path) -> None:
-    prepared = manifest.read(paths.model_dir())
+    prepared = prepare.read_manifest(paths.model_dir())
     assert prepared is not None
     assert {name: record.sha256 for name, record in prepared.files.items()} == spec.SHA256
 

@@ -17,8 +17,9 @@ from foundry_lab.engine.model import genai
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the web service pins its threads on Linux alone")
-@pytest.mark.skipif(genai.thread_count() < 2, reason="on one CPU there is nothing to pin to")
-def test_no_thread_of_the_model_is_pinned(own_home: Path) -> None:
+@pytest.mark.skipif(genai.usable_cpus() < 2, reason="on one CPU there is nothing to pin to")
+def test_no_thread_of_the_model_is_pinned(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(genai.THREADS, raising=False)
     endpoint = engine.ensure_service(progress=False)
     for step in ("unload", "load"):
         requests.get(f"{endpoint}/models/{step}/{spec.ALIAS}", timeout=30).raise_for_status()

@@ -10,6 +10,7 @@ import tiny_model
 
 from foundry_lab.engine import spec
 from foundry_lab.engine.model import genai, prepare
+from foundry_lab.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -54,6 +55,20 @@ def test_the_number_of_threads_fits_the_machine(model, monkeypatch, cores, usabl
     options = written(model)["model"]["decoder"]["session_options"]
     assert options["intra_op_num_threads"] == expected
     assert prepare.find_prepared() is not None, "the number of threads is no damage"
+
+
+def test_the_number_of_threads_can_be_given(model, monkeypatch):
+    """For thirty learners on one machine, each with a service."""
+    monkeypatch.setenv("FOUNDRY_LAB_THREADS", " 1 ")
+    genai.write_config(model)
+    assert written(model)["model"]["decoder"]["session_options"]["intra_op_num_threads"] == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1.5", "two", "nan", "inf"])
+def test_a_number_of_threads_that_is_none_is_told(monkeypatch, value):
+    monkeypatch.setenv("FOUNDRY_LAB_THREADS", value)
+    with pytest.raises(ConfigurationError, match=r"FOUNDRY_LAB_THREADS=.* whole number from 1"):
+        genai.thread_count()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPUs are given to threads on Linux alone")
