@@ -114,8 +114,8 @@ def thread_count() -> int:
     """Return FOUNDRY_LAB_THREADS; unless set, half the usable CPUs, at most 16, and of up to four cores all.
 
     Several services on the same CPUs are quicker with one thread each, as the threads of an answer wait for
-    each other without letting go of their CPU. On two CPUs, two threads made 110 tokens/s, and 30 with another
-    program beside them; one made 60, with and without it.
+    each other without letting go of their CPU. On two CPUs, two threads made 110 tokens/s, and 30 beside
+    another program; one made 60, with and without it.
 
     Half the machine's CPUs is ONNX Runtime GenAI's own choice (`CreateSessionOptionsFromConfig` in its
     `src/models/model.cpp`): it reckons with two threads a core and knows no container limits. On two
