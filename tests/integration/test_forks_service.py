@@ -13,7 +13,7 @@ from foundry_lab.engine import spec
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
-CHILDREN, DISTINCT = 3, 4
+CHILDREN, DISTINCT = 4, 5
 OPTIONS: dict[str, Any] = {"model": spec.MODEL_ID, "temperature": 1.5, "max_tokens": 4, "timeout": 120}
 """Hot, so that answers differ; a seed for each question makes them repeatable."""
 

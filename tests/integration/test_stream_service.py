@@ -135,9 +135,9 @@ async def test_200_streams_abandoned_half_way_leave_nothing_behind(endpoint: str
         async def abandon(number: int) -> None:
             for _ in range(number):
                 seen = 0
-                async for _chunk in client.stream_complete(STORY, max_tokens=4, temperature=0, timeout=60):
+                async for _chunk in client.stream_complete(STORY, max_tokens=8, temperature=0, timeout=60):
                     seen += 1
-                    if seen == 2:
+                    if seen == 4:
                         break
 
         await abandon(20)

@@ -120,9 +120,11 @@ class Lab:
             page.wait_for_function(f"window.jupyterapp && {_PANEL} && {_PANEL}.sessionContext")
             page.evaluate(f"() => Promise.all([{_PANEL}.revealed, {_PANEL}.sessionContext.ready])")
             page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-            yield page
+            try:
+                yield page
+            finally:
+                page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
         finally:
-            page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
             page.close()
 
 

@@ -1,15 +1,19 @@
 """Figures of the batch notebook: one run, a sweep over concurrency, a confusion table."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from foundry_lab.batch.report import BatchReport
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, label, panels
+
+if TYPE_CHECKING:  # a notebook without batches does without loading them
+    from foundry_lab.batch.report import BatchReport
 
 
 class SweepPoint(msgspec.Struct, frozen=True):
@@ -23,7 +27,7 @@ class SweepPoint(msgspec.Struct, frozen=True):
     p95_s: float
 
     @classmethod
-    def of(cls, concurrency: int, report: BatchReport) -> Self:
+    def of(cls, concurrency: int, report: BatchReport) -> SweepPoint:
         """Return the point that a batch with this concurrency gives.
 
         Raises:
