@@ -126,7 +126,7 @@ class Portal:
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(lambda: loop.create_task(_wind_up(loop)))
         if thread is not threading.current_thread():
             thread.join(END_S)
 
@@ -139,17 +139,28 @@ class Portal:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                runner = asyncio.Runner(loop_factory=self._loop_factory)
-                loop = runner.get_loop()
-                self._thread = threading.Thread(target=_run, args=(runner,), name=self._name, daemon=True)
+                loop = self._loop_factory()
+                self._thread = threading.Thread(target=_run, args=(loop,), name=self._name, daemon=True)
                 self._thread.start()
                 self._loop = loop
             return self._loop
 
 
-def _run(runner: asyncio.Runner) -> None:
-    with runner:  # which cancels at its end what still runs, and waits for it
-        runner.get_loop().run_forever()
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what runs. Not asyncio.Runner's way: it starts a thread, which Python 3.12 refuses at its end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    loop.stop()
 
 
 _shared = Portal("foundry-lab")
