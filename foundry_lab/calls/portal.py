@@ -154,7 +154,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what runs. Not asyncio.Runner's way: it starts a thread, which Python 3.12 refuses at its end."""
+    """Cancel what runs. Not as asyncio.Runner does: a thread of its is refused at the end of Python 3.12."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
