@@ -10,9 +10,6 @@ Names are loaded when they are first used, so that importing the package costs n
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from foundry_lab import errors
-from foundry_lab.errors import *  # noqa: F403
-
 if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` is what runs, and a test holds both equal
     from foundry_lab.batch.items import BatchInputError as BatchInputError
     from foundry_lab.batch.options import BatchOptions as BatchOptions
@@ -25,6 +22,24 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` is what runs,
     from foundry_lab.engine import ensure_service as ensure_service
     from foundry_lab.engine import stop_service as stop_service
     from foundry_lab.engine.service.supervisor import Supervisor as Supervisor
+    from foundry_lab.errors import APIStatusError as APIStatusError
+    from foundry_lab.errors import AuthenticationError as AuthenticationError
+    from foundry_lab.errors import BadRequestError as BadRequestError
+    from foundry_lab.errors import CircuitOpenError as CircuitOpenError
+    from foundry_lab.errors import ConfigurationError as ConfigurationError
+    from foundry_lab.errors import ContextLengthError as ContextLengthError
+    from foundry_lab.errors import EngineError as EngineError
+    from foundry_lab.errors import FoundryError as FoundryError
+    from foundry_lab.errors import ModelBusyError as ModelBusyError
+    from foundry_lab.errors import ModelNotFoundError as ModelNotFoundError
+    from foundry_lab.errors import ModelNotLoadedError as ModelNotLoadedError
+    from foundry_lab.errors import RateLimitError as RateLimitError
+    from foundry_lab.errors import RequestTimeoutError as RequestTimeoutError
+    from foundry_lab.errors import ResponseFormatError as ResponseFormatError
+    from foundry_lab.errors import ServerError as ServerError
+    from foundry_lab.errors import ServiceUnavailableError as ServiceUnavailableError
+    from foundry_lab.errors import StreamInterruptedError as StreamInterruptedError
+    from foundry_lab.errors import StructuredOutputError as StructuredOutputError
     from foundry_lab.faults import Fault as Fault
     from foundry_lab.faults import FaultProxy as FaultProxy
     from foundry_lab.logs import configure_logging as configure_logging
@@ -56,6 +71,10 @@ _HOMES = {
     "config": "Settings",
     "engine": "ensure_service stop_service",
     "engine.service.supervisor": "Supervisor",
+    "errors": "APIStatusError AuthenticationError BadRequestError CircuitOpenError ConfigurationError "
+    "ContextLengthError EngineError FoundryError ModelBusyError ModelNotFoundError ModelNotLoadedError "
+    "RateLimitError RequestTimeoutError ResponseFormatError ServerError ServiceUnavailableError "
+    "StreamInterruptedError StructuredOutputError",
     "faults": "Fault FaultProxy",
     "logs": "configure_logging",
     "metrics": "Metrics",
@@ -67,10 +86,10 @@ _HOMES = {
     "types": "Chunk Completion Health Model Usage",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-_MODULES = {"plots": "workbook.plots", "widgets": "workbook.widgets"}
+_MODULES = {"errors": "errors", "plots": "workbook.plots", "widgets": "workbook.widgets"}
 """Modules that are at hand without an import of their own."""
 
-__all__ = sorted([*_HOME, *(name for name in vars(errors) if name.endswith("Error"))])
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
