@@ -11,6 +11,8 @@ SOURCES = "source"
 """Folder, in a checkout, of what the notebooks are generated from."""
 SOLUTIONS = "solutions"
 """Folder of the notebooks with answers to the exercises."""
+GRADING = "grading"
+"""Folder that is a course for nbgrader in a teacher's copy."""
 
 
 class WorkbookError(FoundryError):
@@ -59,7 +61,8 @@ def notebooks() -> list[Path]:
 
 def data_files() -> dict[str, Path]:
     """Return the workbook's other files, which the notebooks read, by name."""
-    return {name: path for name, path in files().items() if path.suffix != ".ipynb"}
+    others = {name: path for name, path in files().items() if path.suffix != ".ipynb"}
+    return {name: path for name, path in others.items() if not name.startswith(f"{GRADING}/")}
 
 
 def find(names: Iterable[str]) -> list[Path]:

@@ -9,28 +9,10 @@ import nbformat
 
 from foundry_lab import workbook
 from foundry_lab._ground.files import write_whole
-from foundry_lab.workbook import SOLUTIONS, WorkbookError
+from foundry_lab.workbook import GRADING, SOLUTIONS, WorkbookError
 from foundry_lab.workbook.static_output import forget_run
 
-GRADING = "grading"
-"""Folder, in a teacher's copy, that is a course for nbgrader."""
 _ONE_UP = re.compile(r'(\]\(|Path\("|src=")\.\./')
-_NBGRADER_CONFIG = r"""# A course for nbgrader: run its commands in this folder. A notebook is an assignment.
-#   nbgrader generate_assignment 02_streaming    makes release/ from source/
-#   nbgrader zip_collect 02_streaming            takes downloaded/02_streaming/archive/ into submitted/
-#   nbgrader autograde 02_streaming              grades submitted/STUDENT/02_streaming/
-c = get_config()  # noqa: F821, which nbgrader defines
-c.CourseDirectory.course_id = "foundry-lab"
-c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
-c.ClearSolutions.text_stub = "Your answer here."
-c.ExecutePreprocessor.timeout = 600
-# What zip_collect understands: STUDENT.zip, STUDENT/02_streaming.ipynb, STUDENT_02_streaming.ipynb. Numbers
-# may stand behind the name, as in STUDENT_1234_02_streaming.ipynb.
-c.FileNameCollectorPlugin.named_regexp = (
-    r".*[/\\]extracted[/\\](?!\d\d_[a-z])(?P<student_id>[^/\\]+?)(?:_\d{2,}[^/\\]*?)?(?:_|[/\\](?:.*[/\\])?)"
-    r"(?P<file_id>\d\d_[a-z]+)(?:-\d+)?\.ipynb$"
-)
-"""
 
 
 class CopyReport(msgspec.Struct, frozen=True):
@@ -79,14 +61,13 @@ def copy_to(target: Path, *, teacher: bool = False) -> CopyReport:
 def _for_learners() -> Iterator[tuple[str, bytes]]:
     """Yield names and contents."""
     for name, path in workbook.files().items():
-        if not name.startswith(f"{SOLUTIONS}/"):
+        if not name.startswith((f"{SOLUTIONS}/", f"{GRADING}/")):
             yield name, _without_outputs(path) if path.suffix == ".ipynb" else path.read_bytes()
 
 
 def _for_teachers() -> Iterator[tuple[str, bytes]]:
     for name, path in workbook.files().items():
         yield name, path.read_bytes()
-    yield f"{GRADING}/nbgrader_config.py", _NBGRADER_CONFIG.encode()
     for path in sorted((workbook.folder() / SOLUTIONS).glob("*_solutions.ipynb")):
         assignment = path.stem.removesuffix("_solutions")
         source = f"{GRADING}/source/{assignment}"

@@ -1,7 +1,8 @@
-"""A model loaded over REST computes as fast as the one loaded at the start."""
+"""Which CPUs a model computes on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from service_tools import ask, eventually
+from service_tools import eventually
 
 from foundry_lab import engine
 from foundry_lab.engine import spec
@@ -18,21 +19,35 @@ from foundry_lab.engine.model import genai
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the web service pins its threads on Linux alone")
 @pytest.mark.skipif(genai.usable_cpus() < 2, reason="on one CPU there is nothing to pin to")
-def test_no_thread_of_the_model_is_pinned(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cpus", ["all", "last"])
+def test_a_model_computes_where_its_process_may_and_nowhere_else(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, cpus: str
+) -> None:
+    """Also in the threads of connections, and when it was loaded over one."""
     monkeypatch.delenv(genai.THREADS, raising=False)
-    endpoint = engine.ensure_service(progress=False)
-    for step in ("unload", "load"):
-        requests.get(f"{endpoint}/models/{step}/{spec.ALIAS}", timeout=30).raise_for_status()
-    assert ask(endpoint)
+    before = os.sched_getaffinity(0)
+    allowed = before if cpus == "all" else {max(before)}
+    os.sched_setaffinity(0, allowed)  # which the service inherits, as from a hub
+    try:
+        endpoint = engine.ensure_service(progress=False)
+    finally:
+        os.sched_setaffinity(0, before)
     state = engine.service_status()
     assert state is not None
     service = psutil.Process(state.pid)
-    everywhere = os.sched_getaffinity(0)
 
-    def nothing_pinned() -> bool:
-        try:
-            return all(os.sched_getaffinity(thread.id) == everywhere for thread in service.threads())
-        except ProcessLookupError:  # one ended since
-            return False
+    def used_cpus() -> list[set[int]]:
+        """Of each thread."""
+        found = []
+        for thread in service.threads():
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                found.append(os.sched_getaffinity(thread.id))
+        return found
 
-    assert eventually(nothing_pinned), "only the threads of connections are, and these are closed"
+    with requests.Session() as session:
+        session.trust_env = False
+        for step in ("unload", "load"):
+            session.get(f"{endpoint}/models/{step}/{spec.ALIAS}", timeout=30).raise_for_status()
+        session.get(f"{endpoint}/status", timeout=30).raise_for_status()
+        assert eventually(lambda: all(each == allowed for each in used_cpus())), used_cpus()
+        assert len(used_cpus()) > 3

@@ -34,7 +34,7 @@ def write_config(directory: Path) -> None:
     Raises:
         OSError: it can't be written.
     """
-    config = genai_config(thread_options())
+    config = genai_config({"intra_op_num_threads": thread_count()})
     text = msgspec.json.format(msgspec.json.encode(config), indent=2)
     target = directory / spec.CONFIG
     if not target.is_file() or target.read_bytes() != text:
@@ -93,21 +93,6 @@ def genai_config(session_options: dict[str, Any]) -> dict[str, Any]:
             "top_p": 1.0,
         },
     }
-
-
-def thread_options() -> dict[str, Any]:
-    """Return the session options for ONNX Runtime: how many threads, and on which CPUs they may run.
-
-    Foundry Local pins the thread that handles a request, and so loads a model, to all CPUs but the last
-    (oatpp does, on Linux). The model's threads would inherit that and, on two CPUs, share the first: 0.33 s
-    for an answer that otherwise takes 0.12 s. So each is told that it may run anywhere.
-    """
-    count = thread_count()
-    options: dict[str, Any] = {"intra_op_num_threads": count}
-    if sys.platform == "linux" and count > 1:
-        anywhere = ",".join(str(cpu + 1) for cpu in sorted(os.sched_getaffinity(0)))  # counted from 1
-        options["session.intra_op_thread_affinities"] = ";".join([anywhere] * (count - 1))
-    return options
 
 
 def thread_count() -> int:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
 import threading
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PUBLIC_CATALOG = "https://api.catalog.azureml.ms/asset-gallery/v1.0/models"
 """Microsoft's catalog, the SDK's own default."""
 HOST = "127.0.0.1"
+UNPIN_S = 0.1
 
 
 class Runtime:
@@ -73,6 +76,8 @@ class Runtime:
         try:
             self._manager = FoundryLocalManager(configuration)
             self._manager.start_web_service()
+            if sys.platform == "linux":
+                threading.Thread(target=_unpin_threads, name="unpin-threads", daemon=True).start()
             assert self._manager.urls
             self.catalog, self.url = self._manager.catalog, self._manager.urls[0].rstrip("/")
             model = self.catalog.get_model_variant(spec.MODEL_ID)
@@ -111,6 +116,22 @@ class Runtime:
 def plain(error: Exception) -> str:
     """Return the SDK's words without the C++ file, line and signature in front of them."""
     return readable(str(error)).rstrip(". ")
+
+
+def _unpin_threads() -> None:
+    """Let every thread run on the CPUs that the process has; for ever, as there is one for each connection.
+
+    Foundry Local pins the thread of a connection, in which a model computes, to all CPUs but the last of the
+    machine (oatpp does, on Linux). On two CPUs all services would share the first: two of one thread each
+    made 58 tokens/s together, and make 112 so. It would even leave the CPU that a hub gave to its user.
+    """
+    while True:
+        time.sleep(UNPIN_S)
+        everywhere = os.sched_getaffinity(os.getpid())
+        for thread in (int(task.name) for task in Path("/proc/self/task").iterdir()):
+            with contextlib.suppress(OSError):  # it has ended, or a container doesn't allow this
+                if os.sched_getaffinity(thread) != everywhere:
+                    os.sched_setaffinity(thread, everywhere)
 
 
 def _set_environment() -> None:

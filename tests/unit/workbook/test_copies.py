@@ -25,6 +25,8 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
     (folder / "data").mkdir()
     (folder / "data" / "words.txt").write_text("one two")
+    (folder / "grading").mkdir()
+    (folder / "grading" / "nbgrader_config.py").write_text("c = get_config()")
     (folder / "source").mkdir()
     (folder / "source" / "01_basic.py").write_text("# %%")
     monkeypatch.setattr(workbook, "folder", lambda: folder)
@@ -92,8 +94,8 @@ def test_a_teacher_gets_everything_and_a_course_for_nbgrader(books: Path, tmp_pa
     copied = copy_to(tmp_path / "mine", teacher=True).copied
     assert copied == [
         *LEARNERS,
-        "solutions/01_basic_solutions.ipynb",
         "grading/nbgrader_config.py",
+        "solutions/01_basic_solutions.ipynb",
         "grading/source/01_basic/01_basic.ipynb",
         "grading/source/01_basic/data/words.txt",
     ]

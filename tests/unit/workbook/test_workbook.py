@@ -18,6 +18,8 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_notebook(folder / f"{name}.ipynb", f"print({name!r})")
     (folder / "data").mkdir()
     (folder / "data" / "words.txt").write_text("one two")
+    (folder / "grading").mkdir()
+    (folder / "grading" / "nbgrader_config.py").write_text("c = get_config()")
     write_notebook(folder / ".ipynb_checkpoints" / "01_basic-checkpoint.ipynb", "1")
     monkeypatch.setattr(workbook, "folder", lambda: folder)
     return folder
