@@ -32,7 +32,7 @@ print(f"{'python':18} {platform.python_version()}")
 
 # %% [markdown]
 """
-You may change these, and run the notebook again. On a slow machine, take fewer `PROMPTS`, ten at least. `MESSAGES` is a file beside this notebook. Open it and add a line with a message of your own, a new id and one of the labels `praise`, `complaint` or `question`: it will be in the results.
+You may change these, and run the notebook again. On a slow machine, take fewer `PROMPTS`, ten at least, or fewer `TOKENS`. `MESSAGES` is a file beside this notebook. Open it and add a line with a message of your own, a new id and one of the labels `praise`, `complaint` or `question`: it will be in the results.
 """
 
 # %% tags=["parameters"]
@@ -40,6 +40,7 @@ from pathlib import Path
 
 MESSAGES = Path("data/messages.csv")
 PROMPTS = 20  # how many are sent in a measurement: 10 to 20
+TOKENS = 16  # at most in an answer to one of them
 ROUNDS = 3  # how often it is repeated
 WATTS = 30  # what your machine uses at work; a laptop uses about 30
 PRICE_PER_KWH = 0.30  # in your currency
@@ -72,7 +73,7 @@ The simplest batch is a loop. Here are the prompts. Their answers are short.
 # %%
 subjects = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "winter", "key", "sea"]
 prompts = [f"{what} a {name}." for what in ("Describe", "Name one use of") for name in subjects][:PROMPTS]
-options = {"max_tokens": 16, "temperature": 0}
+options = {"max_tokens": TOKENS, "temperature": 0}
 
 # %% [markdown]
 """
@@ -427,7 +428,7 @@ print(f"which cost {energy_kwh * PRICE_PER_KWH:.4f} of your currency")
 
 # %% [markdown]
 """
-These answers had 16 tokens. Longer ones take longer (notebook 1). What you pay with is mostly time: at this speed, how many items can you do in one night?
+These answers had at most `TOKENS` tokens. Longer ones take longer (notebook 1). What you pay with is mostly time: at this speed, how many items can you do in one night?
 
 A batch also runs in a terminal. There, Ctrl-C prints the command that goes on:
 
