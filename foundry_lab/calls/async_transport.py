@@ -200,7 +200,8 @@ async def read_body(
     """
     body = bytearray()
     try:
-        while part := await response.content.readany():
+        while not response.content.at_eof():
+            part = await response.content.readany()
             if on_data is not None:
                 on_data(part)
             body += part
