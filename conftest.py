@@ -25,6 +25,10 @@ pytest_plugins = ["fault_table"]
 
 KEPT = {"FOUNDRY_LAB_HOME", "FOUNDRY_LAB_GGUF"}  # where the model comes from is the caller's business
 
+UNIT = Path(__file__).parent / "tests" / "unit"
+LAST_COMPUTING = 0.85
+"""Where, from 0 to 1, the last file that computes begins; with short ones all workers end at one time."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
@@ -66,6 +70,16 @@ def _copy_prepared_model(source: Path, home: Path) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if isinstance(item, IPyNbCell):
         hurry(item.cell)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files of unit tests, which mostly wait, between those that compute, as workers share processors."""
+    files = dict.fromkeys(item.path for item in items)
+    waiting = [path for path in files if UNIT in path.parents]
+    computing = [path for path in files if UNIT not in path.parents]
+    places = {path: n / len(waiting) for n, path in enumerate(waiting)}
+    places |= {path: LAST_COMPUTING * n / len(computing) for n, path in enumerate(computing)}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
