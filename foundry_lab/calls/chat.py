@@ -103,12 +103,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not given.keys() <= _ALLOWED[stream]:
             raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
         fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
-        extra = given.get("extra_body", {})
-        check_kind(extra, "extra_body", (Mapping,), "a dict of fields")
-        if "stream" in extra:
-            raise _wrong_name("stream")
-        fields.update(extra)
-        check_kind(given.get("model", ""), "model", (str,), "the name of a model")
+        if "extra_body" in given:
+            check_kind(given["extra_body"], "extra_body", (Mapping,), "a dict of fields")
+            if "stream" in given["extra_body"]:
+                raise _wrong_name("stream")
+            fields.update(given["extra_body"])
+        if "model" in given:
+            check_kind(given["model"], "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
         return cls(
