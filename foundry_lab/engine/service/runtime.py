@@ -119,11 +119,11 @@ def plain(error: Exception) -> str:
 
 
 def _unpin_threads() -> None:
-    """Let every thread run on the CPUs that the process has; for ever, as there is one for each connection.
+    """Let every thread run on the CPUs that the process has; for ever, as each connection brings a new one.
 
     Foundry Local pins the thread of a connection, in which a model computes, to all CPUs but the last of the
     machine (oatpp does, on Linux). On two CPUs all services would share the first: two of one thread each
-    made 58 tokens/s together, and make 112 so. It would even leave the CPU that a hub gave to its user.
+    made 58 tokens/s together, and make 112 so. They would even leave the CPU that a hub gave to its user.
     """
     while True:
         time.sleep(UNPIN_S)
