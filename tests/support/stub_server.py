@@ -273,4 +273,6 @@ class StubService:
         self._server = server
         started.set()
         await self._stop.wait()
+        for _ in range(10):  # asyncio would never close a connection that comes as its server goes
+            await asyncio.sleep(0)
         await runner.cleanup()
