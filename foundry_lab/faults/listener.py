@@ -56,6 +56,7 @@ class Listener:
                 await self._site.start()
             elif not wanted and self._site is not None:
                 site, self._site = self._site, None
+                await self._accept_no_more()
                 await site.stop()
                 for transport in self._transports():
                     transport.abort()
@@ -63,8 +64,15 @@ class Listener:
 
     async def close(self) -> None:
         """End all connections and give the port up."""
+        await self._accept_no_more()
         await self._runner.cleanup()
         self._socket.close()
+
+    async def _accept_no_more(self) -> None:
+        """Let go of the socket first: asyncio never closes a connection that comes as its server goes."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+        for _ in range(3):  # turns of the loop, in which one that was accepted is made
+            await asyncio.sleep(0)
 
     def after_fork(self) -> None:
         """Close the child's copies: a port or connection that it held open wouldn't end with the parent's."""

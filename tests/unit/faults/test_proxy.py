@@ -489,6 +489,24 @@ def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
         proxy.script("refused")
 
 
+@pytest.mark.parametrize("ends", ["closed", "refused"])
+def test_a_caller_who_comes_as_it_ends_is_not_left_waiting(stub: StubService, ends: str) -> None:
+    for _ in range(40):
+        with FaultProxy(stub.url) as proxy:
+            there = ("127.0.0.1", urlsplit(proxy.url).port)
+            callers = [socket.create_connection(there, timeout=5) for _ in range(3)]
+            if ends == "refused":
+                proxy.set_faults(Fault("refused"))
+                assert_hung_up(callers)
+        assert_hung_up(callers)
+
+
+def assert_hung_up(callers: list[socket.socket]) -> None:
+    while callers:
+        with callers.pop() as caller, contextlib.suppress(ConnectionResetError):
+            assert caller.recv(1) == b""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_neither_runs_it_nor_holds_its_port_or_connections(
     stub: StubService, proxy: FaultProxy
