@@ -103,7 +103,7 @@ class HealthMonitor:
         self._look_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
         self._stop = threading.Event()
-        self._portal = Portal("health-monitor")
+        self._portal: Portal | None = None  # of the watch under way, or of the last
         self._work: Work[None] | None = None
         self._thread: threading.Thread | None = None
         _monitors.add(self)
@@ -149,18 +149,20 @@ class HealthMonitor:
                 "await aclose()), or give each monitor a client of its own."
             )
         self._stop.clear()
+        self._portal = Portal("health-monitor")  # an earlier watch may still be winding up its own
         self._work = self._portal.start(self._watch())
         return self
 
     def close(self) -> None:
         """Stop looking. Ends a look that is under way; waits for a restart."""
         self._stop.set()
-        work, self._work = self._work, None
-        if work is not None:
+        by_listener = threading.current_thread() is self._thread
+        portal, work, self._work = self._portal, self._work, None  # from here on it may be started again
+        if portal is not None and work is not None:
             work.cancel()
-            if threading.current_thread() is not self._thread:  # it is, where a listener ends its monitor
+            if not by_listener:  # whose thread is the watch's own
                 work.wait()
-            self._portal.close()
+            portal.close()
 
     async def aclose(self) -> None:
         """Stop looking, as `close` does, and let other tasks run meanwhile."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from stub_server import CHAT, StubService, hang
 
@@ -47,6 +48,16 @@ def wait_for(stub: StubService, requests: int) -> None:
     assert stub.count("POST", CHAT) == requests
 
 
+def wait_until_at_rest(worker: subprocess.Popen[str]) -> None:
+    """Until it waits for a prompt. Python may not see a signal that comes just before it begins to read."""
+    process, used, before = psutil.Process(worker.pid), 0.0, -1.0
+    deadline = time.monotonic() + LIMIT_S
+    while used != before and time.monotonic() < deadline:
+        before = used
+        time.sleep(0.3)
+        used = sum(process.cpu_times()[:2])
+
+
 @POSIX_ONLY
 def test_a_signal_lets_the_deadline_end_what_hangs_and_begins_nothing_more(stub: StubService) -> None:
     stub.on("POST", CHAT, hang)
@@ -73,6 +84,7 @@ def test_a_signal_ends_a_worker_that_waits_for_a_prompt(stub: StubService, name:
     worker.stdin.write("one\n")
     worker.stdin.flush()
     assert json.loads(worker.stdout.readline())["prompt"] == "one"
+    wait_until_at_rest(worker)
     worker.send_signal(name)
     worker.wait(LIMIT_S)
     out, log = worker.communicate()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stub_server import StubService, hang, reply
 
 from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, engine
+from foundry_lab.calls.portal import Portal
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, EngineError
 from foundry_lab.monitor import HealthMonitor, HealthTransition, Look
@@ -139,6 +140,27 @@ def test_a_listener_may_end_its_monitor(stub: StubService) -> None:
         wait_for(lambda: not monitor.running)
         assert monitor.start().latest is not None
         wait_for(lambda: len(monitor.history) == 2)
+
+
+def test_started_again_while_the_last_watch_ends_it_looks(
+    stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Portal.close
+
+    def slowly(portal: Portal) -> None:
+        time.sleep(0.2)
+        close(portal)
+
+    monkeypatch.setattr(Portal, "close", slowly)
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01)
+        monitor.on_sample(lambda _: len(monitor.history) > 1 or monitor.close())
+        monitor.start()
+        wait_for(lambda: not monitor.running)
+        with monitor:
+            time.sleep(0.4)
+            seen = len(monitor.history)
+            wait_for(lambda: len(monitor.history) > seen, 10)
 
 
 def test_closing_ends_a_look_that_gets_no_answer(stub: StubService) -> None:
