@@ -3,10 +3,11 @@
     python -m benchmarks.client_cost [--rounds 15] [--json FILE]
 
 Every client asks the same stub, which runs in another process and answers with bodies measured on
-foundry-local-sdk 2.2.1. The clients take turns within each round, the order rotates, and the median of the
-rounds counts, so that a busy machine spoils no comparison. Each does what it does by default: foundry_lab
-with retries, deadline, circuit breaker and metrics; openai with its retries and time limits; the bare
-libraries with nothing. A burst brings many events a read; a paced stream one, as from a model that writes.
+foundry-local-sdk 2.2.1. The clients take turns within each round and the order rotates; the medians of the
+rounds count, and of the ratios within each round, so that a busy machine spoils no comparison. Each does
+what it does by default: foundry_lab with retries, deadline, circuit breaker and metrics; openai with its
+retries and time limits; the bare libraries with nothing. A burst brings many events a read; a paced stream
+one, as from a model that writes.
 """
 
 from __future__ import annotations
@@ -254,10 +255,14 @@ def costs(work: Callable[[], int], expected: int, units: int) -> tuple[float, fl
     return cpu / units * 1e6, wall / units * 1e6
 
 
-def measure_calls(url: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Return the median microseconds of each client, by kind of work."""
+Samples = dict[str, dict[str, list[float]]]
+"""Microseconds by client, kind of work and round."""
+
+
+def measure_calls(url: str, rounds: int) -> Samples:
+    """Return what each client took."""
     subjects = {name: kind(url) for name, kind in SUBJECTS.items()}
-    samples: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in subjects}
+    samples: Samples = {name: defaultdict(list) for name in subjects}
     names = list(subjects)
     for subject in subjects.values():
         subject.open()
@@ -276,10 +281,7 @@ def measure_calls(url: str, rounds: int) -> dict[str, dict[str, float]]:
                 samples[name][f"{what}_wall_us"].append(wall)
     for subject in subjects.values():
         subject.close()
-    return {
-        name: {what: statistics.median(values) for what, values in kinds.items()}
-        for name, kinds in samples.items()
-    }
+    return samples
 
 
 def measure_imports(rounds: int) -> dict[str, float]:
@@ -294,19 +296,33 @@ def measure_imports(rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) - start for name, values in samples.items()}
 
 
-def ratios(calls: dict[str, dict[str, float]], imports: dict[str, float]) -> dict[str, float]:
+def ratios(calls: Samples, imports: dict[str, float]) -> dict[str, float]:
     """Return what the project promises, as ratios."""
     bare, ours, theirs = calls["aiohttp + json"], calls["FoundryAPIClient"], calls["openai.AsyncOpenAI"]
+    plain, blocking = calls["requests + json"], calls["SyncFoundryAPIClient"]
+
+    def ratio(one: dict[str, list[float]], other: dict[str, list[float]], what: str) -> float:
+        return statistics.median(a / b for a, b in zip(one[what], other[what], strict=True))
+
     return {
-        "complete(), of bare aiohttp + json": ours["request_cpu_us"] / bare["request_cpu_us"],
-        "AsyncOpenAI's request, of complete()": theirs["request_cpu_us"] / ours["request_cpu_us"],
-        "a chunk, of a bare aiohttp line loop": ours["chunk_cpu_us"] / bare["chunk_cpu_us"],
-        "AsyncOpenAI's chunk, of ours": theirs["chunk_cpu_us"] / ours["chunk_cpu_us"],
+        "complete(), of bare aiohttp + json": ratio(ours, bare, "request_cpu_us"),
+        "AsyncOpenAI's request, of complete()": ratio(theirs, ours, "request_cpu_us"),
+        "a chunk, of a bare aiohttp line loop": ratio(ours, bare, "chunk_cpu_us"),
+        "AsyncOpenAI's chunk, of ours": ratio(theirs, ours, "chunk_cpu_us"),
+        "the sync client's request, of requests + json": ratio(blocking, plain, "request_cpu_us"),
         "import foundry_lab, of import openai": imports["foundry_lab"] / imports["openai"],
     }
 
 
-def table(calls: dict[str, dict[str, float]], imports: dict[str, float]) -> str:
+def medians(calls: Samples) -> dict[str, dict[str, float]]:
+    """Return one figure for each client and kind of work."""
+    return {
+        name: {what: statistics.median(values) for what, values in kinds.items()}
+        for name, kinds in calls.items()
+    }
+
+
+def table(calls: Samples, imports: dict[str, float]) -> str:
     """Return the figures as a Markdown table."""
     columns = ["request_cpu_us", "request_wall_us", "chunk_cpu_us", "chunk_wall_us", "paced_cpu_us"]
     heads = ["request, CPU µs", "request, wall µs", "chunk, CPU µs", "chunk, wall µs", "paced chunk, CPU µs"]
@@ -315,7 +331,7 @@ def table(calls: dict[str, dict[str, float]], imports: dict[str, float]) -> str:
         "|---|--:|--:|--:|--:|--:|",
         *(
             f"| {name} | " + " | ".join(f"{figures[column]:.1f}" for column in columns) + " |"
-            for name, figures in calls.items()
+            for name, figures in medians(calls).items()
         ),
         "",
         "| import | ms |",
@@ -355,7 +371,7 @@ def main() -> None:
             "versions": {name: version(name) for name in ("aiohttp", "foundry-lab", "openai", "requests")},
             "python": platform.python_version(),
             "rounds": arguments.rounds,
-            "calls": calls,
+            "calls": medians(calls),
             "import_ms": imports,
             "ratios": ratios(calls, imports),
         }

@@ -129,10 +129,15 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Return the counts as Prometheus has them: each bucket holds those below it, too."""
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self._counts)
+
+    def sample(self) -> tuple[list[tuple[str, int]], float]:
+        """Return the counts as Prometheus has them, each bucket with those below it, and the sum."""
         names = [*map(str, self._bounds), "+Inf"]
-        return list(zip(names, accumulate(self._counts), strict=True))
+        return list(zip(names, accumulate(self._counts), strict=True)), self.sum
 
 
 class Metrics(Collector):
@@ -158,8 +163,7 @@ class Metrics(Collector):
         """A child counts from zero, under locks of its own; what the parent did, the parent tells."""
         self._lock = threading.Lock()
         self._models: set[str] = set()
-        self._requests: Counter[Labels] = Counter()
-        self._latency = defaultdict[Labels, _Histogram](partial(_Histogram, LATENCY_BUCKETS_S))
+        self._requests = defaultdict[Labels, _Histogram](partial(_Histogram, LATENCY_BUCKETS_S))
         self._ttft = defaultdict[Labels, _Histogram](partial(_Histogram, TTFT_BUCKETS_S))
         self._queue = _Histogram(QUEUE_BUCKETS_S)
         self._tokens: Counter[Labels] = Counter()
@@ -188,11 +192,9 @@ class Metrics(Collector):
                 else:
                     self._models.add(model)
             key = (record.operation, model, record.outcome)
-            self._requests[key] += 1
-            if record.outcome not in REFUSED:
-                self._latency[key].observe(record.latency_s)
-                if record.operation in GENERATING:
-                    self._latencies.append(record.latency_s)
+            self._requests[key].observe(record.latency_s)
+            if record.operation in GENERATING and record.outcome not in REFUSED:
+                self._latencies.append(record.latency_s)
             if record.ttft_s is not None:
                 self._ttft[model,].observe(record.ttft_s)
                 self._ttfts.append(record.ttft_s)
@@ -218,9 +220,9 @@ class Metrics(Collector):
         """Return counts since the start and percentiles of the recent samples."""
         with self._lock:
             requests: Counter[str] = Counter()
-            for (operation, _, outcome), number in self._requests.items():
+            for (operation, _, outcome), latency in self._requests.items():
                 if operation in GENERATING:
-                    requests[outcome] += number
+                    requests[outcome] += latency.count
             tokens: Counter[str] = Counter()
             for (kind, _), number in self._tokens.items():
                 tokens[kind] += number
@@ -253,41 +255,32 @@ class Metrics(Collector):
                 for endpoint, breakers in self._breakers.items()
                 if breakers
             }
+            numbers = {key: latency.count for key, latency in self._requests.items()}
+            latency = {key: values for key, values in self._requests.items() if key[2] not in REFUSED}
+            ends, first = "From call to typed result, with retries", "From call to first streamed token"
+            waits, states = (
+                "From a batch taking up an item to a free service",
+                "0 closed, 1 half-open, 2 open",
+            )
             return [
-                _counter("requests", "Finished operations", _BY_REQUEST, self._requests),
-                _counter("tokens", "Tokens the service counted", ("kind", "model"), self._tokens),
-                _counter("retries", "Attempts after the first", (), {(): self._retries}),
-                _times(
-                    "request_latency", "From call to typed result, with retries", _BY_REQUEST, self._latency
+                _series(CounterMetricFamily, "requests", "Finished operations", numbers, *_BY_REQUEST),
+                _series(
+                    CounterMetricFamily, "tokens", "Tokens the service counted", self._tokens, "kind", "model"
                 ),
-                _times("time_to_first_token", "From call to first streamed token", ("model",), self._ttft),
-                _times(
-                    "queue_wait", "From a batch taking up an item to a free service", (), {(): self._queue}
-                ),
-                _gauge("in_flight", "Operations under way", (), {(): self._flying}),
-                _gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ("endpoint",), levels),
+                _series(CounterMetricFamily, "retries", "Attempts after the first", {(): self._retries}),
+                _series(HistogramMetricFamily, "request_latency_seconds", ends, latency, *_BY_REQUEST),
+                _series(HistogramMetricFamily, "time_to_first_token_seconds", first, self._ttft, "model"),
+                _series(HistogramMetricFamily, "queue_wait_seconds", waits, {(): self._queue}),
+                _series(GaugeMetricFamily, "in_flight", "Operations under way", {(): self._flying}),
+                _series(GaugeMetricFamily, "circuit_breaker_state", states, levels, "endpoint"),
             ]
 
 
-def _counter(name: str, about: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
-    family = CounterMetricFamily(f"foundry_lab_{name}", about, labels=labels)
+def _series(family: Any, name: str, about: str, values: Mapping[Any, Any], *labels: str) -> Metric:
+    series = family(f"foundry_lab_{name}", about, labels=labels)
     for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _gauge(name: str, about: str, labels: Labels, values: Mapping[Any, float]) -> Metric:
-    family = GaugeMetricFamily(f"foundry_lab_{name}", about, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _times(name: str, about: str, labels: Labels, values: Mapping[Labels, _Histogram]) -> Metric:
-    family = HistogramMetricFamily(f"foundry_lab_{name}_seconds", about, labels=labels)
-    for key, histogram in values.items():
-        family.add_metric(key, histogram.buckets(), histogram.sum)
-    return family
+        series.add_metric(key, *value.sample() if isinstance(value, _Histogram) else (value,))
+    return series
 
 
 def _summary(samples: list[float]) -> Summary:

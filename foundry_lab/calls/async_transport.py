@@ -116,7 +116,7 @@ class Transport:
                 data=io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
+                timeout=_to_connect(connect_s),
                 ssl=self._tls if base.startswith("https:") else True,
             )
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -152,6 +152,11 @@ class Transport:
                     loop.call_soon_threadsafe(_close_now, session)
             else:
                 _close_now(session)
+
+
+@functools.lru_cache  # most requests have the same
+def _to_connect(limit_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=limit_s)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -198,19 +203,20 @@ async def read_body(
     Args:
         on_data: called with each piece as it arrives.
     """
-    body = bytearray()
+    content, parts, size = response.content, [], 0
     try:
-        while not response.content.at_eof():
-            part = await response.content.readany()
+        while not content.at_eof():
+            part = await content.readany()
             if on_data is not None:
                 on_data(part)
-            body += part
-            if len(body) > MAX_BODY_BYTES:
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BODY_BYTES:
                 raise ResponseFormatError(
                     f"The answer is larger than {MAX_BODY_BYTES:,} bytes and was given up. Check that the "
                     "endpoint is Foundry Local."
                 )
-        return bytes(body)
+        return b"".join(parts)
     except (aiohttp.ClientError, ConnectionError) as error:
         raise broken_body(response, error) from None
     finally:

@@ -143,7 +143,7 @@ def _limits(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
 
 def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a request that says what the answer must look like; the field for it is added."""
-    if not given.keys() & COMPLETE_OPTIONS:
+    if COMPLETE_OPTIONS.isdisjoint(given):
         return {}
     if "response_model" in given and "parser" in given:
         raise ConfigurationError("Give response_model or parser, not both.")

@@ -79,7 +79,7 @@ def build_messages(
 
 
 def _is_message(message: object) -> bool:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+    if not isinstance(message, (dict, Mapping)) or not isinstance(message.get("role"), str):
         return False
     content = message.get("content")
     if isinstance(content, (list, tuple)):
