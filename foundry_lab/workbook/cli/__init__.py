@@ -1,5 +1,6 @@
 """The `foundry-lab` command. What loads slowly, the command that needs it imports: `--help` is quick."""
 
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from foundry_lab.config import Settings
 from foundry_lab.errors import FoundryError
 from foundry_lab.workbook.cli.batch import batch
 from foundry_lab.workbook.cli.model import model
-from foundry_lab.workbook.cli.service import interrupting, left_as_found
+from foundry_lab.workbook.cli.service import handled, interrupting, left_as_found
 
 OWN_KERNEL = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.ThisPythonSpecManager"
 
@@ -79,14 +80,17 @@ def lab(folder: Path, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab on your copy of the notebooks. Further options, as --no-browser, go to JupyterLab."""
     if folder.resolve() != workbook.folder():
         _copy_to(folder)
-    with left_as_found():
+    with interrupting(), left_as_found():
         engine.ensure_service(progress=True)
         command = [sys.executable, "-m", "jupyterlab", str(folder), *jupyter_options, OWN_KERNEL]
         process = subprocess.Popen(command)
-        code = None
-        while code is None:
-            with suppress(KeyboardInterrupt):  # JupyterLab got it too, and asks whether it is meant
-                code = process.wait()
+
+        def pass_on(number: int, _: Any) -> None:
+            if number != signal.SIGINT:  # a Ctrl-C JupyterLab got too, and asks whether it is meant
+                process.terminate()
+
+        with handled(pass_on):
+            code = process.wait()
     if code:
         raise click.ClickException(f"JupyterLab ended with exit code {code}.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,19 +169,21 @@ def test_new_reports_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Jupyter:
-    """Stands in for subprocess.Popen; the first wait is interrupted, as by Ctrl-C."""
+    """Stands in for subprocess.Popen; a signal comes while it is waited for, by default a Ctrl-C."""
 
     code = 0
+    signal = signal.SIGINT
+    terminated = False
 
     def __init__(self, command: list[str]) -> None:
         Jupyter.command = command
-        self.waits = 0
 
     def wait(self) -> int:
-        self.waits += 1
-        if self.waits == 1:
-            raise KeyboardInterrupt
+        signal.raise_signal(self.signal)
         return self.code
+
+    def terminate(self) -> None:
+        Jupyter.terminated = True
 
 
 @pytest.mark.parametrize("place", ["foundry_lab/_notebooks", "notebooks"], ids=["installed", "checkout"])
@@ -215,6 +218,23 @@ def test_lab_may_open_the_notebooks_of_a_checkout(
     assert "copied" not in result.stdout
     assert result.exit_code == 1
     assert "JupyterLab ended with exit code 1" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_ends_lab_ends_jupyterlab_and_the_service(
+    engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A Ctrl-C reaches JupyterLab by itself, and it asks whether it is meant."""
+    if not hasattr(signal, name):
+        pytest.skip(f"this system has no {name}")
+    write_notebook(tmp_path / "notebooks" / "01.ipynb", "1")
+    monkeypatch.setattr(workbook, "_PACKAGE", tmp_path / "foundry_lab")
+    monkeypatch.setattr(subprocess, "Popen", Jupyter)
+    monkeypatch.setattr(Jupyter, "signal", getattr(signal, name))
+    monkeypatch.setattr(Jupyter, "terminated", False)
+    assert call("lab", "--folder", str(tmp_path / "notebooks")).exit_code == 0
+    assert Jupyter.terminated == (name != "SIGINT")
+    assert engine.calls == ["ensure", "stop"]
 
 
 @pytest.mark.parametrize("command", [["-m", "foundry_lab", "--help"], ["-m", "foundry_lab", "model", "-h"]])
