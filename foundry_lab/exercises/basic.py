@@ -6,7 +6,7 @@ from typing import Any
 
 from foundry_lab.exercises.double import ALIAS, MODEL, Answer, Asked, Double, completion, error
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Outcome, Wrong, attempt, described, number_of, shown, value_of
+from foundry_lab.exercises.trying import Outcome, Wrong, attempt, described, number_of, shown
 from foundry_lab.protocol import CHAT_PATH
 
 
@@ -15,9 +15,8 @@ def body_until(body_until: Any) -> None:
     """The body has the fields of a chat request, and the word under the name that the service reads."""
     for question, word in (("Count from 1 to 10.", "5"), ("List the months.", "June")):
         call = f"body_until({MODEL!r}, {question!r}, {word!r})"
-        body = value_of(body_until, MODEL, question, word, call=call)
-        if not isinstance(body, dict):
-            raise Wrong(f"{call} returned {shown(body)}; the body is a dict.")
+        outcome = attempt(body_until, MODEL, question, word, call=call)
+        body = outcome.result(dict, "the body is a dict")
         if missing := [name for name in ("model", "messages", "stop") if name not in body]:
             raise Wrong(f"{call}: the body has no field named {missing[0]!r}. It has {', '.join(body)}.")
         if body["model"] != MODEL:
@@ -89,7 +88,8 @@ def two_turns(two_turns: Any) -> None:
         return answers[min(len(seen), 2) - 1]
 
     questions = ("Name one animal.", "What does it eat?")
-    value = value_of(two_turns, ask, *questions, call=f"two_turns(ask, {questions[0]!r}, {questions[1]!r})")
+    call = f"two_turns(ask, {questions[0]!r}, {questions[1]!r})"
+    value = attempt(two_turns, ask, *questions, call=call).result()
     if len(seen) != 2:
         raise Wrong(f"ask was called {len(seen)} times; two questions are two requests.")
     if seen[0] != [{"role": "user", "content": questions[0]}]:
@@ -138,7 +138,7 @@ def cost_per_token(cost_per_token: Any) -> None:
     for fixed_s, per_token_s in ((0.08, 0.006), (0.5, 0.02)):
         tokens = [8, 16, 32, 64, 32, 16, 8]
         seconds = [fixed_s + per_token_s * count for count in tokens]
-        value = value_of(cost_per_token, tokens, seconds)
+        value = attempt(cost_per_token, tokens, seconds).result()
         what = f"for {fixed_s} s + {per_token_s} s a token, it"
         number = number_of(value, what)
         if abs(number - per_token_s) <= 0.01 * per_token_s:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, number_of, shown, value_of
+from foundry_lab.exercises.trying import Wrong, attempt, described, number_of, shown
 
 RECORDED = ((1, 2.25, 0.44), (2, 2.28, 0.87), (4, 2.22, 1.79), (8, 2.19, 3.6), (16, 2.14, 7.1))
 """Runs of 64-token answers on two cores: at once, items a second, mean latency in seconds."""
@@ -29,7 +29,7 @@ def ask_some(ask_some: Any) -> None:
             return prompt.upper()
 
         call = f"ask_some(ask, 9 prompts, limit={limit})"
-        value = value_of(ask_some, ask, prompts, limit, call=call)
+        value = attempt(ask_some, ask, prompts, limit, call=call).result()
         if most > limit:
             raise Wrong(f"in {call} there were {most} requests under way at the same time.")
         if asked != len(prompts):
@@ -52,7 +52,7 @@ def mean_latency_s(mean_latency_s: Any, before: Any, run: Any) -> None:
 
     def predicted(at_once: int, items_per_s: float) -> float:
         call = f"mean_latency_s(at_once={at_once}, items_per_s={items_per_s:.3g})"
-        value = value_of(mean_latency_s, at_once, items_per_s, call=call)
+        value = attempt(mean_latency_s, at_once, items_per_s, call=call).result()
         return number_of(value, call, "seconds are wanted")
 
     for at_once, items_per_s, measured_s in RECORDED:
@@ -149,8 +149,8 @@ def run_all(run_all: Any) -> None:
             if not isinstance(first.error, _Killed):
                 first.result()  # raises the hint
             service.dies_at = None
-            value = value_of(run_all, service.ask, prompts, file, call=f"{when}, it")
-            again = value_of(run_all, service.ask, prompts, file, call="run a third time, it")
+            value = attempt(run_all, service.ask, prompts, file, call=f"{when}, it").result()
+            again = attempt(run_all, service.ask, prompts, file, call="run a third time, it").result()
         if twice := {prompt for prompt in service.asked if service.asked.count(prompt) > 1}:
             raise Wrong(f"{when}, it asked {min(twice)!r} twice. Is each answer in the file at once?")
         if value != wanted:
@@ -169,7 +169,8 @@ EXAMPLES = [("Lovely cake!", "praise"), ("Why {name} on my bill?", "question")]
 @exercise("3.5", "Examples in the prompt", points=2)
 def with_examples(with_examples: Any) -> None:
     """The wording stays as it was, the examples stand before the message, and braces do no harm."""
-    template = value_of(with_examples, TEMPLATE, list(EXAMPLES), call="with_examples(template, examples)")
+    call = "with_examples(template, examples)"
+    template = attempt(with_examples, TEMPLATE, list(EXAMPLES), call=call).result()
     if not isinstance(template, str):
         raise Wrong(f"it returned {shown(template)}; a template is a text.")
     outcome = attempt(lambda: template.format(text="Is it open?"))

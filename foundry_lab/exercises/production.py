@@ -5,7 +5,7 @@ from typing import Any
 from foundry_lab import errors
 from foundry_lab.exercises.behind import behind
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Unanswered, Wrong, is_stub, shown, value_of
+from foundry_lab.exercises.trying import Unanswered, Wrong, attempt, is_stub, shown
 from foundry_lab.faults import Fault
 
 _LATE = errors.RequestTimeoutError("no answer", phase="total", limit_s=30)
@@ -28,9 +28,7 @@ def should_retry(should_retry: Any) -> None:
     """Each error of a table is told right."""
     for error, right, what in TABLE:
         call = f"should_retry({type(error).__name__}), for {what},"
-        value = value_of(should_retry, error, call=call)
-        if not isinstance(value, bool):
-            raise Wrong(f"{call} returned {shown(value)}; True or False is wanted.")
+        value = attempt(should_retry, error, call=call).result(bool, "True or False is wanted")
         if value != right:
             raise Wrong(f"{call} returned {value}.")
 
@@ -44,7 +42,7 @@ def wait_s(wait_s: Any) -> None:
     for retry in (1, 2, 4, 12):
         limit = min(CAP_S, INITIAL_S * 2 ** (retry - 1))
         call = f"wait_s({retry}, {INITIAL_S}, {CAP_S})"
-        draws = value_of(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call)
+        draws = attempt(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call).result()
         if not all(isinstance(draw, int | float) for draw in draws):
             raise Wrong(f"{call} returned {shown(draws[0])}; seconds are wanted.")
         if min(draws) < 0:
@@ -99,19 +97,16 @@ def breaker(RateBreaker: Any) -> None:
     if is_stub(getattr(RateBreaker, "allow", ...)):
         raise Unanswered
     now = 0.0
-    made = value_of(lambda: RateBreaker(lambda: now), call="RateBreaker(clock)")
+    made = attempt(lambda: RateBreaker(lambda: now), call="RateBreaker(clock)").result()
 
     def allow() -> bool:
-        value = value_of(lambda: made.allow(), call="allow()")
-        if not isinstance(value, bool):
-            raise Wrong(f"allow() returned {shown(value)}; True or False is wanted.")
-        return value
+        return attempt(lambda: made.allow(), call="allow()").result(bool, "True or False is wanted")
 
     def calls(outcomes: str, story: str) -> None:
         for number, outcome in enumerate(outcomes, 1):
             if not allow():
                 raise Wrong(f"{story}, allow() refused call {number}. The breaker should be closed there.")
-            value_of(lambda worked=outcome == "+": made.record(worked), call="record(worked)")
+            attempt(lambda worked=outcome == "+": made.record(worked), call="record(worked)").result()
 
     calls("----", "four failures are too few to tell (ten calls are wanted)")
     calls("++++++", "with 4 failures among fewer than 10 calls")
@@ -127,12 +122,12 @@ def breaker(RateBreaker: Any) -> None:
         raise Wrong("30.5 s after it opened, allow() said False; one call should go through, to probe.")
     if allow():
         raise Wrong("while the probe is under way, allow() let a second call through. Only one is wanted.")
-    value_of(lambda: made.record(False), call="record(False)")
+    attempt(lambda: made.record(False), call="record(False)").result()
     now = 31.0
     if allow():
         raise Wrong("0.5 s after the probe failed, allow() said True; it should refuse for 30 s again.")
     now = 61.0
     if not allow():
         raise Wrong("30.5 s after a probe had failed, allow() said False; the next probe is due.")
-    value_of(lambda: made.record(True), call="record(True)")
+    attempt(lambda: made.record(True), call="record(True)").result()
     calls("+-+-+-", "after a probe that worked, with old failures forgotten")

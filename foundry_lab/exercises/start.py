@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, shown, value_of
+from foundry_lab.exercises.trying import Wrong, attempt, described, shown
 from foundry_lab.faults import FaultProxy
 
 
@@ -94,7 +94,7 @@ def ask_all(ask_all: Any) -> None:
         now -= 1
         return question.upper()
 
-    value = value_of(ask_all, ask, questions, call=f"ask_all(ask, {questions})")
+    value = attempt(ask_all, ask, questions, call=f"ask_all(ask, {questions})").result()
     if asyncio.isfuture(value):
         raise Wrong("you returned what gather gives before it is awaited. Which word is missing?")
     if not isinstance(value, list | tuple) or sorted(map(str, value)) != ["MIDDLE", "QUICK", "SLOW"]:

@@ -6,7 +6,7 @@ from typing import Any
 from foundry_lab.exercises.behind import behind, with_client
 from foundry_lab.exercises.double import DONE, STOP, Answer, Double, delta, event
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, number_of, shown, value_of
+from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, number_of, shown
 from foundry_lab.faults import Fault
 
 _ROLE = delta(role="assistant")
@@ -18,7 +18,7 @@ def stream_text(stream_text: Any) -> None:
     """The text is found however the bytes are cut, and a stream that isn't whole is an error."""
 
     def fed(pieces: list[bytes], wanted: str, what: str) -> None:
-        value = value_of(stream_text, iter(pieces), call=f"fed {what}, it")
+        value = attempt(stream_text, iter(pieces), call=f"fed {what}, it").result()
         if value != wanted:
             raise Wrong(f"fed {what}, it returned {shown(value)}; the text is {wanted!r}.")
 
@@ -67,7 +67,7 @@ def percentile(percentile: Any) -> None:
     for values, percent, low, high in cases:
         given = list(values)
         what = f"percentile({shown(values)}, {percent})"
-        value = number_of(value_of(percentile, given, percent, call=what), what)
+        value = number_of(attempt(percentile, given, percent, call=what).result(), what)
         if given != values:
             raise Wrong(f"{what} changed the list that it was given. Who called it may still need it.")
         if not low <= value <= high:

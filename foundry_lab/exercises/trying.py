@@ -12,8 +12,8 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
-from typing import Any, NamedTuple
+from types import CodeType, UnionType
+from typing import Any
 
 LIMIT_S = 10.0
 """How long one call of an answer may take. None needs a tenth of it, but a machine may be busy."""
@@ -45,24 +45,6 @@ class Partly(Wrong):
 
 class Unanswered(Exception):
     """There is no answer yet."""
-
-
-class Outcome(NamedTuple):
-    """How a call ended, with a value or an error; `call` is how a hint names it."""
-
-    call: str
-    value: Any = None
-    error: BaseException | None = None
-
-    def result(self) -> Any:
-        """Return the value.
-
-        Raises:
-            Wrong: it ended with an error.
-        """
-        if self.error is not None:
-            raise Wrong(f"{self.call} raised {described(self.error)}")
-        return self.value
 
 
 def shown(value: Any) -> str:
@@ -110,60 +92,33 @@ def _does_nothing(step: dis.Instruction) -> bool:
     return step.argval in (None, ...) if is_value else step.opname in _STUB_STEPS
 
 
-def value_of(
-    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
-) -> Any:
-    """Return what a call of the learner's function gives; `call` is how a hint names it.
+class Outcome:
+    """A function's call in a thread of its own, which a notebook's running event loop doesn't disturb.
 
-    Raises:
-        Wrong: it raised, or didn't end in time.
-        Unanswered: it raised NotImplementedError, or gave `...`.
+    Attributes:
+        call: how a hint names it.
+        value, error: how it ended.
     """
-    return attempt(function, *args, call=call, limit_s=limit_s).result()
 
-
-def attempt(
-    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
-) -> Outcome:
-    """Return how a call of the learner's function ends, where an error may be right.
-
-    Raises:
-        Wrong: it didn't end in time.
-        Unanswered: it raised NotImplementedError, or gave `...`.
-    """
-    call = call or f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
-    work = _Work(function, args)
-    if not work.wait(limit_s):
-        work.end()
-        raise Wrong(
-            f"{call} was not back after {limit_s:g} s. Does a loop never end, or does something wait for "
-            "what never comes?"
-        )
-    if isinstance(work.error, NotImplementedError) or work.value is ...:
-        raise Unanswered
-    return Outcome(call, work.value, work.error)
-
-
-def described(error: BaseException) -> str:
-    """Return an error in words: its name, what it says, and the learner's line it came from."""
-    said = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    trace = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in trace if frame.line and not frame.filename.startswith(_NOT_THEIRS)]
-    return f"{text}   (line {frames[-1].lineno}: {frames[-1].line})" if frames else text
-
-
-class _Work:
-    """A function's call in a thread of its own, which a notebook's running event loop doesn't disturb."""
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, call: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.call = call
         self.value: Any = None
         self.error: BaseException | None = None
-        self._call = (function, args)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._thread = threading.Thread(target=self._run, name="exercise", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(function, args), name="exercise", daemon=True)
         self._thread.start()
+
+    def result(self, kind: type | UnionType = object, wanted: str = "") -> Any:
+        """Return the value, which has to be of this kind; `wanted` says so in a hint.
+
+        Raises:
+            Wrong: it isn't, or the call ended with an error.
+        """
+        if self.error is not None:
+            raise Wrong(f"{self.call} raised {described(self.error)}")
+        if not isinstance(self.value, kind):
+            raise Wrong(f"{self.call} returned {shown(self.value)}; {wanted}.")
+        return self.value
 
     def wait(self, limit_s: float) -> bool:
         """Return whether it has ended, after at most so many seconds."""
@@ -174,17 +129,15 @@ class _Work:
 
     def end(self) -> None:
         """Stop it, as far as Python can: cancel what awaits, and raise in what computes."""
-        loop, task = self._loop, self._task
-        if loop is not None and task is not None:
-            with contextlib.suppress(RuntimeError):  # it has just closed
-                loop.call_soon_threadsafe(task.cancel)
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just closed
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
             self.wait(LAST_WORD_S)
         if self._thread.is_alive():  # else a loop would use a processor for as long as the kernel lives
             thread_id = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(SystemExit))
 
-    def _run(self) -> None:
-        function, args = self._call
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
             self.value = function(*args)
             if inspect.isawaitable(self.value):
@@ -193,5 +146,36 @@ class _Work:
             self.error = error
 
     async def _awaited(self, value: Any) -> Any:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._task = asyncio.current_task()
         return await value
+
+
+def attempt(
+    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
+) -> Outcome:
+    """Return how a call of the learner's function ends; `call` is how a hint names it.
+
+    Raises:
+        Wrong: it didn't end in time.
+        Unanswered: it raised NotImplementedError, or gave `...`.
+    """
+    call = call or f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
+    outcome = Outcome(call, function, args)
+    if not outcome.wait(limit_s):
+        outcome.end()
+        raise Wrong(
+            f"{call} was not back after {limit_s:g} s. Does a loop never end, or does something wait for "
+            "what never comes?"
+        )
+    if isinstance(outcome.error, NotImplementedError) or outcome.value is ...:
+        raise Unanswered
+    return outcome
+
+
+def described(error: BaseException) -> str:
+    """Return an error in words: its name, what it says, and the learner's line it came from."""
+    said = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if frame.line and not frame.filename.startswith(_NOT_THEIRS)]
+    return f"{text}   (line {frames[-1].lineno}: {frames[-1].line})" if frames else text
