@@ -108,26 +108,22 @@ def breaker(RateBreaker: Any) -> None:
                 raise Wrong(f"{story}, allow() refused call {number}. The breaker should be closed there.")
             attempt(lambda worked=outcome == "+": made.record(worked), call="record(worked)").result()
 
+    def at(time_s: float, allowed: bool, hint: str) -> None:
+        nonlocal now
+        now = time_s
+        if allow() != allowed:
+            raise Wrong(hint)
+
     calls("----", "four failures are too few to tell (ten calls are wanted)")
     calls("++++++", "with 4 failures among fewer than 10 calls")
     calls("++++++++++", "with 4 failures in the last 10 calls, and then fewer")
     calls("-----", "with fewer than 5 failures in the last 10 calls")
-    if allow():
-        raise Wrong("5 of the last 10 calls have failed, that is half of them, and allow() said True.")
-    now = 29.0
-    if allow():
-        raise Wrong("29 s after it opened, allow() said True; it should refuse for 30 s.")
-    now = 30.5
-    if not allow():
-        raise Wrong("30.5 s after it opened, allow() said False; one call should go through, to probe.")
-    if allow():
-        raise Wrong("while the probe is under way, allow() let a second call through. Only one is wanted.")
+    at(0.0, False, "5 of the last 10 calls have failed, that is half of them, and allow() said True.")
+    at(29.0, False, "29 s after it opened, allow() said True; it should refuse for 30 s.")
+    at(30.5, True, "30.5 s after it opened, allow() said False; one call should go through, to probe.")
+    at(30.5, False, "while the probe is under way, allow() let a second call through. Only one is wanted.")
     attempt(lambda: made.record(False), call="record(False)").result()
-    now = 31.0
-    if allow():
-        raise Wrong("0.5 s after the probe failed, allow() said True; it should refuse for 30 s again.")
-    now = 61.0
-    if not allow():
-        raise Wrong("30.5 s after a probe had failed, allow() said False; the next probe is due.")
+    at(31.0, False, "0.5 s after the probe failed, allow() said True; it should refuse for 30 s again.")
+    at(61.0, True, "30.5 s after a probe had failed, allow() said False; the next probe is due.")
     attempt(lambda: made.record(True), call="record(True)").result()
     calls("+-+-+-", "after a probe that worked, with old failures forgotten")
