@@ -36,7 +36,8 @@ class Check:
         """
         exercise = find(number)
         grading = GRADING in os.environ
-        with _quiet(grading):
+        # Under nbgrader a line on stderr costs all points, though it may be a mere warning.
+        with contextlib.redirect_stderr(io.StringIO()) if grading else contextlib.nullcontext():
             mark, hint, earned = _verdict(exercise, answers)
         said = f"{mark} {number} {exercise.title}{hint}"
         if grading and not earned:
@@ -83,11 +84,6 @@ def _verdict(exercise: Exercise, answers: tuple[Any, ...]) -> tuple[str, str, fl
     except Wrong as wrong:
         return NOT_YET, f": {wrong}", 0.0
     return SOLVED, "", float(exercise.points)
-
-
-def _quiet(grading: bool) -> contextlib.AbstractContextManager[Any]:
-    """Under nbgrader a line on stderr costs all points, though it may be a mere warning."""
-    return contextlib.redirect_stderr(io.StringIO()) if grading else contextlib.nullcontext()
 
 
 def _keep(number: str, earned: float) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
     status: int = 200
     body: Any = None
-    pieces: Iterable[str] | None = None
+    pieces: Sequence[str] = ()
     first_s: float = 0.0
     pause_s: float = 0.02
 
@@ -108,16 +108,15 @@ class Double:
         self._portal.wait(self._runner.cleanup())
         self._portal.close()
 
-    async def _serve(self) -> web.AppRunner:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
+    async def _serve(self) -> web.ServerRunner:
         # handler_cancellation: a stream ends when the other side hangs up
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        server = web.Server(self._answer, access_log=None, handler_cancellation=True)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "GET" and request.path in _LOOK_UPS:
             return web.json_response(_LOOK_UPS[request.path])
         body: Any = await request.read() or None
@@ -126,13 +125,11 @@ class Double:
         asked = Asked(request.method, request.path_qs, body)
         self.asked.append(asked)
         answer = self._respond if isinstance(self._respond, Answer) else self._respond(asked)
-        if answer.pieces is None:
+        if not answer.pieces:
             return web.json_response(answer.body, status=answer.status)
-        return await self._stream(request, asked, answer, answer.pieces)
+        return await self._stream(request, asked, answer)
 
-    async def _stream(
-        self, request: web.Request, asked: Asked, answer: Answer, pieces: Iterable[str]
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, asked: Asked, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self._streams += 1
@@ -140,7 +137,7 @@ class Double:
         try:
             await asyncio.sleep(answer.first_s)
             asked.first_s = time.perf_counter()
-            for piece in pieces:
+            for piece in answer.pieces:
                 await response.write(delta(content=piece))
                 asked.sent += 1
                 await asyncio.sleep(answer.pause_s)
