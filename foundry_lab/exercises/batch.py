@@ -75,43 +75,35 @@ def _near(predicted_s: float, measured_s: float) -> bool:
     return abs(predicted_s - measured_s) <= NEAR * measured_s
 
 
-ROWS: list[dict[str, str]] = [
-    {"id": "a1", "text": "The soup was cold."},
-    {"id": "a2", "text": "Thank you all!"},
-    {"id": "a1", "text": "Do you have a table for two?"},
-    {"id": "a3", "text": ""},
-    {"id": "", "text": "Great service."},
-    {"id": "a4", "text": "The soup was cold."},
-    {"id": "a5", "text": "   "},
-    {"id": "a6"},
+_TWICE = "a row before it has the same id, so their results couldn't be told apart"
+ROWS: list[tuple[dict[str, str], str]] = [
+    ({"id": "a1", "text": "The soup was cold."}, ""),
+    ({"id": "a2", "text": "Thank you all!"}, ""),
+    ({"id": "a1", "text": "Do you have a table for two?"}, _TWICE),
+    ({"id": "a3", "text": ""}, "its text is empty"),
+    ({"id": "", "text": "Great service."}, "it has no id, so its result couldn't be found"),
+    ({"id": "a4", "text": "The soup was cold."}, ""),
+    ({"id": "a5", "text": "   "}, "its text is nothing but spaces"),
+    ({"id": "a6"}, "it has no text at all"),
 ]
-GOOD = (0, 1, 5)
-_WHY = {
-    2: "a row before it has the same id, so their results couldn't be told apart",
-    3: "its text is empty",
-    4: "it has no id, so its result couldn't be found",
-    6: "its text is nothing but spaces",
-    7: "it has no text at all",
-}
+"""Rows, and why each can't be used; nothing for one that can."""
 
 
 @exercise("3.3", "Rows that can't be used", points=2)
 def usable(usable: Any) -> None:
     """Rows without a text, or without an id of their own, are left out, and no other."""
-    given = [dict(row) for row in ROWS]
-    outcome = attempt(usable, given, call="usable(rows)")
+    outcome = attempt(usable, [dict(row) for row, _ in ROWS], call="usable(rows)")
     if isinstance(outcome.error, KeyError):
-        raise Wrong(f"it raised {described(outcome.error)} at a row without that column: {ROWS[7]}.")
+        raise Wrong(f"it raised {described(outcome.error)} at a row without that column: {ROWS[-1][0]}.")
     kept = outcome.result()
     if not isinstance(kept, list | tuple):
         raise Wrong(f"it returned {shown(kept)}; a list of rows is wanted.")
-    for number, row in enumerate(ROWS):
-        times = kept.count(row)
-        if number in GOOD and not times:
+    for row, why in ROWS:
+        if not why and row not in kept:
             raise Wrong(f"you left out {row}, and nothing is wrong with it.")
-        if number not in GOOD and times:
-            raise Wrong(f"you kept {row}, but {_WHY[number]}.")
-    if list(kept) != [ROWS[number] for number in GOOD]:
+        if why and row in kept:
+            raise Wrong(f"you kept {row}, but {why}.")
+    if list(kept) != [row for row, why in ROWS if not why]:
         raise Wrong(f"you returned {len(kept)} rows, some of them twice, changed, or in another order.")
 
 
