@@ -22,6 +22,17 @@ def stream_text(stream_text: Any) -> None:
         if value != wanted:
             raise Wrong(f"fed {what}, it returned {shown(value)}; the text is {wanted!r}.")
 
+    def refused(stream: bytes, what: str, no: tuple[type[Exception], ...] = ()) -> None:
+        call = f"fed {what}, it"
+        outcome = attempt(stream_text, iter([stream]), call=call)
+        if outcome.error is None:
+            raise Wrong(f"{call} returned {shown(outcome.value)}, as if all were well. Raise an error.")
+        if isinstance(outcome.error, no):
+            raise Wrong(
+                f"{call} raised {described(outcome.error)}. "
+                "Raise an error that passes on what the service said."
+            )
+
     whole = _ROLE + delta(content="Red") + delta(content=" and blue") + STOP + _USAGE + DONE
     fed([whole], "Red and blue", "one piece with a usual stream")
     fed([whole[n : n + 7] for n in range(0, len(whole), 7)], "Red and blue", "the same in pieces of 7 bytes")
@@ -31,24 +42,11 @@ def stream_text(stream_text: Any) -> None:
     done_inside = delta(content="[DONE] is no JSON") + STOP + DONE
     fed([done_inside], "[DONE] is no JSON", "an event whose text holds [DONE]")
     fed([whole.replace(b"\n", b"\r\n")], "Red and blue", r"lines that end in b'\r\n'")
-    _refuses(stream_text, _ROLE + delta(content="Red"), "a stream that ends without [DONE]")
-    _refuses(
-        stream_text, done_inside.removesuffix(DONE), "a stream without [DONE] at its end, but in its text"
-    )
+    refused(_ROLE + delta(content="Red"), "a stream that ends without [DONE]")
+    refused(done_inside.removesuffix(DONE), "a stream without [DONE] at its end, but in its text")
     broken = event({"error": {"message": "max_tokens must be >= 1", "type": "invalid_request_error"}})
-    _refuses(stream_text, broken + DONE, 'the event {"error": …}', no=(LookupError, TypeError))
+    refused(broken + DONE, 'the event {"error": …}', no=(LookupError, TypeError))
     fed([b": keep-alive\n\n" + whole], "Red and blue", "a comment, `: keep-alive`, before the first event")
-
-
-def _refuses(function: Any, stream: bytes, what: str, no: tuple[type[Exception], ...] = ()) -> None:
-    outcome = attempt(function, iter([stream]), call=f"fed {what}, it")
-    if outcome.error is None:
-        raise Wrong(f"fed {what}, it returned {shown(outcome.value)}, as if all were well. Raise an error.")
-    if isinstance(outcome.error, no):
-        raise Wrong(
-            f"fed {what}, it raised {described(outcome.error)}. "
-            "Raise an error that passes on what the service said."
-        )
 
 
 @exercise("2.2", "A percentile", points=2)

@@ -11,7 +11,6 @@ from itertools import cycle, groupby, pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
@@ -93,11 +92,10 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         f"A row a call, a bar an attempt: {len(calls)} calls, {met.total()} attempts. Of these "
         f"{', '.join(words)}. At most {most} attempts a call; the longest call took {max(ends):.2f} s."
     )
-    lines = []
     if deadline_s is not None:
-        lines.append(ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline"))
+        ax.axvline(deadline_s, color="black", lw=2, ls="--", label="deadline")
         fig.alt += f" The deadline is at {deadline_s:g} s."
-    _legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()}, *lines)
+    _legend_beside(ax, {fault or "passed on": fill for fault, fill in fills.items()})
     return fig
 
 
@@ -268,11 +266,12 @@ def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:
     return "; ".join(counts)
 
 
-def _legend_beside(axes: Axes, fills: Mapping[str, Fill], *lines: Artist) -> None:
+def _legend_beside(axes: Axes, fills: Mapping[str, Fill]) -> None:
     """Put a legend to the right of the axes, with patches large enough to show their hatching."""
     patches = [Patch(**fill, label=text) for text, fill in fills.items()]
+    named, _ = axes.get_legend_handles_labels()
     axes.legend(
-        handles=[*patches, *lines],
+        handles=[*patches, *named],
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,
