@@ -29,6 +29,8 @@ _STUB_STEPS = {
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 _short.maxlist = _short.maxtuple = _short.maxdict = 5
+shown = _short.repr
+"""Says a value as a hint names it: short."""
 
 
 class Wrong(Exception):
@@ -45,11 +47,6 @@ class Partly(Wrong):
 
 class Unanswered(Exception):
     """There is no answer yet."""
-
-
-def shown(value: Any) -> str:
-    """Return a value as a hint names it: short."""
-    return _short.repr(value)
 
 
 def number_of(value: Any, call: str, wanted: str = "a number is wanted") -> float:
