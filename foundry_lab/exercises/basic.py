@@ -15,8 +15,7 @@ def body_until(body_until: Any) -> None:
     """The body has the fields of a chat request, and the word under the name that the service reads."""
     for question, word in (("Count from 1 to 10.", "5"), ("List the months.", "June")):
         call = f"body_until({MODEL!r}, {question!r}, {word!r})"
-        outcome = attempt(body_until, MODEL, question, word, call=call)
-        body = outcome.result(dict, "the body is a dict")
+        body = attempt(body_until, MODEL, question, word, call=call).result(dict, "the body is a dict")
         if missing := [name for name in ("model", "messages", "stop") if name not in body]:
             raise Wrong(f"{call}: the body has no field named {missing[0]!r}. It has {', '.join(body)}.")
         if body["model"] != MODEL:

@@ -5,7 +5,7 @@ from typing import Any
 
 from foundry_lab import FoundryAPIClient
 from foundry_lab.exercises.double import Answer, Asked, Double, completion
-from foundry_lab.exercises.trying import Outcome, attempt
+from foundry_lab.exercises.trying import attempt
 from foundry_lab.faults import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
 
@@ -13,11 +13,11 @@ CALL_S = 60.0
 """How long a call may take that meets no fault, or waits for one to end."""
 
 
-def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -> Outcome:
-    """Return how a call of a learner's async function ends, with a client of its own that is closed then.
+def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -> Any:
+    """Return what a learner's async function gives, called with a client of its own that is closed then.
 
     Raises:
-        Wrong: it didn't end in time.
+        Wrong: it raised, or didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
 
@@ -25,26 +25,24 @@ def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -
         async with FoundryAPIClient(url, retries=0, breaker=False, metrics=False) as client:
             return await function(client, *args)
 
-    return attempt(run, call=call, limit_s=CALL_S)
+    return attempt(run, call=call, limit_s=CALL_S).result()
 
 
-def behind(
-    fault: Fault | None, function: Callable[..., Any], *args: Any, call: str
-) -> tuple[Outcome, list[str]]:
-    """Return how such a call ends if the first request for a completion meets a fault on its way.
+def behind(fault: Fault | None, function: Callable[..., Any], *args: Any, call: str) -> tuple[Any, list[str]]:
+    """Return what such a call gives if the first request for a completion meets a fault on its way.
 
     Beyond the fault is a double, which counts: on a busy machine the real service is silent for a while, too.
 
     Also returned: what each request for a completion met, a fault or nothing.
 
     Raises:
-        Wrong: it didn't end in time.
+        Wrong: it raised, or didn't end in time.
         Unanswered: it raised NotImplementedError, or gave `...`.
     """
     with Double(_count) as double, FaultProxy(double.url) as proxy:
         proxy.script(fault)
-        outcome = with_client(function, proxy.url, *args, call=call)
-        return outcome, [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
+        value = with_client(function, proxy.url, *args, call=call)
+        return value, [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
 
 
 def _count(asked: Asked) -> Answer:

@@ -68,8 +68,7 @@ def wait_s(wait_s: Any) -> None:
 def read_or_keep(read_or_keep: Any) -> None:
     """Behind a stream that falls silent: the text so far, and the phase."""
     call = 'behind a stream that stalls, read_or_keep(client, "Count from 1 to 20.", 1.0)'
-    outcome, chats = behind(Fault("stall", after=4), read_or_keep, "Count from 1 to 20.", 1.0, call=call)
-    value = outcome.result()
+    value, chats = behind(Fault("stall", after=4), read_or_keep, "Count from 1 to 20.", 1.0, call=call)
     if chats != ["stall"]:
         raise Wrong(f"{call} sent {len(chats)} requests; one is wanted.")
     if not isinstance(value, tuple) or len(value) != 2:
@@ -83,8 +82,7 @@ def read_or_keep(read_or_keep: Any) -> None:
             "limits is for that?"
         )
     call = 'with nothing wrong, read_or_keep(client, "Say hello.", 30.0)'
-    outcome, _ = behind(None, read_or_keep, "Say hello.", 30.0, call=call)
-    value = outcome.result()
+    value, _ = behind(None, read_or_keep, "Say hello.", 30.0, call=call)
     if not isinstance(value, tuple) or len(value) != 2 or not value[0] or value[1] is not None:
         raise Wrong(f"{call} returned {shown(value)}; the text and None are wanted.")
 

@@ -87,7 +87,7 @@ def first_sentence(first_sentence: Any) -> None:
         pieces = re.findall(r" ?\w+|[.,!?]", text)
         with Double(Answer(pieces=[*pieces, *[" And on."] * 100])) as double:
             call = f"first_sentence, streamed {text!r},"
-            value = with_client(first_sentence, double.url, "Tell me.", call=call).result()
+            value = with_client(first_sentence, double.url, "Tell me.", call=call)
         if value != wanted:
             raise Wrong(f"streamed {text!r}, you returned {shown(value)}; the first sentence is {wanted!r}.")
         if not double.asked:
@@ -98,7 +98,7 @@ def first_sentence(first_sentence: Any) -> None:
                 "Stop reading as soon as the sentence is whole."
             )
     with Double(Answer(pieces=["No", " end"])) as double:
-        value = with_client(first_sentence, double.url, "Tell me.", call="first_sentence").result()
+        value = with_client(first_sentence, double.url, "Tell me.", call="first_sentence")
     if value != "No end":
         raise Wrong(f"streamed 'No end', and nothing more, you returned {shown(value)}.")
 
@@ -118,7 +118,7 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
     for together in (1, 3):
         with Double(Answer(pieces=["a"] * 5, first_s=0.2, pause_s=0.3)) as double:
             call = f"first_tokens(client, {together})"
-            values = with_client(first_tokens, double.url, together, call=call).result()
+            values = with_client(first_tokens, double.url, together, call=call)
         if not isinstance(values, list | tuple) or not all(isinstance(each, int | float) for each in values):
             raise Wrong(f"{call} returned {shown(values)}; a list of seconds is wanted.")
         if len(values) != together or len(double.asked) != together:
@@ -140,8 +140,7 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
 def patient(patient: Any) -> None:
     """The stalled stream is left in time, and the question is asked once more without streaming."""
     call = 'behind a stream that stalls, patient(client, "Say hello.", 1.0)'
-    outcome, chats = behind(Fault("stall", after=0), patient, "Say hello.", 1.0, call=call)
-    value = outcome.result()
+    value, chats = behind(Fault("stall", after=0), patient, "Say hello.", 1.0, call=call)
     if not chats:
         raise Wrong("nothing was asked. Use the client that your function is given.")
     if len(chats) != 2 or "stall" not in chats[0]:

@@ -147,10 +147,8 @@ class Outcome:
         return await value
 
 
-def attempt(
-    function: Callable[..., Any], *args: Any, call: str | None = None, limit_s: float = LIMIT_S
-) -> Outcome:
-    """Return how a call of the learner's function ends; `call` is how a hint names it.
+def attempt(function: Callable[..., Any], *args: Any, call: str = "", limit_s: float = LIMIT_S) -> Outcome:
+    """Return how a call of the learner's function ends; `call` is how a hint names it, if not by its code.
 
     Raises:
         Wrong: it didn't end in time.

@@ -68,8 +68,7 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
-    size = (9, 1.6 + 0.34 * len(calls))
-    fig, (ax,) = panels(1, "Attempts of each call, and what they met", size=size)
+    fig, (ax,) = panels(1, "Attempts of each call, and what they met", size=(9, 1.6 + 0.34 * len(calls)))
     label(ax, "seconds since the call's first attempt", "call")
     ends = [end_s - each[0][0] for each in calls.values() for _, end_s, _ in each]
     longest = max([*ends, deadline_s or 0.0])

@@ -91,8 +91,7 @@ class ChatPanel(ipywidgets.VBox):
         self.clear_button.on_click(lambda _: self.clear())
         asking = ipywidgets.HBox([self.text, *buttons], layout={"width": "100%"})
         settings = ipywidgets.HBox([self.temperature, self.max_tokens])
-        rows = [self.transcript_view, asking, settings, self.status]
-        super().__init__(rows, layout={"max_width": "760px"})
+        super().__init__([self.transcript_view, asking, settings, self.status], layout={"max_width": "760px"})
         self._show("ready")
 
     def send(self, prompt: str) -> None:

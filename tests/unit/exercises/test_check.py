@@ -104,7 +104,7 @@ def test_what_hangs_is_ended_and_told(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, answer: object
 ) -> None:
     """A loop that went on would use a processor for as long as the kernel lives."""
-    monkeypatch.setattr(trying.attempt, "__kwdefaults__", {"call": None, "limit_s": 0.3})
+    monkeypatch.setattr(trying.attempt, "__kwdefaults__", {"call": "", "limit_s": 0.3})
     assert "was not back after 0.3 s" in said(capsys, answer)
     end = time.monotonic() + 30
     while any(thread.name == "exercise" for thread in threading.enumerate()) and time.monotonic() < end:
