@@ -108,19 +108,18 @@ def two_turns(two_turns: Any) -> None:
 @exercise("1.4", "Unload and load", points=2)
 def reload(reload: Any) -> None:
     """Two GETs with the alias, in the right order."""
-    known = {f"/models/unload/{ALIAS}": "unloaded", f"/models/load/{ALIAS}": "loaded"}
+    answers = {f"GET /models/unload/{ALIAS}": "unloaded", f"GET /models/load/{ALIAS}": "loaded"}
 
     def respond(asked: Asked) -> Answer:
-        if asked.method == "GET" and asked.path in known:
-            return Answer(body={"status": known[asked.path]})
-        return error(404, "not found")
+        status = answers.get(f"{asked.method} {asked.path}")
+        return Answer(body={"status": status}) if status else error(404, "not found")
 
     with Double(respond) as double:
         outcome = attempt(reload, double.url, ALIAS, call=f"reload(url, {ALIAS!r})")
         seen = [f"{asked.method} {asked.path}" for asked in double.asked]
     if not seen and outcome.error is None:
         raise Wrong("no request came to the address that your function was given.")
-    wanted = [f"GET {path}" for path in known]
+    wanted = list(answers)
     if seen == wanted[::-1]:
         raise Wrong("you load first and unload then, so no model is left in memory.")
     for asked in seen:
