@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
@@ -127,31 +127,33 @@ def check_links(path: Path) -> None:
     raise OSError(errno.ELOOP, "links lead in a circle there", os.fspath(path))
 
 
-def create(path: Path, *, private: bool = False) -> BinaryIO:
-    """Open a new file for writing. What stood there is removed: of a link itself, not what it leads to.
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Open a new file, which takes the place of `path` in one step when the block has ended.
+
+    Nobody reads half of it, and a block that fails, as with a full disk, leaves there what was there. A link
+    at its name is replaced, and what it leads to stays as it is.
 
     Args:
         private: nobody else may read it.
 
     Raises:
-        OSError: it can't be removed or made.
-    """
-    patiently(path.unlink, missing_ok=True)
-    opener = functools.partial(os.open, mode=0o600 if private else 0o666)
-    return open(path, "xb", opener=opener)  # "x" follows no link
-
-
-def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Put a file in place in one step: nobody reads half of it, and a full disk leaves the old one there.
-
-    A link at its name is replaced, and what it leads to stays as it is. Arguments and errors as for `create`.
+        OSError: it can't be made or put in place.
     """
     part = path.with_name(path.name + ".part")
+    opener = functools.partial(os.open, mode=0o600 if private else 0o666)
     try:
-        with create(part, private=private) as file:
-            file.write(data)
+        patiently(part.unlink, missing_ok=True)
+        with open(part, "xb", opener=opener) as file:  # "x" follows no link
+            yield file
         patiently(part.replace, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Put a file with these bytes in place in one step. Arguments and errors as for `replacing`."""
+    with replacing(path, private=private) as file:
+        file.write(data)

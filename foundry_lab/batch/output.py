@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import filelock
 
-from foundry_lab._ground.files import WINDOWS, check_links, create, force_to_disk, no_link, patiently
+from foundry_lab._ground.files import WINDOWS, check_links, force_to_disk, no_link, replacing
 from foundry_lab.batch.index import Index
 from foundry_lab.batch.result import ID_PREFIX, decode_line, fingerprint_in
 from foundry_lab.errors import FoundryError
@@ -162,19 +162,15 @@ class BatchOutput:
         if self.backup is None or not (self._ordered or replaced):
             return 0
         old = self._index.count_old()
-        part = self._real.with_name(self._real.name + ".part")
         try:
             if old:
                 with open(self.backup, "ab", opener=no_link) as kept:
                     self._copy(self._index.old_places(), kept)
-            with create(part) as new:
+            with replacing(self._real) as new:
                 self._copy(self._index.places(by_input=self._ordered), new)
-            self._file.close()
-            patiently(part.replace, self._real)
+                self._file.close()  # Windows replaces no file that is open
             _sync_folder(self._real)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
             in_use = WINDOWS and isinstance(error, PermissionError)
             do = "Close the program that has it open" if in_use else "Make room there"
             do = "Remove the link" if error.errno == errno.ELOOP else do

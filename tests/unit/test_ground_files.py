@@ -112,6 +112,14 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(
     assert list(victim.parent.iterdir()) == [victim]
 
 
+def test_a_ctrl_c_while_a_file_is_written_leaves_the_old_one(victim: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), files.replacing(victim) as file:
+        file.write(b"half of")
+        raise KeyboardInterrupt
+    assert victim.read_bytes() == b"precious"
+    assert list(victim.parent.iterdir()) == [victim]
+
+
 @posix
 def test_a_link_is_not_opened(victim: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(victim)

@@ -176,7 +176,7 @@ async def test_an_output_that_is_open_elsewhere_is_not_a_full_disk(
         raise PermissionError(errno.EACCES, "in use")
 
     monkeypatch.setattr("foundry_lab.batch.output.WINDOWS", True)
-    monkeypatch.setattr("foundry_lab.batch.output.patiently", in_use)
+    monkeypatch.setattr(Path, "replace", in_use)
     with pytest.raises(BatchStoppedError, match="Close the program that has it open"):
         await client.complete_batch(["a", "b"], output=tmp_path / "out.jsonl", ordered=True)
     assert names_in(tmp_path) == ["out.jsonl"]
