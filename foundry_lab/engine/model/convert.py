@@ -78,15 +78,6 @@ class Decoder:
         self.initializers[name] = tensor
         return name
 
-    def _alias(self, name: str, original: str, shape: tuple[int, ...]) -> str:
-        """Give bytes already written another name and shape."""
-        tensor = TensorProto()
-        tensor.CopyFrom(self.initializers[original])
-        tensor.name = name
-        tensor.dims[:] = shape
-        self.initializers[name] = tensor
-        return name
-
     def _integer(self, name: str, value: int) -> str:
         self.initializers[name] = helper.make_tensor(name, TensorProto.INT64, [1], [value])
         return name
@@ -130,8 +121,11 @@ class Decoder:
         """Logits of the last position alone: nobody reads the prompt's, and they'd take 200 kB a token."""
         rows, blocks = self.vocab_size, self.hidden_size // BLOCK
         last = self._node("Gather", [x, self._integer("last", -1)], "last_hidden", axis=1)
-        matrix = self._alias("head.weight", "embedding.weight", (rows, blocks, BLOCK))
-        parts = [matrix, "embedding.scale", "embedding.zero"]
+        matrix = TensorProto()  # the embedding's bytes, in another shape
+        matrix.CopyFrom(self.initializers["embedding.weight"])
+        matrix.name, matrix.dims[:] = "head.weight", (rows, blocks, BLOCK)
+        self.initializers[matrix.name] = matrix
+        parts = [matrix.name, "embedding.scale", "embedding.zero"]
         return self._multiply("logits", last, parts, (rows, blocks), bits=8)
 
     def _norm(self, name: str, x: str, branch: str) -> tuple[str, str]:

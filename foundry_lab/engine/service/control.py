@@ -101,12 +101,9 @@ async def _download_lines(model: IModel, cancel: threading.Event) -> AsyncIterat
         except RuntimeError:  # the loop is closed: nobody listens any more
             cancel.set()
 
-    def on_progress(percent: float) -> None:
-        tell({"percent": percent})
-
     def download() -> None:
         try:
-            model.download(on_progress, cancel)
+            model.download(lambda percent: tell({"percent": percent}), cancel)
             tell({"done": True, "id": model.id})
         except Exception as error:  # whatever the SDK or its native part raises is the caller's to know
             reason = f"The download of {model.alias} failed: {plain(error)}."
