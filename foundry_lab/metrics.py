@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from foundry_lab import errors
 from foundry_lab._ground.forks import renew_after_fork
+from foundry_lab._ground.loopback import refuse_foreign_wsgi
 from foundry_lab.policies.breaker import CircuitBreaker
 from foundry_lab.types import Usage
 
@@ -313,9 +314,6 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
                 f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
                 "number up to 65535, or 0 for a free one."
             ) from None
-        # Here, as few serve their metrics, and it brings aiohttp's server.
-        from foundry_lab._ground.loopback import refuse_foreign_wsgi
-
         app = server.get_app()
         assert app is not None
         server.set_app(refuse_foreign_wsgi(app))

@@ -5,10 +5,8 @@ answers. The browser gives it away: by the name in Host, by Origin, by Sec-Fetch
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-from aiohttp import web
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -45,15 +43,3 @@ def refuse_foreign_wsgi(app: WSGIApplication) -> WSGIApplication:
         return app(environ, start_response)
 
     return guarded
-
-
-@web.middleware
-async def refuse_foreign(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Answer 403 to what is `foreign`."""
-    host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
-    _, port, *_ = request.get_extra_info("sockname", ("", 0))
-    if reason := foreign(host, origin, port, site):
-        return web.json_response({"error": f"Refused: {reason}. Ask from a program."}, status=403)
-    return await handler(request)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 import requests
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
-from foundry_lab._ground.loopback import foreign, refuse_foreign
+from foundry_lab._ground.loopback import foreign
 from foundry_lab.metrics import Metrics
 
 
@@ -66,31 +61,6 @@ def test_port_80_goes_without_saying() -> None:
 def test_what_a_page_sends_is_quoted_cut_and_without_control_characters() -> None:
     reason = foreign("127.0.0.1:1", "http://\x1b[2J" + "x" * 10_000, 1)
     assert reason is not None and len(reason) < 200 and "\x1b" not in reason
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[TestClient[Any, Any]]:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text="secret")
-
-    app = web.Application(middlewares=[refuse_foreign])
-    app.router.add_route("*", "/", answer)
-    async with TestClient(TestServer(app)) as client:
-        yield client
-
-
-async def test_the_middleware_lets_programs_in(client: TestClient[Any, Any]) -> None:
-    assert await (await client.get("/")).text() == "secret"
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
-)
-async def test_the_middleware_refuses_pages(client: TestClient[Any, Any], headers: dict[str, str]) -> None:
-    answer = await client.post("/", headers=headers)
-    assert answer.status == 403
-    assert (await answer.json())["error"].startswith("Refused: it ")
 
 
 PAGES = [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}]

@@ -1,7 +1,7 @@
 """Control routes of the service process: what the public REST doesn't have.
 
-The catalog in detail, downloads with progress, a clean stop. They are on a loopback
-port of their own and want the bearer token of the state file, which only the service's owner can read.
+The catalog in detail, downloads with progress, a clean stop. They are on a loopback port of their own, which
+no web page may use, and want the bearer token of the state file, which only the service's owner can read.
 
     GET  /control/models     [{"id", "alias", "name", "size_bytes", "task", "device", "license", "cached",
                               "loaded", "context_length"}, …]
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
+from foundry_lab._ground.loopback import foreign
 from foundry_lab.engine.service.runtime import Runtime, plain
 
 if TYPE_CHECKING:
@@ -43,16 +44,20 @@ class Control:
         self._stop = stop
 
     def add_routes(self, app: web.Application) -> None:
-        """Put the routes and the check of the token into the application."""
-        app.middlewares.append(self._check_token)
+        """Put the routes into the application, and the checks of who asks, which hold for all its routes."""
+        app.middlewares.append(self._check_caller)
         app.router.add_get(f"{PREFIX}/models", self._models)
         app.router.add_post(f"{PREFIX}/download", self._download)
         app.router.add_post(f"{PREFIX}/shutdown", self._shutdown)
 
     @web.middleware
-    async def _check_token(
+    async def _check_caller(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        host, origin, site = (request.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
+        _, port, *_ = request.get_extra_info("sockname", ("", 0))
+        if reason := foreign(host, origin, port, site):
+            return _error(403, f"Refused: {reason}. Ask from a program.")
         if request.path.startswith(PREFIX):
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, self._authorization):

@@ -19,7 +19,6 @@ from importlib import metadata
 
 from aiohttp import web
 
-from foundry_lab._ground.loopback import refuse_foreign
 from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
@@ -70,7 +69,7 @@ async def run(
     idle = IdleWatch(idle_stop_s() if log_file else None)
     token, used = secrets.token_urlsafe(32), versions()
     runtime = Runtime()
-    app = web.Application(middlewares=[refuse_foreign])
+    app = web.Application()
     app.router.add_post(CATALOG_ROUTE, handle_query)
     Control(token, runtime, stop.set).add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -79,6 +79,21 @@ async def routes() -> AsyncIterator[Routes]:
         yield routes
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+@pytest.mark.parametrize("route", ["/control/shutdown", catalog.CATALOG_ROUTE])
+async def test_a_web_page_is_refused_whatever_it_knows(
+    routes: Routes, route: str, headers: dict[str, str]
+) -> None:
+    answer = await routes.client.post(route, json={}, headers=HEADERS | headers)
+    assert answer.status == 403
+    assert (await answer.json())["error"].startswith("Refused: it ")
+    assert routes.stops == 0
+    assert (await routes.client.post(route, json={}, headers=HEADERS)).status < 300, "a program is let in"
+
+
 async def test_a_download_tells_its_progress(routes: Routes) -> None:
     def download(progress: Callable[[float], None], cancel: threading.Event) -> None:
         for percent in (0.0, 50.0, 100.0):
