@@ -10,8 +10,6 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model.convert import metadata
 from foundry_lab.engine.model.genai import genai_config
 
-CONTROL_TOKEN = int(gguf.TokenType.CONTROL)
-
 
 def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> dict[str, Any]:
     """Return a Hugging Face `tokenizer.json`: byte-level BPE, each digit a token of its own.
@@ -22,7 +20,7 @@ def tokenizer_json(tokens: list[str], types: list[int], merges: list[str]) -> di
     special = [
         {"id": i, "content": token, "special": True, **as_it_stands}
         for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind == CONTROL_TOKEN
+        if kind == gguf.TokenType.CONTROL
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {

@@ -90,10 +90,8 @@ def read_state() -> ServiceState | None:
             for path in (paths.home(), paths.run_dir(), file):
                 check(path)
             return msgspec.json.decode(patiently(file.read_bytes), type=ServiceState)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
-            return None
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            return None  # none there; or no JSON, no UTF-8, or too deep
 
 
 def remove_state(pid: int) -> None:
