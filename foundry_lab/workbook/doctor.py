@@ -15,6 +15,7 @@ import psutil
 from foundry_lab import engine
 from foundry_lab.config import Settings
 from foundry_lab.engine import paths, private
+from foundry_lab.engine.model.genai import thread_count
 from foundry_lab.engine.service import native, probe
 from foundry_lab.engine.service.discovery import SHUT_DOWN
 from foundry_lab.engine.service.idle import idle_stop_s
@@ -127,6 +128,7 @@ def _check_kernel() -> Check:
 def _check_settings() -> Check:
     Settings()
     idle_stop_s()
+    thread_count()
     names = sorted(name for name in os.environ if name.startswith("FOUNDRY_"))
     return Check("settings", "ok", ", ".join(names) + " set" if names else "all defaults")
 

@@ -103,6 +103,16 @@ def test_bad_setting_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.advice == "Give a whole number from 0 (try once) to 100."
 
 
+@pytest.mark.parametrize("name", ["FOUNDRY_LAB_IDLE_STOP", "FOUNDRY_LAB_THREADS"])
+def test_a_setting_of_the_service_is_looked_at_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "many")
+    by_name = {check.name: check for check in doctor.run_checks()}
+    check = by_name["settings"]
+    assert check.status == "fail" and f"{name}='many'" in f"{check.found} {check.advice}"
+
+
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
 def test_python_out_of_range(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version, executable="python"))
