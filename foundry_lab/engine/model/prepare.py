@@ -155,6 +155,9 @@ def install(built: Path, work: Path) -> PreparedModel:
     """
     write_manifest(built)
     write_config(built)
+    for file in built.iterdir():
+        with file.open("rb+") as written:
+            force_to_disk(written.fileno())
     place = model_dir()
     place.parent.mkdir(parents=True, exist_ok=True)
     replaced = patiently(place.rename, work / "replaced") if place.exists() else None
@@ -200,6 +203,3 @@ def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     reader = GGUFReader(gguf)
     write_model(reader, directory, progress=progress)
     write_configuration(reader, directory)
-    for file in directory.iterdir():
-        with file.open("rb+") as written:
-            force_to_disk(written.fileno())
