@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,24 +48,21 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _status_of(response: HTTPResponse, body: bytes) -> Mapping[str, Any] | None:
-    """Return the body if it is what Foundry Local says about itself: an object that names its endpoints."""
+def _status_of(response: HTTPResponse, body: bytes) -> dict[str, Any]:
+    """Return what Foundry Local says about itself, an object that names its endpoints; else an empty one."""
     try:
-        said = msgspec.json.decode(body) if response.status == 200 else None
-    except (ValueError, RecursionError):  # no JSON, no UTF-8, or too deep
-        return None
-    if isinstance(said, dict) and any(key.lower() == "endpoints" for key in said):
-        return said
-    return None
+        said = msgspec.json.decode(body, type=dict[str, Any]) if response.status == 200 else {}
+    except (ValueError, RecursionError):  # no JSON object, no UTF-8, or too deep
+        return {}
+    return said if any(key.lower() == "endpoints" for key in said) else {}
 
 
 def answering_pid(url: str) -> int | None:
     """Return the process id that the Foundry Local service at this base URL reports, or None."""
     try:
-        status = _status_of(*request("GET", url + STATUS_ROUTES[0]))
+        pid = _status_of(*request("GET", url + STATUS_ROUTES[0])).get("pid")
     except NO_ANSWER:
         return None
-    pid = status.get("pid") if status else None
     return pid if isinstance(pid, int) else None
 
 
@@ -86,7 +82,7 @@ def check_foundry_local(url: str) -> None:
                 f"Nobody answers at {url} ({str(error) or type(error).__name__}). Start that service, or "
                 "unset FOUNDRY_ENDPOINT to use the embedded one."
             ) from error
-        if response.status in (401, 403) or _status_of(response, body) is not None:
+        if response.status in (401, 403) or _status_of(response, body):
             return
     raise EngineError(
         f"What answers at {url} is not Foundry Local: {_description(response, body)}. "
