@@ -127,7 +127,7 @@ def status(as_json: bool) -> None:
     if as_json:
         _show_json(shown)
     elif state and shown:
-        click.echo(f"endpoint   {state.url or 'starting'}")
+        click.echo(f"endpoint   {state.url}")
         click.echo(f"model      {state.alias} ({state.model_id})")
         click.echo(f"process    {state.pid}, {shown.get('memory_mib', 0):.0f} MiB")
         click.echo(f"versions   {', '.join(f'{name} {version}' for name, version in state.versions.items())}")
