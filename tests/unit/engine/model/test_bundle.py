@@ -96,6 +96,15 @@ def test_export_and_import_into_another_home(lab, tmp_path, monkeypatch):
         assert (imported.path / name).read_bytes() == (model.path / name).read_bytes()
 
 
+def test_what_is_imported_is_on_the_disk_before_it_counts(lab, tmp_path, monkeypatch):
+    pin(prepare.prepare_model(progress=False), monkeypatch)
+    archive = bundle.export_model(tmp_path / "model.tar")
+    forced = []
+    monkeypatch.setattr(prepare, "force_to_disk", lambda number: forced.append(os.fstat(number).st_ino))
+    bundle.import_model(archive)
+    assert sorted(forced) == sorted(file.stat().st_ino for file in paths.model_dir().iterdir())
+
+
 def test_export_into_a_directory_gets_a_name_and_tells_nobody_who_wrote_it(lab, tmp_path):
     prepare.prepare_model(progress=False)
     (tmp_path / "stick").mkdir()
