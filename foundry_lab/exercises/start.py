@@ -96,6 +96,8 @@ def ask_all(ask_all: Any) -> None:
 
     value = attempt(ask_all, ask, questions, call=f"ask_all(ask, {questions})").result()
     if asyncio.isfuture(value):
+        if value.done() and not value.cancelled():
+            value.exception()  # or Python complains later, in its own words, that nobody looked at it
         raise Wrong("you returned what gather gives before it is awaited. Which word is missing?")
     if not isinstance(value, list | tuple) or sorted(map(str, value)) != ["MIDDLE", "QUICK", "SLOW"]:
         raise Wrong(f"you returned {shown(value)}; three answers are wanted, one for each question.")

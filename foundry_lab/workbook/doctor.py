@@ -63,7 +63,9 @@ def _guarded(check: Callable[[], Check]) -> Check:
         return check()
     except FoundryError as error:
         found, _, advice = str(error).rpartition(". ")  # the last sentence of an error says what to do
-        return Check(name, "fail", found, advice)
+        return Check(name, "fail", found, advice) if found else Check(name, "fail", advice)
+    except subprocess.TimeoutExpired as error:
+        return Check(name, "fail", f"no result within {error.timeout:g} s", "Try again.")
     except Exception as error:
         return Check(name, "fail", f"{type(error).__name__}: {error}", "Please report this.")
 
@@ -105,10 +107,7 @@ def _check_packages() -> Check:
 def _check_runtime() -> Check:
     """Load the SDK in a process of its own: its native libraries may be unable to load, or worse."""
     code = f"import foundry_local_sdk as sdk, {native.MODULE}; print(sdk.__version__)"
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return Check("runtime", "fail", "foundry-local-sdk did not load within 60 s", "Try again.")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     if done.returncode == 0:
         return Check("runtime", "ok", f"foundry-local-sdk {done.stdout.strip()}")
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from course_sources import answers, handed_over, stub_of
 from wrong_answers import WRONG
@@ -28,7 +30,13 @@ def test_the_stub_is_told_to_be_unanswered(number: str, capsys: pytest.CaptureFi
     ("number", "answer", "hint", "place", "mark"), CASES, ids=[f"{case[0]}-{case[2][:30]}" for case in CASES]
 )
 def test_a_wrong_answer_is_refused_with_its_reason(
-    number: str, answer: object, hint: str, place: int, mark: str, capsys: pytest.CaptureFixture[str]
+    number: str,
+    answer: object,
+    hint: str,
+    place: int,
+    mark: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     given = handed_over(number, answers()[number])
     given[place] = answer
@@ -36,6 +44,8 @@ def test_a_wrong_answer_is_refused_with_its_reason(
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"{mark} {number} ")
     assert hint in said
+    gc.collect()
+    assert "never retrieved" not in caplog.text, "asyncio explains in its words what the hint says already"
 
 
 def test_every_exercise_has_an_answer_and_three_wrong_ones() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,7 +110,7 @@ def test_a_setting_of_the_service_is_looked_at_before_it_starts(
     monkeypatch.setenv(name, "many")
     by_name = {check.name: check for check in doctor.run_checks()}
     check = by_name["settings"]
-    assert check.status == "fail" and f"{name}='many'" in f"{check.found} {check.advice}"
+    assert check.status == "fail" and f"{name}='many'" in check.found
 
 
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
@@ -156,6 +156,18 @@ def test_runtime_that_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
     check = doctor._check_runtime()
     assert (check.status, check.found) == ("fail", "ImportError: libfoo.so: not found")
     assert "force-reinstall foundry-local-sdk" in check.advice
+
+
+@pytest.mark.parametrize("check", [doctor._check_runtime, doctor._check_packages])
+def test_what_takes_too_long_is_no_bug_to_report(
+    monkeypatch: pytest.MonkeyPatch, check: Callable[[], doctor.Check]
+) -> None:
+    def slow(command: list[str], timeout: float, **kwargs: object) -> object:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(doctor.subprocess, "run", slow)
+    found = doctor._guarded(check)
+    assert (found.status, found.found, found.advice) == ("fail", "no result within 60 s", "Try again.")
 
 
 MISSING = "{}: cannot open shared object file: No such file or directory"
