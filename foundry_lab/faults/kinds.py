@@ -24,7 +24,6 @@ FaultKind = Literal[
     "duplicate",
 ]
 KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
-UNANSWERED = ("refused", "reset", "black_hole")
 STREAM_ONLY = ("broken_event", "duplicate")
 
 

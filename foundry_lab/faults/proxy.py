@@ -27,7 +27,7 @@ from foundry_lab.calls.portal import Portal
 from foundry_lab.calls.target import Target, locate
 from foundry_lab.config import Settings, check_endpoint
 from foundry_lab.errors import ConfigurationError, EngineError, FoundryError
-from foundry_lab.faults.kinds import UNANSWERED, Fault, FaultKind, pick
+from foundry_lab.faults.kinds import Fault, FaultKind, pick
 from foundry_lab.faults.listener import HOST, Listener
 from foundry_lab.faults.relay import Relay, refuse
 
@@ -217,10 +217,11 @@ class FaultProxy:
         self.log.append(entry)
         try:
             response = await self._relay.answer(request, fault)
-            if response.prepared or fault is None or fault.kind not in UNANSWERED:
-                entry.status = response.status
+            if response is None:
+                return web.Response(status=503)  # for the server, and who waited for the proxy's end
+            entry.status = response.status
             return response
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             entry.client_left = True
             raise
         finally:

@@ -29,7 +29,7 @@ FLUSH_S = 0.05
 """Pause before a reset, so that what was sent is read first: a reset may overtake it."""
 DRIP_BYTES = 16
 CONNECT_S = 10.0
-UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+UNREACHED = (aiohttp.ClientConnectorError, ConnectionRefusedError, TimeoutError)
 _AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
 
 
@@ -61,8 +61,8 @@ class Relay:
         """End what waits for ever."""
         self.stopping.set()
 
-    async def answer(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
-        """Answer one request, meeting `fault`."""
+    async def answer(self, request: web.Request, fault: Fault | None) -> web.StreamResponse | None:
+        """Answer one request, meeting `fault`; None where nothing is answered."""
         kind = fault.kind if fault else ""
         if fault and kind == "latency":
             spread = self._rng.lognormvariate(0, fault.sigma) if fault.sigma else 1.0
@@ -71,10 +71,11 @@ class Relay:
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             return _error(fault.status, "The fault proxy answered instead of the service.", headers)
         elif kind in ("reset", "refused"):
-            return _reset(request)
+            _reset(request)
+            return None
         elif kind == "black_hole":
             await self.stopping.wait()
-            return web.Response(status=503)
+            return None
         target = self.target
         assert target is not None, "it was found before the proxy began to listen"
         try:
@@ -88,8 +89,9 @@ class Relay:
             return await self._ask(request, target, fault)
         except UNREACHED as error:
             return _error(502, f"The fault proxy can't reach the service at {target.endpoint}: {error}")
-        except aiohttp.ClientConnectionError:
-            return _reset(request)  # as the service did
+        except (aiohttp.ClientConnectionError, ConnectionError):
+            _reset(request)  # as the service did
+            return None
 
     async def _ask(self, request: web.Request, target: Target, fault: Fault | None) -> web.StreamResponse:
         url = URL(f"{target.endpoint}{request.rel_url.raw_path_qs}", encoded=True)
@@ -119,17 +121,12 @@ class Relay:
             body = self._spoiled(request, upstream, fault, is_stream)
         request[_AS_SENT] = headers
         response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
-        if "Content-Length" not in headers:
-            response.enable_chunked_encoding()
         await response.prepare(request)
         try:
             async for data in body:
                 await response.write(data)
         except aiohttp.ClientError:
             _reset(request)
-        if request.transport is not None:  # not cut off by ourselves
-            with contextlib.suppress(ConnectionError):
-                await response.write_eof()
         return response
 
     async def _spoiled(
@@ -237,12 +234,11 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return web.json_response(body, status=status, headers=headers)
 
 
-def _reset(request: web.Request) -> web.Response:
-    """End the connection with a TCP reset; return an answer for the server, which reaches nobody."""
+def _reset(request: web.Request) -> None:
+    """End the connection with a TCP reset."""
     transport = request.transport
     if transport is not None:
         linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
-    return web.Response()

@@ -135,6 +135,19 @@ def test_head_passes_though_the_service_sends_a_body_with_it() -> None:
     assert (status, dict(headers)["Content-Length"], body) == (200, "4", b"")
 
 
+def test_an_old_client_gets_a_stream_too(stub: StubService, proxy: FaultProxy) -> None:
+    """HTTP/1.0 has no chunks: the connection's end is the stream's."""
+    stub.on("POST", CHAT, stream(ROLE + DONE))
+    there = urlsplit(proxy.url)
+    with socket.create_connection(("127.0.0.1", there.port or 0), timeout=20) as caller:
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: {there.netloc}\r\nContent-Length: 2\r\n\r\n"
+        caller.sendall(head.encode() + b"{}")
+        answer = b"".join(iter(lambda: caller.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (head.split()[1], body) == (b"200", ROLE + DONE)
+    assert b"chunked" not in head
+
+
 @pytest.mark.parametrize("host", ["{upstream}", "{proxy}"])
 def test_a_client_that_takes_it_for_an_http_proxy_is_served(
     stub: StubService, proxy: FaultProxy, host: str
@@ -228,6 +241,15 @@ def test_a_reset_never_reaches_the_service(stub: StubService, proxy: FaultProxy)
         client.complete("hi")
     assert stub.count("POST", CHAT) == 0
     assert (proxy.log[-1].fault, proxy.log[-1].status) == ("reset", None)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_service_that_hangs_up_is_passed_on_and_noted_without_a_status(method: str) -> None:
+    with RawServer(sends(b""), path=None) as server, FaultProxy(server.url) as proxy:
+        with pytest.raises(ConnectionResetError):
+            fetch(proxy.url, method, "/status")
+        durations(proxy)
+        assert (proxy.log[-1].status, proxy.log[-1].client_left) == (None, False)
 
 
 def durations(proxy: FaultProxy) -> list[float]:
@@ -430,6 +452,8 @@ def test_a_dead_upstream_is_named() -> None:
         status, _, _, body = fetch(proxy.url, "GET", "/status")
         assert status == 502
         assert dead in json.loads(body)["error"]["message"]
+        assert fetch(proxy.url, "HEAD", "/status")[0] == 502
+        assert not any(entry.client_left for entry in proxy.log)
         with client_of(proxy) as client, pytest.raises(ServerError, match=r"can't reach the service"):
             client.complete("hi")
 
