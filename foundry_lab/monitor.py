@@ -102,7 +102,6 @@ class HealthMonitor:
         self._restarter = Restarter(supervisor, client.settings, self.restarts) if supervisor else None
         self._look_listeners: list[Callable[[Look], None]] = []
         self._transition_listeners: list[Callable[[HealthTransition], None]] = []
-        self._stop = threading.Event()
         self._portal: Portal | None = None  # of the watch under way, or of the last
         self._work: Work[None] | None = None
         self._thread: threading.Thread | None = None
@@ -111,7 +110,6 @@ class HealthMonitor:
 
     def after_fork(self) -> None:
         """The monitor runs in the parent; in the child it doesn't, and may be started."""
-        self._stop = threading.Event()
         keep_unused(self._work)
         self._work = None
 
@@ -148,14 +146,12 @@ class HealthMonitor:
                 "Another monitor watches this client already. Use that one, end it first (close() or "
                 "await aclose()), or give each monitor a client of its own."
             )
-        self._stop.clear()
         self._portal = Portal("health-monitor")  # an earlier watch may still be winding up its own
         self._work = self._portal.start(self._watch())
         return self
 
     def close(self) -> None:
         """Stop looking. Ends a look that is under way; waits for a restart."""
-        self._stop.set()
         by_listener = threading.current_thread() is self._thread
         portal, work, self._work = self._portal, self._work, None  # from here on it may be started again
         if portal is not None and work is not None:
@@ -189,8 +185,9 @@ class HealthMonitor:
                 began = time.monotonic()
                 found = await self._look()
                 self._note(found)
+                await asyncio.sleep(0)  # ends here if it was closed meanwhile, by a listener say
                 if self._restarter is not None and found.status == "unavailable":
-                    self._restarter.restart_if_dead(self._stop)  # nobody else waits for this loop
+                    self._restarter.restart_if_dead()  # nobody else waits for this loop
                 await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
         finally:
             await self._client.caller.close()  # this loop's connections

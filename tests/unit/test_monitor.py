@@ -22,6 +22,7 @@ from foundry_lab.calls.portal import Portal
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, EngineError
 from foundry_lab.monitor import HealthMonitor, HealthTransition, Look
+from foundry_lab.types import Health
 from foundry_lab.workbook.widgets import ChatPanel, HealthDashboard
 
 STATUS = ("GET", "/status")
@@ -292,12 +293,12 @@ def restarter(**times: float) -> Restarter:
 
 
 def test_a_dead_service_is_started_at_once_and_then_after_a_wait(fake: Engine) -> None:
-    keeper, stop = restarter(backoff_initial_s=60, settle_s=60), threading.Event()
-    keeper.restart_if_dead(stop)
-    keeper.restart_if_dead(stop)
+    keeper = restarter(backoff_initial_s=60, settle_s=60)
+    keeper.restart_if_dead()
+    keeper.restart_if_dead()
     assert fake.starts == 1
     keeper = restarter(backoff_initial_s=0.2, settle_s=60)
-    wait_for(lambda: keeper.restart_if_dead(stop) or fake.starts == 3)
+    wait_for(lambda: keeper.restart_if_dead() or fake.starts == 3)
     first, second = keeper.restarts
     assert second.at_s - first.at_s >= 0.2
 
@@ -305,29 +306,38 @@ def test_a_dead_service_is_started_at_once_and_then_after_a_wait(fake: Engine) -
 def test_a_service_that_lived_long_enough_is_started_at_once_again(fake: Engine) -> None:
     keeper = restarter(backoff_initial_s=60, settle_s=0)
     for _ in range(3):
-        keeper.restart_if_dead(threading.Event())
+        keeper.restart_if_dead()
     assert fake.starts == 3
 
 
 def test_a_process_that_lives_is_left_alone(fake: Engine) -> None:
     fake.alive = True
     keeper = restarter()
-    keeper.restart_if_dead(threading.Event())
+    keeper.restart_if_dead()
     assert (fake.starts, list(keeper.restarts)) == (0, [])
 
 
-def test_nothing_is_started_for_a_monitor_that_is_ending(fake: Engine) -> None:
-    stop = threading.Event()
-    stop.set()
-    restarter().restart_if_dead(stop)
-    assert fake.starts == 0
+@pytest.mark.parametrize("by_listener", [False, True])
+def test_nothing_is_started_for_a_monitor_that_is_ending(
+    fake: Engine, monkeypatch: pytest.MonkeyPatch, by_listener: bool
+) -> None:
+    async def down(**_: object) -> Health:
+        return Health(status="unavailable", endpoint="")
+
+    client = SyncFoundryAPIClient(metrics=False)
+    monkeypatch.setattr(client.caller, "health", down)
+    monitor = HealthMonitor(client, 0.01, supervisor=Supervisor())
+    monitor.on_sample(lambda look: by_listener and monitor.close())
+    with monitor:
+        wait_for(lambda: not monitor.running if by_listener else fake.starts)
+    assert (fake.starts > 0) is not by_listener
 
 
 def test_a_restart_that_fails_is_noted_and_waited_after(fake: Engine) -> None:
     fake.fails = True
     keeper = restarter(backoff_initial_s=60, settle_s=0)
     for _ in range(3):
-        keeper.restart_if_dead(threading.Event())
+        keeper.restart_if_dead()
     (restart,) = keeper.restarts
     assert isinstance(restart, Restart)
     assert restart.error == "No space left."
@@ -342,7 +352,7 @@ def test_a_look_for_the_process_that_breaks_is_a_failed_restart(
 
     monkeypatch.setattr(engine, "service_status", status)
     keeper = restarter()
-    keeper.restart_if_dead(threading.Event())  # or the monitor would end with it
+    keeper.restart_if_dead()  # or the monitor would end with it
     assert (fake.starts, keeper.restarts[0].error) == (0, str(error) or repr(error))
 
 

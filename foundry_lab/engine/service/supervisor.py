@@ -1,7 +1,6 @@
 """Starts the embedded service again when its process has died."""
 
 import logging
-import threading
 import time
 from collections import deque
 
@@ -61,8 +60,8 @@ class Restarter:
         self._in_a_row = 0
         self.restarts = restarts
 
-    def restart_if_dead(self, stop: threading.Event) -> None:
-        """Start the service if its process is gone and the wait is over, unless `stop` is set. Takes seconds.
+    def restart_if_dead(self) -> None:
+        """Start the service if its process is gone and the wait is over. Takes seconds.
 
         A process that lives and doesn't answer is left alone: it may be busy, and isn't ours to kill. One
         that stopped for want of work is left to the next request.
@@ -70,7 +69,7 @@ class Restarter:
         from foundry_lab import engine
         from foundry_lab.engine.service.launch import End, last_end
 
-        if not self._is_due() or stop.is_set():
+        if not self._is_due():
             return
         began = time.monotonic()
         problem = ""

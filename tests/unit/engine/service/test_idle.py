@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from types import SimpleNamespace
 
@@ -121,5 +120,5 @@ def test_a_supervisor_leaves_an_idle_service_to_the_next_request(
     monkeypatch.setattr(discovery.foundry_cli, "running_endpoint", lambda: None)
     log(f"{launch.ENDED_MARK}{said}")
     restarter = Restarter(Supervisor(), Settings(), deque())
-    restarter.restart_if_dead(threading.Event())
+    restarter.restart_if_dead()
     assert len(restarter.restarts) == len(starts) == restarts
