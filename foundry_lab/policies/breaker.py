@@ -157,17 +157,15 @@ class CircuitBreaker:
 
     def close(self) -> None:
         """Let calls through again, whether the breaker was held open or opened by itself."""
-        with self._lock:
-            self._held = False
-            transition = self._change("closed", "closed by hand") if self._state != "closed" else None
-        self._tell(transition)
+        if self._state != "closed":
+            self.reset()
 
     def reset(self) -> None:
         """Be closed, and remember no call."""
-        self.close()
         with self._lock:
-            self._begin(self._clock())
-            self._last_failure = None
+            self._held = False
+            transition = self._change("closed", "closed by hand")
+        self._tell(transition)
 
     # --- by calls ---------------------------------------------------------------------------------------
 
@@ -290,7 +288,7 @@ class CircuitBreaker:
 
     def _tell(self, transition: Transition | None) -> None:
         """Tell the listeners. Called without the lock, so that they may use the breaker."""
-        if transition is None or transition.old == transition.new:  # held while it was open
+        if transition is None or transition.old == transition.new:  # held while it was open, say
             return
         _log.info("circuit breaker %s -> %s: %s", transition.old, transition.new, transition.reason)
         for listener in self._listeners:
