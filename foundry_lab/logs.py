@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, TextIO
 
 import msgspec
@@ -22,8 +23,8 @@ from foundry_lab.errors import ConfigurationError
 LOGGER = "foundry_lab"
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-_ours: logging.Handler | None = None
-_propagated = True
+_undo = ExitStack()
+"""Takes back what `configure_logging` did."""
 prompt_length = 0
 """Characters of each request's last message that are logged, as `configure_logging` was told."""
 
@@ -51,33 +52,31 @@ def configure_logging(
     Raises:
         ConfigurationError: a level that doesn't exist, or a length that isn't a number from 0.
     """
-    global _ours, _propagated, prompt_length
+    global prompt_length
     chosen = check_log_level(level) if level is not None else Settings().log_level
     if not isinstance(prompts, int) or prompts < 0:
         raise ConfigurationError(f"prompts={prompts!r} must be a number of characters, or False for none.")
-    length = 200 if prompts is True else int(prompts)
     reset_logging()
     handler = logging.StreamHandler(stream or sys.stderr)
     formatter: logging.Formatter = JsonFormatter() if json else logging.Formatter(TEXT_FORMAT)
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger = logging.getLogger(LOGGER)
+    _undo.callback(logger.removeHandler, handler)
+    _undo.callback(logger.setLevel, logger.level)
+    _undo.callback(setattr, logger, "propagate", logger.propagate)
     logger.addHandler(handler)
     logger.setLevel(chosen)
-    _propagated, logger.propagate = logger.propagate, False  # or a root handler would say it all again
-    _ours, prompt_length = handler, length
+    logger.propagate = False  # or a root handler would say it all again
+    prompt_length = 200 if prompts is True else int(prompts)
     return handler
 
 
 def reset_logging() -> None:
     """Be quiet again."""
-    global _ours, prompt_length
-    if _ours is not None:
-        logger = logging.getLogger(LOGGER)
-        logger.removeHandler(_ours)
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = _propagated
-        _ours, prompt_length = None, 0
+    global prompt_length
+    _undo.close()
+    prompt_length = 0
 
 
 class JsonFormatter(logging.Formatter):

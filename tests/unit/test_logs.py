@@ -160,6 +160,16 @@ def test_configured_twice_says_everything_once(stub: StubService, out: io.String
     assert not any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers)
 
 
+def test_what_an_application_had_set_itself_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(LOGGER)
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    monkeypatch.setattr(logger, "propagate", False)
+    for _ in range(2):
+        configure_logging("DEBUG", stream=io.StringIO())
+    reset_logging()
+    assert (logger.level, logger.propagate) == (logging.ERROR, False)
+
+
 @pytest.mark.parametrize("kwargs", [{"level": "loud"}, {"prompts": -1}, {"prompts": "abc"}, {"prompts": 1.5}])
 def test_bad_values_are_refused(kwargs: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=str(next(iter(kwargs.values())))):
