@@ -259,10 +259,8 @@ class Metrics(Collector):
             numbers = {key: latency.count for key, latency in self._requests.items()}
             latency = {key: values for key, values in self._requests.items() if key[2] not in REFUSED}
             ends, first = "From call to typed result, with retries", "From call to first streamed token"
-            waits, states = (
-                "From a batch taking up an item to a free service",
-                "0 closed, 1 half-open, 2 open",
-            )
+            waits = "From a batch taking up an item to a free service"
+            states = "0 closed, 1 half-open, 2 open"
             return [
                 _series(CounterMetricFamily, "requests", "Finished operations", numbers, *_BY_REQUEST),
                 _series(
