@@ -8,7 +8,7 @@ where `make(url)` returns a function `ask(prompt, timeout_s)` that returns the a
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -92,7 +92,9 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
         return Checklist(tuple(_trials(make, proxy)))
 
 
-def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
+def _call(ask: Ask, proxy: FaultProxy, timeout_s: float, faults: Sequence[Fault] = ()) -> _Call:
+    """Return how a call goes whose requests meet these faults in turn."""
+    proxy.script(*faults)
     proxy.log.clear()
     began = time.perf_counter()
     text = error = None
@@ -106,6 +108,7 @@ def _call(ask: Ask, proxy: FaultProxy, timeout_s: float) -> _Call:
         rescue.cancel()
         rescue.join()
     took_s = time.perf_counter() - began
+    proxy.clear()
     return _Call(text, error, took_s, sum(entry.path == CHAT_PATH for entry in list(proxy.log)))
 
 
@@ -113,15 +116,11 @@ def _trials(make: Callable[[str], Ask], proxy: FaultProxy) -> Iterator[Trial]:
     """Yield the trials, one after the other."""
 
     def under(*faults: Fault, timeout_s: float = TIMEOUT_S) -> _Call:
-        """Return how a new client's call goes whose requests meet these faults in turn."""
+        """Return how a new client's call goes."""
         ask = make(proxy.url)
         if timeout_s < TIMEOUT_S:  # a new client's first look-ups don't count
             _call(ask, proxy, TIMEOUT_S)
-            proxy.clear()
-        proxy.script(*faults)
-        call = _call(ask, proxy, timeout_s)
-        proxy.clear()
-        return call
+        return _call(ask, proxy, timeout_s, faults)
 
     call = under(Fault("status", status=503))
     yield Trial("answers in spite of one 503", call.error is None, str(call))
@@ -153,8 +152,7 @@ def _trials(make: Callable[[str], Ask], proxy: FaultProxy) -> Iterator[Trial]:
     yield Trial("complains of a broken answer, by name", good, str(call))
 
     ask = make(proxy.url)
-    proxy.set_faults(Fault("status", status=500, route=CHAT_PATH))
-    sent = sum(_call(ask, proxy, 2.0).sent for _ in range(CALLS_IN_THE_DARK))
-    proxy.clear()
+    down = [Fault("status", status=500)] * 100
+    sent = sum(_call(ask, proxy, 2.0, down).sent for _ in range(CALLS_IN_THE_DARK))
     seen = f"{sent} requests for {CALLS_IN_THE_DARK} calls"
     yield Trial("spares a service that is down (circuit breaker)", sent <= BREAKER_LIMIT, seen)
