@@ -120,7 +120,6 @@ class CircuitBreaker:
         self._last_failure: BaseException | None = None
         self._listeners: list[Callable[[Transition], None]] = []
         self._state: State = "closed"
-        self._held = False  # open until somebody says otherwise
         self._reason = ""  # of the last change
         self._period = 0  # grows with every change of state: outcomes of earlier periods are old news
         self._in_a_row = 0
@@ -151,8 +150,8 @@ class CircuitBreaker:
             reason: for those who are refused.
         """
         with self._lock:
-            self._held = True
             transition = self._change("open", f"held open: {reason}")
+            self._since = math.inf  # the time for a probe never comes
         self._tell(transition)
 
     def close(self) -> None:
@@ -163,7 +162,6 @@ class CircuitBreaker:
     def reset(self) -> None:
         """Be closed, and remember no call."""
         with self._lock:
-            self._held = False
             transition = self._change("closed", "closed by hand")
         self._tell(transition)
 
@@ -257,7 +255,7 @@ class CircuitBreaker:
 
     def _is_due(self, now: float) -> bool:
         """Return whether one that is open has been so for long enough to probe."""
-        return not self._held and now - self._since >= self._open_s
+        return now - self._since >= self._open_s
 
     def _change(self, new: State, reason: str) -> Transition:
         transition = Transition(self._state, new, self._clock(), reason)
@@ -276,14 +274,14 @@ class CircuitBreaker:
         self._window.clear()
 
     def _refuse(self, wait_s: float) -> NoReturn:
-        if self._held:
+        if wait_s == math.inf:
             when = "Whoever holds it lets calls through again with breaker.close()."
         else:
             when = f"Come back in {wait_s:.1f} s; health_check() says what is wrong."
         told = f" The last failure: {self._last_failure}" if self._last_failure is not None else ""
         raise CircuitOpenError(
             f"The circuit breaker is {self._state} ({self._reason}), so nothing was sent. {when}{told}",
-            retry_after=None if self._held else wait_s,
+            retry_after=wait_s if wait_s < math.inf else None,
         ) from self._last_failure
 
     def _tell(self, transition: Transition | None) -> None:

@@ -470,6 +470,14 @@ def test_held_open_it_refuses_until_it_is_closed_and_says_why() -> None:
     ]
 
 
+def test_one_that_opens_for_ever_says_how_it_is_closed() -> None:
+    breaker = CircuitBreaker(failure_threshold=1, open_s=float("inf"))
+    breaker.acquire().settle(ServerError("x", status=500))
+    with pytest.raises(CircuitOpenError, match=r"breaker\.close\(\)") as caught:
+        breaker.acquire()
+    assert caught.value.retry_after is None
+
+
 def test_what_was_under_way_when_it_was_held_changes_nothing() -> None:
     breaker = CircuitBreaker(failure_threshold=1)
     before = breaker.acquire()
