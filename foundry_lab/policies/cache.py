@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import msgspec
 
@@ -99,9 +98,26 @@ class ResponseCache:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[bytes, Future[Reply | None]] = {}
-        self._db = _connect(self.path)
-        self._closing = weakref.finalize(self, self._db.close)
-        self._recount()
+        try:
+            if self.path is not None:  # made for this user alone: SQLite follows links, and lets all read
+                check_links(self.path)
+                with suppress(FileExistsError, FileNotFoundError):  # where there's no folder, SQLite says so
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+            self._db = db = sqlite3.connect(
+                self.path or ":memory:", isolation_level=None, check_same_thread=False, timeout=OPEN_S
+            )
+            with ExitStack() as failed:
+                failed.callback(db.close)
+                _prepare(db)
+                self._recount()
+                failed.pop_all()
+        except (OSError, sqlite3.Error) as error:
+            why = getattr(error, "strerror", error)
+            raise ConfigurationError(
+                f"The response cache {str(self.path)!r} can't be used: {why}. Name a file in a folder that "
+                "exists and that no other program writes, or leave the path out to cache in memory."
+            ) from None
+        self._closing = weakref.finalize(self, db.close)
 
     def after_fork(self) -> None:
         """SQLite's connections may be neither used nor closed in a child; what is in memory stays behind."""
@@ -234,42 +250,19 @@ class ResponseCache:
             _log.warning("the response cache couldn't %s an answer (%s); the service is asked", what, error)
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
-    try:
-        if path is not None:
-            _make(path)
-        db = sqlite3.connect(
-            path or ":memory:", isolation_level=None, check_same_thread=False, timeout=OPEN_S
-        )
-        with ExitStack() as failed:
-            failed.callback(db.close)
-            # In this order: a process that is making the cache just now puts its name before its tables.
-            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            (owner,) = db.execute("PRAGMA application_id").fetchone()
-            if owner != APPLICATION_ID and tables:
-                raise sqlite3.DatabaseError("it is another program's database")
-            with suppress(sqlite3.OperationalError):  # another process that makes the file sees to it
-                db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS answer "
-                "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
-            )
-            db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
-            db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            failed.pop_all()
-        return db
-    except (OSError, sqlite3.Error) as error:
-        why = getattr(error, "strerror", error)
-        raise ConfigurationError(
-            f"The response cache {str(path)!r} can't be used: {why}. Name a file in a folder that exists and "
-            "that no other program writes, or leave the path out to cache in memory."
-        ) from None
-
-
-def _make(path: Path) -> None:
-    """Make the file where there is none, for this user alone: SQLite follows links, and lets all read."""
-    check_links(path)
-    with suppress(FileExistsError, FileNotFoundError):  # where there's no folder, SQLite says so
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+def _prepare(db: sqlite3.Connection) -> None:
+    # In this order: a process that is making the cache just now puts its name before its tables.
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (owner,) = db.execute("PRAGMA application_id").fetchone()
+    if owner != APPLICATION_ID and tables:
+        raise sqlite3.DatabaseError("it is another program's database")
+    with suppress(sqlite3.OperationalError):  # another process that makes the file sees to it
+        db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS answer "
+        "(key BLOB PRIMARY KEY, body BLOB, size INTEGER, stored_at REAL, used_at REAL) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX IF NOT EXISTS answer_by_use ON answer (used_at)")
+    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")

@@ -274,6 +274,14 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path: Path) -> No
         assert before is None or path.read_bytes() == before
 
 
+def test_a_cache_that_is_damaged_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    ResponseCache(path).close()
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    with pytest.raises(ConfigurationError, match=r"can't be used: .*malformed.*Name a file"):
+        ResponseCache(path)
+
+
 def test_processes_that_make_one_cache_at_once_all_get_it(tmp_path: Path) -> None:
     opens = (
         "import sys\n"
