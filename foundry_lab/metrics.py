@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 import msgspec
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -167,7 +167,8 @@ class Metrics(Collector):
         self._requests = defaultdict[Labels, _Histogram](partial(_Histogram, LATENCY_BUCKETS_S))
         self._ttft = defaultdict[Labels, _Histogram](partial(_Histogram, TTFT_BUCKETS_S))
         self._queue = _Histogram(QUEUE_BUCKETS_S)
-        self._tokens: Counter[Labels] = Counter()
+        self._prompt_tokens: Counter[str] = Counter()  # by model
+        self._completion_tokens: Counter[str] = Counter()
         self._retries = self._flying = 0
         self._latencies: deque[float] = deque(maxlen=self._recent)
         self._ttfts: deque[float] = deque(maxlen=self._recent)
@@ -200,8 +201,8 @@ class Metrics(Collector):
                 self._ttft[model,].observe(record.ttft_s)
                 self._ttfts.append(record.ttft_s)
             if record.usage is not None:
-                self._tokens["prompt", model] += record.usage.prompt_tokens
-                self._tokens["completion", model] += record.usage.completion_tokens
+                self._prompt_tokens[model] += record.usage.prompt_tokens
+                self._completion_tokens[model] += record.usage.completion_tokens
 
     def waited(self, seconds: float) -> None:
         """An item of a batch has waited for a service."""
@@ -224,14 +225,10 @@ class Metrics(Collector):
             for (operation, _, outcome), latency in self._requests.items():
                 if operation in GENERATING:
                     requests[outcome] += latency.count
-            tokens: Counter[str] = Counter()
-            for (kind, _), number in self._tokens.items():
-                tokens[kind] += number
+            tokens = self._prompt_tokens.total(), self._completion_tokens.total()
             samples = [list(each) for each in (self._latencies, self._ttfts, self._waits)]
             retries, flying = self._retries, self._flying
-        return Snapshot(
-            dict(requests), retries, flying, tokens["prompt"], tokens["completion"], *map(_summary, samples)
-        )
+        return Snapshot(dict(requests), retries, flying, *tokens, *map(_summary, samples))
 
     def text(self) -> str:
         """Return the series in Prometheus' text format."""
@@ -256,6 +253,8 @@ class Metrics(Collector):
                 for endpoint, breakers in self._breakers.items()
                 if breakers
             }
+            tokens = {("prompt", model): number for model, number in self._prompt_tokens.items()}
+            tokens |= {("completion", model): number for model, number in self._completion_tokens.items()}
             numbers = {key: latency.count for key, latency in self._requests.items()}
             latency = {key: values for key, values in self._requests.items() if key[2] not in REFUSED}
             ends, first = "From call to typed result, with retries", "From call to first streamed token"
@@ -263,9 +262,7 @@ class Metrics(Collector):
             states = "0 closed, 1 half-open, 2 open"
             return [
                 _series(CounterMetricFamily, "requests", "Finished operations", numbers, *_BY_REQUEST),
-                _series(
-                    CounterMetricFamily, "tokens", "Tokens the service counted", self._tokens, "kind", "model"
-                ),
+                _series(CounterMetricFamily, "tokens", "Tokens the service counted", tokens, "kind", "model"),
                 _series(CounterMetricFamily, "retries", "Attempts after the first", {(): self._retries}),
                 _series(HistogramMetricFamily, "request_latency_seconds", ends, latency, *_BY_REQUEST),
                 _series(HistogramMetricFamily, "time_to_first_token_seconds", first, self._ttft, "model"),
@@ -312,9 +309,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
                 f"The metrics can't be served on port {port!r} of {HOST} ({error}). Give another port, a "
                 "number up to 65535, or 0 for a free one."
             ) from None
-        app = server.get_app()
-        assert app is not None
-        server.set_app(refuse_foreign_wsgi(app))
+        server.set_app(refuse_foreign_wsgi(make_wsgi_app(registry)))
         self._server, self._thread = server, thread
         renew_after_fork(self)
         self.url = f"http://{HOST}:{server.server_port}/metrics"
