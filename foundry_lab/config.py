@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -84,16 +84,13 @@ def check_catalog(value: str, name: str = "catalog") -> str:
     return _choose(value, name, ("local", "public"))
 
 
-T = TypeVar("T")
-
-
-def _from_env(variable: str, check: Callable[[str, str], T], default: T) -> Any:
+def _from_env(variable: str, check: Callable[[str, str], object], default: object) -> Any:
     """Return a field that reads one variable where no value is given.
 
     A variable that is empty counts as not set, as shells make it hard to tell the two apart.
     """
 
-    def read() -> T:
+    def read() -> object:
         value = os.environ.get(variable, "").strip()
         return check(value, variable) if value else default
 
