@@ -84,10 +84,6 @@ class Fault(msgspec.Struct, frozen=True):
                 'Leave out rate and route, or take "reset".'
             )
 
-    def is_for(self, path: str) -> bool:
-        """Return whether requests to this path may meet the fault."""
-        return fnmatch.fnmatchcase(path, self.route)
-
     def __str__(self) -> str:
         return f"status {self.status}" if self.kind == "status" else self.kind
 
@@ -98,7 +94,7 @@ def pick(faults: tuple[Fault, ...], path: str, draw: float) -> Fault | None:
     One draw decides among all, so that a fault's rate is its share of the requests, however many there are.
     """
     for fault in faults:
-        if fault.is_for(path):
+        if fnmatch.fnmatchcase(path, fault.route):
             draw -= fault.rate
             if draw < 0:
                 return fault

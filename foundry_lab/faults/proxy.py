@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import random
 import threading
 import time
@@ -82,7 +83,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._faults: tuple[Fault, ...] = ()
         self._script: deque[Fault | None] = deque()
-        self._script_route = Fault("latency")
+        self._script_route = "*"
         self.log: deque[ProxiedRequest] = deque(maxlen=LOG_LENGTH)
         # Windows' own loop says good-bye before a reset, and complains of it.
         self._portal = Portal("fault-proxy", asyncio.SelectorEventLoop)
@@ -154,7 +155,7 @@ class FaultProxy:
             raise ConfigurationError("'refused' can't be in a script, as it closes the port. Take 'reset'.")
         with self._lock:
             self._script = deque(chosen)
-            self._script_route = Fault("latency", route=route)
+            self._script_route = route
 
     def clear(self) -> None:
         """Switch all faults off."""
@@ -229,7 +230,7 @@ class FaultProxy:
 
     def _choose(self, path: str) -> Fault | None:
         with self._lock:
-            if self._script and self._script_route.is_for(path):
+            if self._script and fnmatch.fnmatchcase(path, self._script_route):
                 return self._script.popleft()
             return pick(self._faults, path, self._rng.random()) if self._faults else None
 

@@ -132,7 +132,7 @@ class ResponseCache:
 
     def clear(self) -> None:
         """Forget every answer."""
-        with self._lock, self._tolerated("clear"):
+        with self._lock, self._tolerated("its answers stay"):
             self._db.execute("DELETE FROM answer")
             self._recount()
 
@@ -204,7 +204,7 @@ class ResponseCache:
 
     def _load(self, key: bytes) -> bytes | None:
         body: bytes | None = None
-        with self._tolerated("look up"):
+        with self._tolerated("the service is asked"):
             now = self._clock()
             found = self._db.execute(YOUNG, (key, now - self._max_age_s)).fetchone()
             if found is not None:
@@ -217,7 +217,7 @@ class ResponseCache:
     def _store(self, key: bytes, body: bytes) -> None:
         if len(body) > self._max_bytes:
             return
-        with self._tolerated("store"):
+        with self._tolerated("an answer isn't kept"):
             now = self._clock()
             self._delete("key = ?", key)  # an answer that was too old
             self._db.execute(
@@ -243,11 +243,11 @@ class ResponseCache:
         self._entries, self._bytes = counted.fetchone()
 
     @contextmanager
-    def _tolerated(self, what: str) -> Iterator[None]:
+    def _tolerated(self, so: str) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            _log.warning("the response cache couldn't %s an answer (%s); the service is asked", what, error)
+            _log.warning("the response cache failed (%s): %s", error, so)
 
 
 def _prepare(db: sqlite3.Connection) -> None:

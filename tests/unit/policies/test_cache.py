@@ -300,12 +300,19 @@ def test_processes_that_make_one_cache_at_once_all_get_it(tmp_path: Path) -> Non
         worker.communicate(timeout=10)
 
 
-def test_a_cache_that_fails_costs_no_answer(stub: StubService, tmp_path: Path) -> None:
+def test_a_cache_that_fails_costs_no_answer(
+    stub: StubService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = ResponseCache(tmp_path / "cache.db")
     with Client("sync", stub.url, cache=cache) as client:
         client.complete("hi", temperature=0)
         cache.close()
         assert client.complete("hi", temperature=0).content == "hello"
+        cache.clear()
+    said = [
+        record.message.rpartition(": ")[2] for record in caplog.records if "cache failed" in record.message
+    ]
+    assert said == ["the service is asked", "an answer isn't kept", "its answers stay"]
 
 
 async def test_a_file_that_another_program_locks_neither_stops_the_loop_nor_spoils_a_hit(
