@@ -2,10 +2,13 @@
 
 import fnmatch
 import math
+from numbers import Real
+from types import NoneType
 from typing import Literal, get_args
 
 import msgspec
 
+from foundry_lab._ground.checks import check_kind
 from foundry_lab.errors import ConfigurationError
 
 FaultKind = Literal[
@@ -70,6 +73,10 @@ class Fault(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigurationError(f"There is no fault {self.kind!r}. Choose one of: {', '.join(KINDS)}.")
+        check_kind(self.route, "route", (str,), 'a path, such as "/v1/*"')
+        for name in ("rate", "delay_s", "sigma", "status", "after"):
+            check_kind(getattr(self, name), name, (Real,), "a number")
+        check_kind(self.retry_after, "retry_after", (Real, NoneType), "seconds, or None")
         if not 0 < self.rate <= 1:
             raise ConfigurationError(f"rate={self.rate!r} must be above 0 and at most 1.")
         for name in ("delay_s", "sigma", "retry_after", "after"):
