@@ -80,7 +80,7 @@ class Work(Generic[T]):
         return self._task.result()
 
 
-class Portal:
+class Portal(contextlib.AbstractContextManager["Portal"]):
     """An event loop in a daemon thread, started when it is first needed; a forked child gets a new one.
 
     Args:
@@ -129,9 +129,6 @@ class Portal:
         loop.call_soon_threadsafe(lambda: loop.create_task(_wind_up(loop)))
         if thread is not threading.current_thread():
             thread.join(END_S)
-
-    def __enter__(self) -> Portal:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

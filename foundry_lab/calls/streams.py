@@ -1,14 +1,15 @@
 """The two streams: one reader behind `async for` and behind a plain `for`."""
 
 import asyncio
-from typing import Self
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 from foundry_lab.calls import portal
 from foundry_lab.calls.stream_reader import StreamReader
 from foundry_lab.types import Chunk
 
 
-class CompletionStream(StreamReader):
+class CompletionStream(StreamReader, AsyncIterator[Chunk], AbstractAsyncContextManager["CompletionStream"]):
     """One streamed answer. Iterate over it; its text, times and usage are attributes.
 
     The connection is given back when the answer is complete. It is closed, which stops the generation at the
@@ -16,18 +17,12 @@ class CompletionStream(StreamReader):
     when nobody holds the stream any more (a `break` out of a plain loop).
     """
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> Chunk:
         if not self._ready and not self._ended:
             await self._fill()
         if not self._ready:
             raise StopAsyncIteration
         return self._ready.popleft()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -42,7 +37,7 @@ class CompletionStream(StreamReader):
             self._end(asyncio.CancelledError())
 
 
-class SyncCompletionStream(StreamReader):
+class SyncCompletionStream(StreamReader, Iterator[Chunk], AbstractContextManager["SyncCompletionStream"]):
     """One streamed answer. Iterate over it; its text, times and usage are attributes.
 
     The connection is given back when the answer is complete. It is closed, which stops the generation at the
@@ -50,18 +45,12 @@ class SyncCompletionStream(StreamReader):
     stream any more (a `break` out of a plain loop).
     """
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> Chunk:
         if not self._ready and not self._ended:
             portal.wait(self._fill())  # brings all chunks that are there: a turn of the loop for each read
         if not self._ready:
             raise StopIteration
         return self._ready.popleft()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
