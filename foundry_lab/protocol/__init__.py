@@ -2,12 +2,11 @@
 
 from foundry_lab.protocol.reply import Reply, decode, parse_completion, raise_for_status
 from foundry_lab.protocol.request import CHAT_PATH, Call, build_chat, build_messages
-from foundry_lab.protocol.sse import Event, SSEDecoder
+from foundry_lab.protocol.sse import SSEDecoder
 
 __all__ = [
     "CHAT_PATH",
     "Call",
-    "Event",
     "Reply",
     "SSEDecoder",
     "build_chat",

@@ -17,9 +17,10 @@ class ChatStream:
 
     Attributes:
         parts: the texts so far. thoughts: the reasoning texts, which are no part of the answer.
-        finish_reason, usage, model, id: as soon as the service has said them.
+        finish_reason, usage, model: as soon as the service has said them.
         done: `[DONE]` has come; what comes after it is ignored.
-        failure: what broke the stream behind the chunks that `feed` returned last.
+        failure: what broke the stream behind the chunks that `feed` returned last: to be raised when they are
+            delivered, in place of reading on. So it doesn't matter how the network cut the stream.
     """
 
     def __init__(self, request_id: str = "", max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
@@ -32,22 +33,18 @@ class ChatStream:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.model = ""
-        self.id = ""
         self.done = False
         self.failure: FoundryError | None = None
 
     def feed(self, data: bytes, elapsed_s: float) -> list[Chunk]:
         """Take the next bytes, which arrived `elapsed_s` seconds after the call; return their chunks.
 
-        An error that arrives together with chunks waits in `failure` until they are delivered: the next
-        `feed` or `end` raises it. So it doesn't matter how the network cut the stream.
+        An error that arrives together with chunks is in `failure` then, and raised without any.
 
         Raises:
             APIStatusError: an error event, which Foundry Local sends inside a 200.
             ResponseFormatError: an event that isn't a chat-completion chunk, or an endless one.
         """
-        if self.failure is not None:
-            raise self.failure
         chunks: list[Chunk] = []
         try:
             for event in self._decoder.events(data):
@@ -94,7 +91,7 @@ class ChatStream:
                 raise self._no_chunk(event, "its choice holds no delta")
             delta = _SILENT
         if not self.model:
-            self.model, self.id = chat.model or "", chat.id or ""
+            self.model = chat.model or ""
         content = delta.content or ""
         thought = delta.thought if delta.reasoning_content or delta.reasoning else ""  # a call costs
         finish_reason = choice.finish_reason or None  # some send "" until they know
@@ -130,10 +127,7 @@ class ChatStream:
 
         Raises:
             StreamInterruptedError: the answer isn't complete; `.partial` holds what had arrived.
-            FoundryError: what `feed` found behind the last chunks.
         """
-        if self.failure is not None:
-            raise self.failure
         if not self.done and self.finish_reason is None:
             raise StreamInterruptedError(
                 f"The stream ended after {len(self.parts)} pieces without saying that it was done: the "

@@ -29,9 +29,6 @@ class _Failure(msgspec.Struct):
     error: ErrorBody | str | None = None
 
 
-_failure_decoder = msgspec.json.Decoder(_Failure)
-
-
 def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
     """Raise the error of the tree that fits a reply which isn't a success.
 
@@ -44,7 +41,7 @@ def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
             raise unexpected(reply, "an answer", "it is empty")
         return
     try:
-        error = _failure_decoder.decode(reply.body).error
+        error = msgspec.json.decode(reply.body, type=_Failure).error
     except UNREADABLE:
         error = None
     wait = retry_after(reply.headers)

@@ -26,6 +26,8 @@ def outcome(*pieces: bytes) -> tuple[list[str], str]:
     try:
         for piece in pieces:
             said += [f"{chunk.content}/{chunk.finish_reason}" for chunk in answer.feed(piece, 0.0)]
+            if answer.failure is not None:
+                raise answer.failure
             if answer.done:
                 break
         answer.end()
@@ -42,13 +44,12 @@ def test_any_split_gives_the_same_chunks_and_the_same_error(parts: list[bytes], 
     assert outcome(*split) == outcome(data) == outcome(*(data[i : i + 1] for i in range(len(data))))
 
 
-def test_the_error_behind_the_last_chunk_is_raised_by_whatever_comes_next() -> None:
+def test_an_error_waits_behind_its_chunks_and_is_raised_without_any() -> None:
     answer = ChatStream()
     assert [chunk.content for chunk in answer.feed(delta("a") + delta("b") + BOOM, 0.0)] == ["a", "b"]
-    assert isinstance(answer.failure, errors.ServerError)
-    for look in (lambda: answer.feed(b"", 0.0), answer.end):
-        with pytest.raises(errors.ServerError, match="boom"):
-            look()
+    assert isinstance(answer.failure, errors.ServerError) and "boom" in str(answer.failure)
+    with pytest.raises(errors.ServerError, match="boom"):
+        ChatStream().feed(BOOM, 0.0)
 
 
 def test_the_decoder_gives_the_events_before_a_line_that_is_too_long() -> None:
