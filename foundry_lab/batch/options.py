@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab._ground.checks import check_timeout, did_you_mean, is_whole
+from foundry_lab._ground.checks import check_timeout, is_whole
 from foundry_lab._ground.files import as_path
-from foundry_lab.calls.chat import ChatOptions
+from foundry_lab.calls.chat import ChatOptions, wrong_name
 from foundry_lab.config import check_endpoint
 from foundry_lab.errors import ConfigurationError
 
@@ -112,9 +112,6 @@ class BatchOptions(ChatOptions, total=False):
     template: str | None
 
 
-OWN_OPTIONS = BatchOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()
-
-
 class Choices:
     """`BatchOptions` as given, checked; what wasn't given has its default.
 
@@ -123,13 +120,11 @@ class Choices:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        known = BatchOptions.__annotations__
-        for name in options:
-            if name not in known:
-                hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}."
-                raise ConfigurationError(f"There is no option {name!r}. {hint.strip()}")
-        own = {name: value for name, value in options.items() if name in OWN_OPTIONS and value is not None}
-        self.chat = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        shared, known = ChatOptions.__annotations__, BatchOptions.__annotations__
+        if unknown := options.keys() - known.keys():
+            raise wrong_name(min(unknown), known)
+        own = {name: value for name, value in options.items() if name not in shared and value is not None}
+        self.chat = {name: value for name, value in options.items() if name in shared}
         self.output = as_path(own["output"], "output") if "output" in own else None
         self.concurrency = own.get("concurrency", DEFAULT_CONCURRENCY)
         self.policy = as_policy(self.concurrency)
@@ -154,15 +149,12 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     """
     if endpoints is None:
         return []
-    try:
-        found = [check_endpoint(each) for each in ([endpoints] if isinstance(endpoints, str) else endpoints)]
-    except TypeError:
-        found = []
-    if not found:
+    named = [endpoints] if isinstance(endpoints, str) else endpoints
+    if not isinstance(named, Collection) or len(named) == 0:
         raise ConfigurationError(
             "endpoints must be an address, or a list of one or more; leave it out for this client's own."
         )
-    return found
+    return [check_endpoint(each) for each in named]
 
 
 def as_policy(concurrency: object) -> AdaptiveConcurrency:

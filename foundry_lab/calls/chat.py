@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -12,7 +12,6 @@ from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import check_count, check_kind, check_timeout, did_you_mean
 from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.protocol import Reply
 from foundry_lab.protocol.structured import DEFAULT_PARSE_ATTEMPTS, Shape, parser_shape, shape_of
 from foundry_lab.types import Completion
 
@@ -100,13 +99,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: an option that doesn't exist, or a value that can't be used.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        if not given.keys() <= _ALLOWED[stream]:
-            raise _wrong_name(next(name for name in given if name not in _ALLOWED[stream]))
+        if not given.keys() <= (allowed := _ALLOWED[stream]):
+            raise wrong_name(next(name for name in given if name not in allowed), allowed)
         fields = {name: value for name, value in given.items() if name in BODY_FIELDS}
         if "extra_body" in given:
             check_kind(given["extra_body"], "extra_body", (Mapping,), "a dict of fields")
             if "stream" in given["extra_body"]:
-                raise _wrong_name("stream")
+                raise wrong_name("stream", allowed)
             fields.update(given["extra_body"])
         if "model" in given:
             check_kind(given["model"], "model", (str,), "the name of a model")
@@ -158,7 +157,7 @@ def _shape(given: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 
 
 async def complete(
-    directory: Directory, ask: Ask, request: ChatRequest, replies: list[Reply] | None = None
+    directory: Directory, ask: Ask, request: ChatRequest, replies: list[protocol.Reply] | None = None
 ) -> Completion:
     """Get one answer, and where a shape was asked for, ask again until it fits or the attempts are used up.
 
@@ -184,8 +183,10 @@ async def complete(
             problem = str(error)[:MAX_COMPLAINT]
         else:
             return msgspec.structs.replace(completion, parsed=parsed, attempts=sent)
-        told = [*request.messages, *_complaint(completion.content, problem)]
-        asked = msgspec.structs.replace(request, messages=told)
+        answered = {"role": "assistant", "content": completion.content}
+        told = f"That is not usable: {problem}. Answer again, with nothing but what was asked for."
+        messages = [*request.messages, answered, {"role": "user", "content": told}]
+        asked = msgspec.structs.replace(request, messages=messages)
     assert request.shape is not None, "without a shape the first answer was returned"
     raise errors.StructuredOutputError(
         f"The model was asked {request.parse_attempts} times for {request.shape.name!r} and never wrote it; "
@@ -205,7 +206,7 @@ async def one_token(ask: Ask, model_id: str) -> None:
 
 async def answer(
     directory: Directory, ask: Ask, request: ChatRequest, begin_stream: Ask | None = None
-) -> Reply:
+) -> protocol.Reply:
     """Send the request to the model its name stands for; a name that has gone stale is looked up again.
 
     Args:
@@ -222,17 +223,8 @@ async def answer(
     return await begin(request.call(current, stream=begin_stream is not None))
 
 
-def _complaint(text: str, problem: str) -> list[dict[str, Any]]:
-    return [
-        {"role": "assistant", "content": text},
-        {
-            "role": "user",
-            "content": f"That is not usable: {problem}. Answer again, with nothing but what was asked for.",
-        },
-    ]
-
-
-def _wrong_name(name: str) -> ConfigurationError:
+def wrong_name(name: str, known: Collection[str]) -> ConfigurationError:
+    """Return the error for an option that doesn't exist, or not there; `known` are those that do."""
     argument = _OTHER_NAMES.get(name, name)
     if name == "stream":
         advice = "The method decides: complete() gives a whole answer; for a stream use stream_complete(…)."
@@ -242,6 +234,6 @@ def _wrong_name(name: str) -> ConfigurationError:
     elif name in _ALL:
         advice = f"Only {'complete' if name in COMPLETE_OPTIONS else 'stream_complete'}() has it."
     else:
-        fields = f"Fields that this client doesn't know go into extra_body={{{name!r}: …}}."
-        advice = f"{did_you_mean(name, _ALL)}{fields}"
+        hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}. "
+        advice = f"{hint}Fields that this client doesn't know go into extra_body={{{name!r}: …}}."
     return ConfigurationError(f"There is no option {name!r} here. {advice}")

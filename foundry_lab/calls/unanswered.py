@@ -3,7 +3,7 @@
 import aiohttp
 
 from foundry_lab import errors
-from foundry_lab.errors import FoundryError, RequestTimeoutError, ServiceUnavailableError
+from foundry_lab.protocol.failure import readable
 
 _GONE = (
     "The service that was found there has ended. Start it again with foundry_lab.ensure_service() in "
@@ -15,7 +15,7 @@ _NOT_THERE = (
 )
 
 
-def no_answer(error: Exception, endpoint: str, connect_s: float, *, found: bool) -> FoundryError:
+def no_answer(error: Exception, endpoint: str, connect_s: float, *, found: bool) -> errors.FoundryError:
     """Return the error for a request that got no answer.
 
     Args:
@@ -23,7 +23,7 @@ def no_answer(error: Exception, endpoint: str, connect_s: float, *, found: bool)
         found: nobody gave the address, as in `Target`.
     """
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return RequestTimeoutError(
+        return errors.RequestTimeoutError(
             f"{endpoint} didn't accept a connection within {connect_s:g} s. {_NOT_THERE}",
             phase="connect",
             limit_s=connect_s,
@@ -41,39 +41,35 @@ def no_answer(error: Exception, endpoint: str, connect_s: float, *, found: bool)
     if isinstance(error, aiohttp.ClientConnectorError):
         advice = _GONE if found else _NOT_THERE
         reason = error.os_error.strerror or error.os_error
-        return ServiceUnavailableError(f"Nobody answers at {endpoint} ({reason}). {advice}")
+        return errors.ServiceUnavailableError(f"Nobody answers at {endpoint} ({reason}). {advice}")
     if isinstance(error, aiohttp.ClientResponseError):
         return _not_http(endpoint, error.message)
-    return ServiceUnavailableError(
+    return errors.ServiceUnavailableError(
         f"{endpoint} closed the connection without an answer ({error}). The service may have been stopped "
         "or be restarting: try again, and look at `foundry-lab status` if it stays."
     )
 
 
-def another_answers(endpoint: str) -> ServiceUnavailableError:
+def another_answers(endpoint: str) -> errors.ServiceUnavailableError:
     """Return the error for a found service whose place another process has taken."""
-    return ServiceUnavailableError(
+    return errors.ServiceUnavailableError(
         f"Another process listens at {endpoint}, and nothing was sent to it. {_GONE}"
     )
 
 
-def broken_body(response: aiohttp.ClientResponse, error: Exception) -> FoundryError:
+def broken_body(response: aiohttp.ClientResponse, error: Exception) -> errors.FoundryError:
     """Return the error for a body that can't be read to its end."""
     endpoint = str(response.url.origin())
     if isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError):
         return _not_http(endpoint, error)
     return errors.StreamInterruptedError(
-        f"The connection to {endpoint} broke in mid-answer ({_in_one_line(error)}). The service may have "
+        f"The connection to {endpoint} broke in mid-answer ({readable(str(error))}). The service may have "
         "been stopped: see `foundry-lab status`, then ask again."
     )
 
 
 def _not_http(endpoint: str, error: object) -> errors.ResponseFormatError:
     return errors.ResponseFormatError(
-        f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({_in_one_line(error)}). "
+        f"What answers at {endpoint} doesn't speak HTTP as Foundry Local does ({readable(str(error))}). "
         "Check the address and port."
     )
-
-
-def _in_one_line(error: object) -> str:
-    return " ".join(str(error).split())
