@@ -113,7 +113,7 @@ class FoundryAPIClient(ClientCore):
 
         The client can be used again and then opens new ones.
         """
-        await self.caller.close()
+        await self.caller.transport.close()
 
     aclose = close
 

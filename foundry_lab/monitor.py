@@ -190,7 +190,7 @@ class HealthMonitor:
                     self._restarter.restart_if_dead()  # nobody else waits for this loop
                 await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
         finally:
-            await self._client.caller.close()  # this loop's connections
+            await self._client.caller.transport.close()  # this loop's connections
 
     async def _look(self) -> Health:
         try:

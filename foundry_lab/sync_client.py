@@ -95,7 +95,7 @@ class SyncFoundryAPIClient(ClientCore):
 
     def close(self) -> None:
         """Close the connections. The client can be used again and then opens new ones."""
-        portal.wait(self.caller.close())
+        portal.wait(self.caller.transport.close())
 
     def __enter__(self) -> Self:
         portal.wait(self.caller.connected())

@@ -14,7 +14,6 @@ from foundry_lab import errors
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import AdaptiveConcurrency
 from foundry_lab.batch.result import Outcome, ended
-from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
@@ -47,8 +46,9 @@ class Endpoint:
         watch: looks whether it works again; None while it is in use.
     """
 
-    def __init__(self, caller: AsyncCaller) -> None:
-        self.caller = caller
+    def __init__(self, client: ClientCore) -> None:
+        self._client = client
+        self.caller = client.caller
         self.busy = self.answered = self.failed_in_a_row = 0
         self.watch: asyncio.Task[None] | None = None
         self.reason = ""
@@ -56,7 +56,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """Its address, as far as known."""
-        return self.caller.endpoint or "the lab's service"
+        return self._client.endpoint or "the lab's service"
 
     async def check(self, models: Iterable[str | None], *, probe: bool = False) -> None:
         """Make sure that it has these models ready, and with `probe`, that it generates a token.
@@ -71,7 +71,7 @@ class Endpoint:
             model = await self.caller.manage("health_check", partial(Directory.choose, name=name))
             if not any(same_model(model, each) for each in loaded):
                 raise errors.ModelNotLoadedError(
-                    f"The model {model!r} isn't loaded at {self.caller.endpoint}",
+                    f"The model {model!r} isn't loaded at {self.url}",
                     status=400,
                     by_service=False,
                     hint="Load it first: load_model(alias).",
@@ -128,8 +128,7 @@ class EndpointPool:
         patience_s: float,
     ) -> None:
         # Without a circuit breaker: a batch waits where a call gives up.
-        twins = [core.twin(endpoint, breaker=False) for endpoint in endpoints or (None,)]
-        self.endpoints = [Endpoint(twin.caller) for twin in twins]
+        self.endpoints = [Endpoint(core.twin(endpoint, breaker=False)) for endpoint in endpoints or (None,)]
         self.workers = policy.maximum * len(self.endpoints)
         self.on_wait: Callable[[bool], None] = lambda waiting: None
         self._models = models
@@ -188,7 +187,7 @@ class EndpointPool:
             if endpoint.watch is not None:
                 endpoint.watch.cancel()
                 await asyncio.wait([endpoint.watch])
-            await endpoint.caller.close()
+            await endpoint.caller.transport.close()
 
     async def _acquire(self) -> Endpoint:
         """Return the least busy endpoint that works, waiting for one; of equals, who has answered less."""

@@ -33,7 +33,7 @@ class ResponsePart(msgspec.Struct, frozen=True):
 
 
 class ResultLine(msgspec.Struct, frozen=True):
-    """One line of the output. `id` holds the fingerprint of the request; see `line_id`."""
+    """One line of the output. `id` holds the fingerprint of the request; see `ended`."""
 
     id: str
     custom_id: str
@@ -131,7 +131,8 @@ def ended(
     else:
         code = "invalid_item" if isinstance(error, ConfigurationError) else outcome_of(error)
     failure = ErrorPart(code, _message(error)) if error is not None else None
-    line = ResultLine(line_id(item.custom_id, item.fingerprint), item.custom_id, response, failure)
+    mark = hashlib.blake2b(item.custom_id.encode(), digest_size=8).hexdigest()  # others may ask the same
+    line = ResultLine(f"{ID_PREFIX}{item.fingerprint}_{mark}", item.custom_id, response, failure)
     return Outcome(item.custom_id, item.fingerprint, _encode(line) + b"\n", code, latency_s, **counts)
 
 
@@ -139,11 +140,6 @@ def _one_line(body: bytes) -> msgspec.Raw:
     """Return a JSON body as a part of a line: what a parser skipped may be no UTF-8, and hold line ends."""
     body = body.decode("utf-8", "replace").encode()
     return msgspec.Raw(body if b"\n" not in body else _encode(msgspec.json.decode(body)))
-
-
-def line_id(custom_id: str, fingerprint: str) -> str:
-    """Return the `id` of a result: the request's fingerprint, and what tells it from others like it."""
-    return f"{ID_PREFIX}{fingerprint}_{hashlib.blake2b(custom_id.encode(), digest_size=8).hexdigest()}"
 
 
 def fingerprint_in(line_id: str) -> str:

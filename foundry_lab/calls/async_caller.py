@@ -74,11 +74,6 @@ class AsyncCaller:
         self._search_lock = threading.Lock()
         self._searches: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    @property
-    def endpoint(self) -> str | None:
-        """The service's base URL; None before the first use when the engine is to find it."""
-        return self.target.endpoint if self.target else self.settings.endpoint
-
     # --- what a client has done ------------------------------------------------------------------------
 
     def perform(
@@ -107,10 +102,6 @@ class AsyncCaller:
         limit_s = check_timeout(timeout_s)
         act = partial(Directory.change, name=name, limit_s=limit_s, loaded=loaded)
         return await self.manage("load_model" if loaded else "unload_model", act, limit_s)
-
-    async def close(self) -> None:
-        """Close the connections, but for those of event loops that run in other threads."""
-        await self.transport.close()
 
     async def _noted(self, name: str, act: Act[T], limit_s: float, request: ChatRequest | None = None) -> T:
         """Do what a client does, with the bookkeeping around it."""
@@ -224,10 +215,7 @@ class AsyncCaller:
     def _search(self) -> Target:
         """Find or start the service, once: who comes meanwhile waits for the same search."""
         with self._search_lock:
-            if self.target is None:
-                self._connect_to(locate(self.settings))
-            assert self.target is not None
-            return self.target
+            return self.target or self._connect_to(locate(self.settings))
 
     async def _look_elsewhere(self, *, resume: bool) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
@@ -236,9 +224,10 @@ class AsyncCaller:
             if moved is not None:
                 self._connect_to(moved)
 
-    def _connect_to(self, target: Target) -> None:
+    def _connect_to(self, target: Target) -> Target:
         self.directory = Directory(self.settings, has_control=target.control_url is not None)
         self.transport.expect(target)
         self.target = target
         if self.breaker is not None and self.metrics is not None:
             self.metrics.watch_breaker(target.endpoint, self.breaker)
+        return target

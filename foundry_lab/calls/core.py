@@ -92,7 +92,8 @@ class ClientCore:
     @property
     def endpoint(self) -> str | None:
         """The service's base URL; None before the first use when the engine is to find it."""
-        return self.caller.endpoint
+        target = self.caller.target
+        return target.endpoint if target is not None else self.settings.endpoint
 
     def twin(
         self, endpoint: str | None = None, *, kind: type[ClientCore] | None = None, **changes: Any

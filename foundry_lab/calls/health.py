@@ -1,5 +1,6 @@
 """One look at the service: does it answer, is a model loaded, how large and how old is its process."""
 
+import contextlib
 import time
 from urllib.parse import urlsplit
 
@@ -11,7 +12,6 @@ from foundry_lab.calls.chat import one_token
 from foundry_lab.calls.models import Ask, Directory
 from foundry_lab.calls.target import Target
 from foundry_lab.errors import FoundryError
-from foundry_lab.protocol import Call
 from foundry_lab.types import Health
 
 PROBE_SLOW_S = 5.0
@@ -27,14 +27,12 @@ def process_facts(pid: int | None, endpoint: str) -> tuple[float, float] | tuple
     Foundry Local's status names a process id and neither memory nor uptime. The id means something here only
     if the service is on this machine.
     """
-    if pid is None or urlsplit(endpoint).hostname not in _LOOPBACK:
-        return None, None
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            return process.memory_info().rss / 2**20, max(0.0, time.time() - process.create_time())
-    except psutil.Error:
-        return None, None
+    if pid is not None and urlsplit(endpoint).hostname in _LOOPBACK:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            with process.oneshot():
+                return process.memory_info().rss / 2**20, max(0.0, time.time() - process.create_time())
+    return None, None
 
 
 def unreachable(endpoint: str | None, error: FoundryError) -> Health:
@@ -55,7 +53,7 @@ async def check(directory: Directory, ask: Ask, *, target: Target, probe: bool =
     started = time.perf_counter()
     try:
         dialect = await directory.dialect(ask, once=True)
-        reply = await ask(Call("GET", dialect.status, once=True))
+        reply = await ask(protocol.Call("GET", dialect.status, once=True))
         latency_s = time.perf_counter() - started
         pid = protocol.decode(reply, _Status, "the service's status").pid
         loaded = await directory.loaded_models(ask, once=True)

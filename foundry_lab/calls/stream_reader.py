@@ -17,7 +17,6 @@ from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import chat
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.calls.async_transport import read_body
-from foundry_lab.calls.chat import ChatRequest
 from foundry_lab.calls.target import Target
 from foundry_lab.calls.unanswered import broken_body
 from foundry_lab.errors import FoundryError, RequestTimeoutError, StreamInterruptedError
@@ -50,7 +49,7 @@ class StreamReader:
 
     _response: aiohttp.ClientResponse | None = None
 
-    def __init__(self, caller: AsyncCaller, request: ChatRequest) -> None:
+    def __init__(self, caller: AsyncCaller, request: chat.ChatRequest) -> None:
         self._caller = caller
         self._request = request
         self._parser = ChatStream()
@@ -158,7 +157,11 @@ class StreamReader:
         self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
         ask = partial(caller.send, deadline=deadline, record=record)
-        begin = partial(self._begin, deadline=deadline, record=record)
+
+        async def begin(call: Call) -> Reply:
+            reply, self._ticket = await caller.attempt(self._open, call, deadline, record)
+            return reply
+
         try:
             await chat.answer(caller.directory, ask, request, begin)
         except RequestTimeoutError as error:
@@ -167,11 +170,6 @@ class StreamReader:
             _log.warning("%s: no token in time; asking again without streaming", record.request_id)
             self._let_go()
             self._take_whole(await chat.complete(caller.directory, ask, request))
-
-    async def _begin(self, call: Call, deadline: Deadline, record: Record) -> Reply:
-        """Send under the client's policies; return the beginning of the answer."""
-        reply, self._ticket = await self._caller.attempt(self._open, call, deadline, record)
-        return reply
 
     async def _open(self, call: Call, deadline: Deadline, request_id: str, target: Target) -> Reply:
         """Send once and read up to the first text; what an earlier attempt brought is forgotten."""

@@ -12,7 +12,6 @@ from multidict import CIMultiDict
 
 from foundry_lab import errors
 from foundry_lab._ground.checks import as_number
-from foundry_lab.errors import APIStatusError
 
 UNKNOWN_ROUTE = (404, 405, 501)
 """How servers say that they have no such route."""
@@ -66,7 +65,7 @@ def status_error(
     retry_after: float | None = None,
     request_id: str = "",
     foreign: bool = False,
-) -> APIStatusError:
+) -> errors.APIStatusError:
     """Return the error that fits a status and a service's words; `foreign` says they are another server's."""
     body = ErrorBody(error) if isinstance(error, str) else error
     message = readable(body.words)
@@ -87,7 +86,7 @@ def status_error(
 
 def _kind_and_hint(
     status: int, low: str, lasting: str | None, foreign: bool
-) -> tuple[type[APIStatusError], str]:
+) -> tuple[type[errors.APIStatusError], str]:
     """Return the class of the error, and what to do about it."""
     if status in (401, 403):
         return errors.AuthenticationError, _SET_KEY
@@ -109,10 +108,10 @@ def _kind_and_hint(
         return errors.ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
     if status >= 400:
         return errors.BadRequestError, lasting or "Change the request: sending the same again won't help."
-    return APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
+    return errors.APIStatusError, "Foundry Local doesn't answer so; check the endpoint."
 
 
-def error_in_body(error: ErrorBody | str, request_id: str) -> APIStatusError:
+def error_in_body(error: ErrorBody | str, request_id: str) -> errors.APIStatusError:
     """Return the error for a body without a status of its own: code, type and words stand in for one."""
     body = ErrorBody(error) if isinstance(error, str) else error
     low = body.words[:MAX_WORDS].lower()
