@@ -173,7 +173,7 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
         ({"messages": []}, "the same for every item"),
         ({"max_tokns": 3}, "Did you mean max_tokens"),
         ({"retries": 3}, "belongs to the client"),
-        ({"colour": 3}, "There are: cache, .*wait_for_service"),
+        ({"zzz": 3}, "There are: cache, .*wait_for_service"),
         ({"endpoints": ["nonsense"]}, "not a service address"),
         ({"wait_for_service": -1}, "not a time limit"),
         ({"template": "no place"}, "names no column"),
