@@ -29,8 +29,10 @@ class Index:
 
     def add_item(self, custom_id: str, number: int) -> int:
         """Take note of an input item; return the number of the first that had its name."""
-        add = "INSERT INTO item VALUES (?, ?) ON CONFLICT DO UPDATE SET number = number RETURNING number"
-        return self._number(add, custom_id, number)
+        added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
+        if added.rowcount == 1:
+            return number
+        return self._number("SELECT number FROM item WHERE custom_id = ?", custom_id)
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
         """Take note of a result line, which replaces an earlier one of the same name."""
@@ -77,5 +79,5 @@ class Index:
         """Drop it all."""
         self._db.close()
 
-    def _number(self, query: str, *values: object) -> int:
+    def _number(self, query: str, *values: str) -> int:
         return int(self._db.execute(query, values).fetchone()[0])
