@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from foundry_lab.batch.cluster import DaskAsker
 from foundry_lab.batch.items import BatchItem
@@ -75,7 +76,15 @@ class Run:
 
     def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
         self._output, self._report, self._asker = output, report, asker
-        self._bar = _progress_bar(report, plan.choices.progress)
+        show = plan.choices.progress
+        self._bar: Any = tqdm(
+            total=report.total if report.total_is_known else None,
+            initial=report.skipped,
+            unit="item",
+            desc="batch",
+            disable=None if show is None else not show,  # in a notebook tqdm takes None for False
+            dynamic_ncols=True,
+        )
         if isinstance(asker, EndpointPool):
             asker.on_wait = self._show_waiting
         self._items = plan.to_do(output, report)
@@ -163,18 +172,3 @@ class Run:
             )
         of = f" of {report.total}" if report.total_is_known else ""
         return f"{done}{of} results are in {output.path}; run the same batch again to go on from there."
-
-
-def _progress_bar(report: BatchReport, show: bool | None) -> Any:
-    """Return the bar; where nobody said whether to show it, it is in a notebook and on a terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm.auto's advice about ipywidgets helps nobody here
-        from tqdm.auto import tqdm
-    return tqdm(
-        total=report.total if report.total_is_known else None,
-        initial=report.skipped,
-        unit="item",
-        desc="batch",
-        disable=None if show is None else not show,  # in a notebook tqdm takes None for False
-        dynamic_ncols=True,
-    )
