@@ -56,10 +56,9 @@ class Shape(msgspec.Struct, frozen=True):
             raise ValueError("the answer was cut at max_tokens")
         return self.read(answer.content)
 
-    def response_format(self) -> dict[str, Any] | None:
-        """Return the field of the request that asks for this shape."""
-        if self.schema is None:
-            return None
+    def response_format(self) -> dict[str, Any]:
+        """Return the field of the request that asks for this shape, which has a schema."""
+        assert self.schema is not None, "a parser's text has no format"
         name = re.sub(r"[^\w-]+", "_", self.name, flags=re.ASCII)[:64]  # what OpenAI's service takes
         wrapper = {"name": name, "strict": True, "schema": closed(self.schema), "x-guidance": _LENIENT}
         return {"type": "json_schema", "json_schema": wrapper}
