@@ -29,8 +29,8 @@ from foundry_lab.calls.target import Target, locate
 from foundry_lab.config import Settings, check_endpoint
 from foundry_lab.errors import ConfigurationError, EngineError, FoundryError
 from foundry_lab.faults.kinds import Fault, FaultKind, pick
-from foundry_lab.faults.listener import HOST, Listener
 from foundry_lab.faults.relay import Relay, refuse
+from foundry_lab.faults.server import HOST, Server
 
 LOG_LENGTH = 10_000
 
@@ -87,16 +87,16 @@ class FaultProxy:
         self.log: deque[ProxiedRequest] = deque(maxlen=LOG_LENGTH)
         # Windows' own loop says good-bye before a reset, and complains of it.
         self._portal = Portal("fault-proxy", asyncio.SelectorEventLoop)
-        self._listener: Listener | None = None
+        self._server: Server | None = None
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """The proxy runs in the parent; in the child it doesn't, and may be started."""
         self._lock = threading.Lock()
-        if self._listener is not None:
-            self._listener.after_fork()
-        keep_unused((self._listener, self._relay))
-        self._listener, self._port = None, 0
+        if self._server is not None:
+            self._server.after_fork()
+        keep_unused((self._server, self._relay))
+        self._server, self._port = None, 0
         self._relay = Relay(self._relay.target, self._rng)
 
     @property
@@ -106,7 +106,7 @@ class FaultProxy:
         Raises:
             FoundryError: the proxy isn't running.
         """
-        if self._listener is None:
+        if self._server is None:
             raise FoundryError("The fault proxy isn't running. Use it in a `with` block, or call start().")
         return f"http://{HOST}:{self._port}"
 
@@ -139,8 +139,8 @@ class FaultProxy:
         with self._lock:
             self._faults = chosen
             self._script.clear()
-        if self._listener is not None:
-            self._portal.wait(self._listener.fit(self._wants_to_listen))
+        if self._server is not None:
+            self._portal.wait(self._server.fit(self._wants_to_listen))
 
     def script(self, *faults: Fault | FaultKind | None, route: str = "/v1/chat/completions") -> None:
         """Have the next requests to `route` meet these faults in turn, None letting one through.
@@ -174,20 +174,20 @@ class FaultProxy:
             ConfigurationError: the port is taken.
             EngineError: there is no service and none can be started.
         """
-        if self._listener is None:
+        if self._server is None:
             if self._relay.target is None:
                 self._relay.target = locate(Settings())
-            listener = Listener(self._handle, self._relay, self._port)
-            self._port = listener.port
-            self._portal.wait(listener.fit(self._wants_to_listen))
-            self._listener = listener
+            server = Server(self._handle, self._relay, self._port)
+            self._port = server.port
+            self._portal.wait(server.fit(self._wants_to_listen))
+            self._server = server
         return self
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self._portal.wait(listener.close())
+        server, self._server = self._server, None
+        if server is not None:
+            self._portal.wait(server.close())
             self._portal.close()
 
     def __enter__(self) -> FaultProxy:
@@ -203,7 +203,7 @@ class FaultProxy:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        where = self.url if self._listener else "not running"
+        where = self.url if self._server else "not running"
         faults = ", ".join(map(str, self._faults)) or "none"
         return f"<FaultProxy {where} -> {self.upstream or 'to be found'}, faults: {faults}>"
 

@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 MAX_REQUEST_BYTES = 64 * 2**20
 
 
-class Listener:
+class Server:
     """An HTTP server on a port of 127.0.0.1 that stays ours while it refuses connections.
 
     Args:
