@@ -55,7 +55,10 @@ def build_messages(
             'Give either a prompt or messages: complete("Hello") or complete(messages=[…]).'
         )
     if prompt is not None:
-        check_kind(prompt, "The prompt", (str,), "a string, or messages=[…] for a conversation")
+        if not isinstance(prompt, str):
+            raise ConfigurationError(
+                f"The prompt is a {type(prompt).__name__}; give a string, or messages=[…] for a conversation."
+            )
         messages = [{"role": "user", "content": prompt}]
     if not isinstance(messages, (list, tuple)) or not messages:
         raise ConfigurationError(
