@@ -160,7 +160,8 @@ class Directory:
 
     async def change(self, ask: Ask, name: str, limit_s: float, *, loaded: bool) -> Model:
         """Load or unload a model, waiting while it is busy for at most `limit_s` seconds; return it then."""
-        give_up_at = time.monotonic() + limit_s
+        # An answer takes time as well: a look that has too little would end as a timeout, and not say why.
+        last_wait_at = time.monotonic() + limit_s - BUSY_POLL_S - min(1.0, limit_s / 4)
         model = await self.find(ask, name)
         dialect = await self.dialect(ask)
         path = dialect.change("load" if loaded else "unload", model)
@@ -170,7 +171,7 @@ class Directory:
                 await ask(call)
                 break
             except errors.ModelBusyError:
-                if time.monotonic() + BUSY_POLL_S >= give_up_at:
+                if time.monotonic() >= last_wait_at:
                     raise
                 await asyncio.sleep(BUSY_POLL_S)
         self.forget()

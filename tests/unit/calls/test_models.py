@@ -165,6 +165,16 @@ def test_unloading_gives_up_where_the_next_look_would_come_too_late(
 
 
 @both_clients
+def test_unloading_says_that_the_model_is_busy_though_answers_are_slow(kind: str) -> None:
+    """The last look has time for its answer; else the end were a timeout, as chance has it."""
+    with StubService() as stub, Client(kind, stub.url) as client:
+        busy = {"error": {"message": "Cannot unload: 1 session(s) still using it", "type": "server_error"}}
+        stub.on("GET", f"/models/unload/{ALIAS}", reply(500, busy, delay_s=0.2))
+        with pytest.raises(errors.ModelBusyError):
+            client.unload_model(ALIAS, timeout=1.5)
+
+
+@both_clients
 @pytest.mark.parametrize("timeout", [0, -1, "soon", None])
 def test_limits_that_are_none_are_refused(kind: str, timeout: object) -> None:
     with StubService() as stub, Client(kind, stub.url) as client:
