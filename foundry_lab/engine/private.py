@@ -25,7 +25,7 @@ from foundry_lab.errors import EngineError
 _log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 1800
-WORKSPACE = "preparing-"
+WORKSPACE_PREFIX = "preparing-"
 
 
 def check(path: Path, *, of_others: bool = False) -> None:
@@ -135,23 +135,26 @@ def locked(name: str, work: str, timeout: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive() -> Iterator[Path]:
+def exclusive() -> Iterator[None]:
     """Hold the lock under which models are fetched, prepared, moved and removed. Not to be nested.
-
-    Yields:
-        A temporary directory on the same disk as the model; gone afterwards.
 
     Raises:
         EngineError: another process held it for half an hour, or an OSError came up while it was held; the
             message says what to do.
     """
     with locked("models", f"at work on the model in {paths.home()}", LOCK_TIMEOUT_S):
-        home = paths.home()
         # As we have the lock, any workspace is of a process that was killed.
-        for leftover in home.glob(f"{WORKSPACE}*"):
+        for leftover in paths.home().glob(f"{WORKSPACE_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=WORKSPACE, dir=home, ignore_cleanup_errors=True) as work:
-            yield Path(work)
+        yield
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary directory on the same disk as the model; gone afterwards. Call it under `exclusive()`."""
+    home = paths.home()
+    with tempfile.TemporaryDirectory(prefix=WORKSPACE_PREFIX, dir=home, ignore_cleanup_errors=True) as work:
+        yield Path(work)
 
 
 def require_space(size: int, purpose: str) -> None:

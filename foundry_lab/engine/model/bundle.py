@@ -8,7 +8,7 @@ from foundry_lab._ground.files import replacing
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.prepare import MANIFEST, install, prepared_models, problem_of, refuse_shared
 from foundry_lab.engine.paths import model_dir
-from foundry_lab.engine.private import exclusive, sha256_of
+from foundry_lab.engine.private import exclusive, sha256_of, workspace
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -64,7 +64,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
     if not source.is_file():
         raise EngineError(f"{source} is not a file. Give the archive that `foundry-lab model export` wrote.")
     refuse_shared()
-    with exclusive() as work:
+    with exclusive(), workspace() as work:
         built = work / FOLDER
         built.mkdir()
         try:

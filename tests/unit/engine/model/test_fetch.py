@@ -51,8 +51,8 @@ def index(tmp_path, monkeypatch):
 
 
 def fetched(progress=False):
-    with exclusive() as work:
-        return fetch.fetch_gguf(work, progress=progress)
+    with exclusive():
+        return fetch.fetch_gguf(progress=progress)
 
 
 def no_pip(*args, **kwargs):
