@@ -155,7 +155,8 @@ class CircuitOpenError(FoundryError):
     """The circuit breaker is open: nothing was sent.
 
     Attributes:
-        retry_after: seconds until the breaker lets a probe through; None while it is held open by hand.
+        retry_after: seconds until the breaker lets a probe through; None where it never
+            does by itself, held open by hand or with `open_s=inf`.
     """
 
     def __init__(self, message: str, *, retry_after: float | None) -> None:

@@ -105,6 +105,7 @@ class HealthMonitor:
         self._portal: Portal | None = None  # of the watch under way, or of the last
         self._work: Work[None] | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # a listener may close the watch while it is being started
         _monitors.add(self)
         renew_after_fork(self)
 
@@ -112,6 +113,7 @@ class HealthMonitor:
         """The monitor runs in the parent; in the child it doesn't, and may be started."""
         keep_unused(self._work)
         self._work = None
+        self._lock = threading.Lock()
 
     @property
     def latest(self) -> Look | None:
@@ -139,21 +141,23 @@ class HealthMonitor:
         Raises:
             ConfigurationError: another monitor watches this client.
         """
-        if self.running:
-            return self
-        if any(other.running and other._client is self._client for other in list(_monitors)):
-            raise ConfigurationError(
-                "Another monitor watches this client already. Use that one, end it first (close() or "
-                "await aclose()), or give each monitor a client of its own."
-            )
-        self._portal = Portal("health-monitor")  # an earlier watch may still be winding up its own
-        self._work = self._portal.start(self._watch())
+        with self._lock:
+            if self.running:
+                return self
+            if any(other.running and other._client is self._client for other in list(_monitors)):
+                raise ConfigurationError(
+                    "Another monitor watches this client already. Use that one, end it first (close() or "
+                    "await aclose()), or give each monitor a client of its own."
+                )
+            self._portal = Portal("health-monitor")  # an earlier watch may still be winding up its own
+            self._work = self._portal.start(self._watch())
         return self
 
     def close(self) -> None:
         """Stop looking. Ends a look that is under way; waits for a restart."""
         by_listener = threading.current_thread() is self._thread
-        portal, work, self._work = self._portal, self._work, None  # from here on it may be started again
+        with self._lock:
+            portal, work, self._work = self._portal, self._work, None  # now it may be started again
         if portal is not None and work is not None:
             work.cancel()
             if not by_listener:  # whose thread is the watch's own

@@ -18,6 +18,7 @@ Raw = tuple[str, object]
 ENDINGS = ".jsonl, .csv, .tsv or .txt"
 _HEAD_BYTES = 4096
 _MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -59,13 +60,13 @@ def lines(path: Path, newline: str | None = None) -> Iterator[str]:
         ) from None
     if not head:
         raise BatchInputError(f"The input {str(path)!r} is empty; give at least one item.")
-    marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
-    if b"\0" in head and not marked:
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    if b"\0" in head and not encoding.startswith(("utf-16", "utf-32")):
         raise BatchInputError(
             f"The input {str(path)!r} is no text in UTF-8: it holds zero bytes, as UTF-16 without its mark "
             "and Excel's own files do. Save it as UTF-8 text."
         )
-    encoding, errors = (marked, "strict") if marked else ("utf-8-sig", "surrogateescape")
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     with path.open(encoding=encoding, errors=errors, newline=newline) as text:
         try:
             yield from text

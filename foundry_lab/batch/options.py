@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,8 +149,9 @@ def _as_endpoints(endpoints: Sequence[str] | str | None) -> list[str]:
     """
     if endpoints is None:
         return []
-    named = [endpoints] if isinstance(endpoints, str) else endpoints
-    if not isinstance(named, Collection) or len(named) == 0:
+    several = endpoints if isinstance(endpoints, Iterable) else ()
+    named = [endpoints] if isinstance(endpoints, str) else list(several)
+    if not named:
         raise ConfigurationError(
             "endpoints must be an address, or a list of one or more; leave it out for this client's own."
         )

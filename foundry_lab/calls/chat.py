@@ -228,12 +228,12 @@ def wrong_name(name: str, known: Collection[str]) -> ConfigurationError:
     argument = _OTHER_NAMES.get(name, name)
     if name == "stream":
         advice = "The method decides: complete() gives a whole answer; for a stream use stream_complete(…)."
-    elif argument in _OF_THE_CLIENT:
+    elif argument in _OF_THE_CLIENT and f"{argument}s" not in known:  # a batch has endpoints
         owner = f"FoundryAPIClient({argument}=…), or SyncFoundryAPIClient({argument}=…)"
         advice = f"It belongs to the client, not to one call: {owner}."
     elif name in _ALL:
         advice = f"Only {'complete' if name in COMPLETE_OPTIONS else 'stream_complete'}() has it."
     else:
-        hint = did_you_mean(name, known) or f"There are: {', '.join(sorted(known))}. "
+        hint = did_you_mean(argument, known) or f"There are: {', '.join(sorted(known))}. "
         advice = f"{hint}Fields that this client doesn't know go into extra_body={{{name!r}: …}}."
     return ConfigurationError(f"There is no option {name!r} here. {advice}")

@@ -23,6 +23,7 @@ from collections import Counter, deque
 import msgspec
 from aiohttp import web
 
+from foundry_lab._ground.checks import check_kind
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls.portal import Portal
 from foundry_lab.calls.target import Target, locate
@@ -148,8 +149,10 @@ class FaultProxy:
         Requests after the last, and to other routes, meet what `set_faults` has switched on.
 
         Raises:
-            ConfigurationError: a kind that doesn't exist, or "refused", which isn't for single requests.
+            ConfigurationError: a kind that doesn't exist, or "refused", which isn't for single requests; or a
+                route that is no path.
         """
+        check_kind(route, "route", (str,), 'a path, such as "/v1/*"')
         chosen = [fault if isinstance(fault, Fault) or fault is None else Fault(fault) for fault in faults]
         if any(fault is not None and fault.kind == "refused" for fault in chosen):
             raise ConfigurationError("'refused' can't be in a script, as it closes the port. Take 'reset'.")

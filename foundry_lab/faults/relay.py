@@ -121,6 +121,8 @@ class Relay:
             body = self._spoiled(request, upstream, fault, is_stream)
         request[_AS_SENT] = headers
         response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+        if request.version < aiohttp.HttpVersion11:
+            response.force_close()  # the connection's end tells an old client where the answer ends
         await response.prepare(request)
         try:
             async for data in body:

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,25 @@ def test_a_listener_may_end_its_monitor(stub: StubService) -> None:
         wait_for(lambda: len(monitor.history) == 2)
 
 
+def test_a_listener_may_end_it_before_start_has_returned(
+    stub: StubService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Portal.start
+
+    def slowly(portal: Portal, coroutine: Any) -> Any:
+        work = start(portal, coroutine)
+        time.sleep(0.3 if portal._name == "health-monitor" else 0)
+        return work
+
+    monkeypatch.setattr(Portal, "start", slowly)
+    with sync_client(stub) as client:
+        monitor = HealthMonitor(client, 0.01)
+        monitor.on_sample(lambda _: len(monitor.history) > 1 or monitor.close())
+        monitor.start()
+        wait_for(lambda: not monitor.running, 5)
+    assert len(monitor.history) == 1
+
+
 def test_started_again_while_the_last_watch_ends_it_looks(
     stub: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +181,7 @@ def test_started_again_while_the_last_watch_ends_it_looks(
         with monitor:
             time.sleep(0.4)
             seen = len(monitor.history)
-            wait_for(lambda: len(monitor.history) > seen, 10)
+            wait_for(lambda: len(monitor.history) > seen)
 
 
 def test_closing_ends_a_look_that_gets_no_answer(stub: StubService) -> None:

@@ -2,9 +2,10 @@
 
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
-from foundry_lab._ground.files import replacing
+from foundry_lab._ground.files import patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.prepare import MANIFEST, install, prepared_models, problem_of, refuse_shared
 from foundry_lab.engine.paths import model_dir
@@ -98,12 +99,15 @@ def _check(source: Path, built: Path, trust: bool) -> None:
 
 
 def _write(target: Path) -> None:
-    with replacing(target) as new, tarfile.open(fileobj=new, mode="w:", format=tarfile.PAX_FORMAT) as archive:
-        for name in (MANIFEST, *spec.MODEL_FILES):
-            member = tarfile.TarInfo(f"{FOLDER}/{name}")  # which doesn't say who wrote it
-            member.size = (model_dir() / name).stat().st_size
-            with (model_dir() / name).open("rb") as file:
-                archive.addfile(member, file)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
+        partial = Path(work) / target.name
+        with tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT) as archive:
+            for name in (MANIFEST, *spec.MODEL_FILES):
+                member = tarfile.TarInfo(f"{FOLDER}/{name}")  # which doesn't say who wrote it
+                member.size = (model_dir() / name).stat().st_size
+                with (model_dir() / name).open("rb") as file:
+                    archive.addfile(member, file)
+        patiently(partial.rename, target)
 
 
 def _extract(archive: tarfile.TarFile, directory: Path) -> None:

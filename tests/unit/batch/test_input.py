@@ -173,6 +173,8 @@ async def test_bad_items_of_an_iterator_are_recorded(client: FoundryAPIClient, t
         ({"messages": []}, "the same for every item"),
         ({"max_tokns": 3}, "Did you mean max_tokens"),
         ({"retries": 3}, "belongs to the client"),
+        ({"endpoint": "http://127.0.0.1:9"}, "Did you mean endpoints"),
+        ({"base_url": "http://127.0.0.1:9"}, "Did you mean endpoints"),
         ({"zzz": 3}, "There are: cache, .*wait_for_service"),
         ({"endpoints": ["nonsense"]}, "not a service address"),
         ({"wait_for_service": -1}, "not a time limit"),

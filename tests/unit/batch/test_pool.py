@@ -61,6 +61,7 @@ async def test_a_batch_is_spread_over_services(stubs: list[StubService]) -> None
 async def test_one_address_may_stand_alone(stubs: list[StubService]) -> None:
     async with FoundryAPIClient(NOWHERE) as client:
         assert (await client.complete_batch(["a"], endpoints=stubs[0].url)).done == 1
+        assert (await client.complete_batch(["a"], endpoints=iter(urls(stubs)))).done == 1
 
 
 async def test_the_slow_service_gets_less(stubs: list[StubService]) -> None:

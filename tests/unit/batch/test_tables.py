@@ -121,6 +121,12 @@ def test_a_bad_byte_is_told_with_its_own_line(tmp_path: Path, name: str, content
     assert "byte 0xFC, which is 'ü' in Windows-1252. Save the file as UTF-8" in text
 
 
+def test_the_beginning_of_a_mark_is_no_mark(tmp_path: Path) -> None:
+    """It would be dropped without a word."""
+    ((_, _, text),) = read(table(tmp_path, b"\xef\xbb", "in.txt"), None)
+    assert "no UTF-8" in text
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -135,12 +135,13 @@ def test_head_passes_though_the_service_sends_a_body_with_it() -> None:
     assert (status, dict(headers)["Content-Length"], body) == (200, "4", b"")
 
 
-def test_an_old_client_gets_a_stream_too(stub: StubService, proxy: FaultProxy) -> None:
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"])
+def test_an_old_client_gets_a_stream_too(stub: StubService, proxy: FaultProxy, more: str) -> None:
     """HTTP/1.0 has no chunks: the connection's end is the stream's."""
     stub.on("POST", CHAT, stream(ROLE + DONE))
     there = urlsplit(proxy.url)
     with socket.create_connection(("127.0.0.1", there.port or 0), timeout=20) as caller:
-        head = f"POST {CHAT} HTTP/1.0\r\nHost: {there.netloc}\r\nContent-Length: 2\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: {there.netloc}\r\nContent-Length: 2\r\n{more}\r\n"
         caller.sendall(head.encode() + b"{}")
         answer = b"".join(iter(lambda: caller.recv(4096), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -516,6 +517,11 @@ def test_not_running_says_what_to_do(stub: StubService) -> None:
 def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
     with pytest.raises(ConfigurationError, match="reset"):
         proxy.script("refused")
+
+
+def test_a_route_that_is_none_is_refused_at_once(proxy: FaultProxy) -> None:
+    with pytest.raises(ConfigurationError, match="route is a NoneType; give a path"):
+        proxy.script("reset", route=None)
 
 
 @pytest.mark.parametrize("ends", ["closed", "refused"])

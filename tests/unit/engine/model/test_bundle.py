@@ -143,6 +143,13 @@ def test_export_replaces_no_file_and_makes_no_directory(lab, tmp_path):
         bundle.export_model(tmp_path / "missing" / "model.tar")
 
 
+def test_export_leaves_files_that_stand_beside_it_alone(lab, tmp_path):
+    prepare.prepare_model(progress=False)
+    (tmp_path / "model.tar.part").write_text("precious")
+    bundle.export_model(tmp_path / "model.tar")
+    assert (tmp_path / "model.tar.part").read_text() == "precious"
+
+
 def test_disk_full_while_exporting_leaves_nothing(lab, tmp_path, monkeypatch):
     prepare.prepare_model(progress=False)
 

@@ -45,6 +45,10 @@ def lab(tmp_path, monkeypatch):
     return tiny_model.make_lab(tmp_path, monkeypatch)
 
 
+def raising(error):
+    raise error
+
+
 def start_child(mode):
     command = [sys.executable, "-c", CHILD, str(SUPPORT), mode]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -218,6 +222,18 @@ def test_removed_with_its_downloads(lab):
     assert prepare.prepared_models() == [] and not any(paths.downloads().iterdir())
     assert not tiny_model.workspaces(lab)
     assert prepare.remove_model() is False
+
+
+def test_downloads_are_removed_from_a_full_disk_too(lab, monkeypatch):
+    """It is what makes room: a preparation that was cut short leaves the largest of them."""
+    prepare.prepare_model(progress=False)
+    shutil.rmtree(paths.model_dir())
+    paths.downloads().mkdir()
+    (paths.downloads() / spec.GGUF_NAME).write_bytes(b"left over")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *args, **options: raising(full))
+    assert prepare.remove_model() is False
+    assert not any(paths.downloads().iterdir())
 
 
 def test_home_that_is_a_file_is_an_error_naming_it(lab):
