@@ -52,6 +52,7 @@ def test_looks_from_a_thread_until_the_block_ends(stub: StubService) -> None:
         assert monitor.latest is not None
         assert (monitor.latest.health.status, monitor.latest.breaker) == ("healthy", "closed")
     assert not monitor.running
+    stub.wait_until_left()  # it may still read what the last look sent
     looks = stub.count(*STATUS)
     time.sleep(0.1)
     assert stub.count(*STATUS) == looks
