@@ -1,7 +1,7 @@
 """A STUB, not Foundry Local: a local HTTP server for failures that the real service can't be made to show.
 
 `StubService` answers the routes of the current contract in a healthy way and lets a test replace any of them
-by a list of scripted answers. It listens on a free port of 127.0.0.1, runs in a thread of its own, and ends
+by a list of scripted answers. It listens on a port of 127.0.0.1, runs in a thread of its own, and ends
 with its `with` block, whatever it was in the middle of. For bytes no HTTP library sends see raw_server.py.
 
     with StubService() as stub:
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -193,12 +195,18 @@ HEALTHY: dict[tuple[str, str], Answer] = {
 # --- the server ------------------------------------------------------------------------------------------
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.count(20_000 + 3_000 * (_WORKER % 4))
+"""Each is used once, and none is of those that the system gives away: who still asks a stub or a service that
+has ended, in another test, must not reach the next stub."""
+
+
 class StubService:
     """A scripted HTTP server.
 
     Args:
         healthy: begin with the routes of a healthy service; otherwise every route is a 404.
-        port: where to listen; a free one by default.
+        port: where to listen; one that no stub had before by default.
         max_bytes: of a request; larger ones get 413.
     """
 
@@ -266,8 +274,7 @@ class StubService:
         server = web.Server(self._handle, handler_cancellation=True)  # a caller who goes ends it
         runner = web.ServerRunner(server, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port)
-        await site.start()
+        await self._listen(runner)
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
         self._server = server
@@ -276,3 +283,11 @@ class StubService:
         for _ in range(10):  # asyncio would never close a connection that comes as its server goes
             await asyncio.sleep(0)
         await runner.cleanup()
+
+    async def _listen(self, runner: web.ServerRunner) -> None:
+        for port in [self._port] if self._port else _PORTS:
+            try:
+                return await web.TCPSite(runner, "127.0.0.1", port).start()
+            except OSError:
+                if port == self._port:
+                    raise  # else somebody has it: the next one
