@@ -62,6 +62,7 @@ def test_type_send_watch_stop_and_go_on(page: Page, tmp_path: Path) -> None:
         expect(status).to_be_visible()
         expect(text).to_have_value("")
     # The newest is in sight, its question as far as it fits; what was said first has left the box.
+    page.wait_for_timeout(500)  # the state is shown before the last of the text is
     expect(answers.last).to_be_in_viewport()
     box = page.locator(".fl-live").bounding_box()
     last, first = answers.last.bounding_box(), answers.first.bounding_box()
@@ -100,6 +101,7 @@ def test_the_third_question_and_its_answer_are_in_sight(jupyterlab: Lab, tmp_pat
             text.press("Enter")
             expect(page.locator(".fl-chat .user").last).to_have_text(f"You: {question}")
             expect(status).to_be_visible()
+        page.wait_for_timeout(500)  # the state is shown before the last of the text is
         page.screenshot(path=tmp_path / "third.png")
         talk = page.locator(".fl-live")
         assert talk.evaluate("box => box.scrollHeight > box.clientHeight"), "it all fits: nothing was tried"
