@@ -3,7 +3,7 @@
     python -m benchmarks.client_cost [--rounds 15] [--json FILE]
 
 Every client asks the same stub, which runs in another process and answers with bodies measured on
-foundry-local-sdk 2.2.1. The clients take turns within each round and the order rotates; the medians of the
+foundry-local-sdk 2.2.1. The clients take turns within each round, in any order; the medians of the
 rounds count, and of the ratios within each round, so that a busy machine spoils no comparison. Each does
 what it does by default: foundry_lab with retries, deadline, circuit breaker and metrics; openai with its
 retries and time limits; the bare libraries with nothing. A burst brings many events a read; a paced stream
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -269,8 +270,8 @@ def measure_calls(url: str, rounds: int) -> Samples:
         subject.requests(20)
         subject.streamed(MODEL)
     length = subjects[names[0]].requests(1)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+    for _ in range(rounds):
+        for name in random.sample(names, len(names)):  # who comes before has an effect, too
             subject = subjects[name]
             for what, (cpu, wall) in {
                 "request": costs(lambda: subject.requests(REQUESTS), length * REQUESTS, REQUESTS),  # noqa: B023

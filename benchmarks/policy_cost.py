@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import random
 import statistics
 import subprocess
 import sys
@@ -61,8 +62,8 @@ def measure(url: str, rounds: int) -> dict[str, float]:
         names = list(subjects)
         for work in subjects.values():
             work()
-        for number in range(rounds):
-            for name in names[number % 4 :] + names[: number % 4]:
+        for _ in range(rounds):
+            for name in random.sample(names, len(names)):  # who comes before has an effect, too
                 began = time.process_time()
                 subjects[name]()
                 samples.setdefault(name, []).append((time.process_time() - began) / REQUESTS * 1e6)
