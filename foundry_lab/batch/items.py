@@ -96,10 +96,12 @@ class ItemReader:
                 raw = fill(raw)
             elif isinstance(raw, str) and raw.startswith("{"):
                 raw = _batch_line_in(raw) or raw
-            named = raw.get("custom_id") if isinstance(raw, Mapping) else None
-            if named is not None:
-                custom_id = _check_id(named)
-            request = self._prompt(str(raw)) if isinstance(raw, str) else self._request(raw)
+            if isinstance(raw, str):
+                request = self._prompt(str(raw))
+            else:
+                if isinstance(raw, Mapping) and raw.get("custom_id") is not None:
+                    custom_id = _check_id(raw["custom_id"])
+                request = self._request(raw)
             body = request.call(request.model or self._model).body or b""
             return BatchItem(number, custom_id, _digest(body), request)
         except ConfigurationError as error:

@@ -112,7 +112,7 @@ class AsyncCaller:
             if self.target is None:
                 await self.connected()
                 started = time.perf_counter()  # finding or starting it isn't part of the request's time
-            ask = partial(self.send, deadline=Deadline(limit_s), record=record)
+            ask = partial(self.send, Deadline(limit_s), record)
             result = await act(self.directory, ask)
             if isinstance(result, Completion):
                 record.model, record.usage = result.model, None if result.cached else result.usage
@@ -161,8 +161,11 @@ class AsyncCaller:
 
     # --- one request travels: policies -> transport -----------------------------------------------------
 
-    def send(self, call: Call, deadline: Deadline, record: Record) -> Awaitable[Reply]:
-        """Have one call answered: by the cache where it can, else by the service, under the policies."""
+    def send(self, deadline: Deadline, record: Record, call: Call) -> Awaitable[Reply]:
+        """Have one call answered: by the cache where it can, else by the service, under the policies.
+
+        The call comes last, as those who ask are given the rest: see `Ask`.
+        """
         if self.cache is not None and (key := self.cache.key(call)) is not None:
             ask = partial(self._ask, call, deadline, record)
             return self.cache.answer(key, record.request_id, deadline, ask)

@@ -126,7 +126,7 @@ class Transport:
         """Return the running loop's session; those of loops that have closed are given up."""
         loop = asyncio.get_running_loop()
         session = self._open.get(loop)
-        if session is None or session.closed:
+        if session is None:
             self.abandon(lambda loop: loop.is_closed())
             session = self._open[loop] = aiohttp.ClientSession(
                 headers=self._headers,

@@ -111,19 +111,20 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             check_kind(given["model"], "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
+        own = _limits(given, timeout_s) if stream else _shape(given, fields)
         return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
             model=given.get("model"),
-            fields=fields,
+            fields=protocol.build_fields(fields),
             timeout_s=timeout_s,
             cache=bool(given.get("cache", True)),
-            **(_limits(given, timeout_s) if stream else _shape(given, fields)),
+            **own,
         )
 
     def call(self, model_id: str, *, stream: bool = False) -> protocol.Call:
         """Return the call that asks this model."""
-        fields = {"messages": self.messages, **self.fields}
-        return protocol.build_chat(model_id, fields, stream=stream, cacheable=self.cache and not stream)
+        body = {"model": model_id, "messages": self.messages, **self.fields}
+        return protocol.build_chat(body, stream=stream, cacheable=self.cache and not stream)
 
 
 def _limits(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -199,8 +200,8 @@ async def complete(
 
 async def one_token(ask: Ask, model_id: str) -> None:
     """Have one token generated, in one attempt, past breaker and retries: does the model really work?"""
-    fields = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    call = msgspec.structs.replace(protocol.build_chat(model_id, fields), once=True)
+    body = {"model": model_id, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    call = msgspec.structs.replace(protocol.build_chat(body), once=True)
     protocol.parse_completion(await ask(call), 0.0)
 
 

@@ -156,7 +156,7 @@ class StreamReader:
         await caller.connected()
         self._deadline = deadline = Deadline(request.timeout_s)
         self._started = time.perf_counter()  # finding or starting the service isn't part of its time
-        ask = partial(caller.send, deadline=deadline, record=record)
+        ask = partial(caller.send, deadline, record)
 
         async def begin(call: Call) -> Reply:
             reply, self._ticket = await caller.attempt(self._open, call, deadline, record)

@@ -187,7 +187,8 @@ class CircuitBreaker:
                     self._begin(now)
                 self._probes_out += 1
             ticket = Ticket(self, self._period, now)
-        self._tell(transition)
+        if transition is not None:
+            self._tell(transition)
         return ticket
 
     def _counts(self, error: BaseException) -> bool:
@@ -217,7 +218,8 @@ class CircuitBreaker:
                     self._note(now, failed, slow)
                     if (failed or slow) and (reason := self._why_open()):
                         transition = self._change("open", reason)
-        self._tell(transition)
+        if transition is not None:
+            self._tell(transition)
 
     def _judge_probe(self, failed: bool, slow: bool) -> Transition | None:
         if failed or slow:
@@ -284,9 +286,9 @@ class CircuitBreaker:
             retry_after=wait_s if wait_s < math.inf else None,
         ) from self._last_failure
 
-    def _tell(self, transition: Transition | None) -> None:
+    def _tell(self, transition: Transition) -> None:
         """Tell the listeners. Called without the lock, so that they may use the breaker."""
-        if transition is None or transition.old == transition.new:  # held while it was open, say
+        if transition.old == transition.new:  # held while it was open, say
             return
         _log.info("circuit breaker %s -> %s: %s", transition.old, transition.new, transition.reason)
         for listener in self._listeners:

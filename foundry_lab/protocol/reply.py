@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 
 from foundry_lab.errors import ResponseFormatError
 from foundry_lab.protocol.failure import ErrorBody, error_in_body, retry_after, status_error
-from foundry_lab.types import Completion, Usage
+from foundry_lab.types import Completion, Count, Usage
 
 UNREADABLE = (ValueError, RecursionError)
 """What msgspec raises for a body that isn't the JSON it should be."""
@@ -106,7 +106,7 @@ class Chat(msgspec.Struct):
     choices: list[Choice] | None = None
     id: str | None = None
     model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     error: ErrorBody | str | None = None
     object: Any = None
 
@@ -114,16 +114,24 @@ class Chat(msgspec.Struct):
 chat_decoder = msgspec.json.Decoder(Chat)
 
 
-_COUNTS = frozenset(Usage.__struct_fields__)
+class _Counts(msgspec.Struct):
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
 
 
-def usage_of(counts: dict[str, Any] | None) -> Usage | None:
+_counts_decoder = msgspec.json.Decoder(_Counts, strict=False)  # 5.0 is 5
+
+
+def usage_of(said: msgspec.Raw) -> Usage | None:
     """Return the token counts; None where the service says nothing, or what can't be a count, such as -1."""
-    said = {name: count for name, count in (counts or {}).items() if count is not None}
     try:
-        return None if _COUNTS.isdisjoint(said) else msgspec.convert(said, Usage, strict=False)  # 5.0 is 5
-    except msgspec.ValidationError:
+        counts = _counts_decoder.decode(said)
+    except UNREADABLE:
         return None
+    if counts == _Counts():
+        return None
+    return Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, counts.total_tokens or 0)
 
 
 def decode(reply: Reply, shape: type[Any], what: str) -> Any:

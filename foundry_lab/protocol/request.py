@@ -88,21 +88,28 @@ def _is_message(message: object) -> bool:
     return isinstance(content, str) or (content is None and bool(message.keys() & {"content", "tool_calls"}))
 
 
-def build_chat(
-    model: str, fields: Mapping[str, Any], *, stream: bool = False, cacheable: bool = False
-) -> Call:
-    """Return the chat-completion request. Fields that are None are left out.
+def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a chat request's body, as they are sent; those that are None are left out.
 
     Raises:
-        ConfigurationError: a value of the wrong type, or one that JSON can't carry, such as NaN.
+        ConfigurationError: a value of the wrong type, or one that the service would ignore.
     """
-    body = {"model": model, **{name: value for name, value in fields.items() if value is not None}}
+    fields = {name: value for name, value in given.items() if value is not None}
+    _check_types(fields)
+    if "response_format" in fields:
+        fields["response_format"] = _in_both_readings(fields["response_format"])
+    return fields
+
+
+def build_chat(body: dict[str, Any], *, stream: bool = False, cacheable: bool = False) -> Call:
+    """Return the chat-completion request with this body, to which a stream's own fields are added.
+
+    Raises:
+        ConfigurationError: a value that JSON can't carry.
+    """
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    _check_types(body)
-    if "response_format" in body:
-        body["response_format"] = _in_both_readings(body["response_format"])
     try:
         return Call("POST", CHAT_PATH, _encode(body), cacheable=cacheable)
     except (TypeError, ValueError, OverflowError) as error:

@@ -51,7 +51,7 @@ every_shape = pytest.mark.parametrize(
 
 def sent(fields: dict[str, Any], **how: Any) -> Any:
     """Return `json_schema` of the request as it is sent."""
-    body = protocol.build_chat("m", fields, **how).body
+    body = protocol.build_chat(protocol.build_fields(fields), **how).body
     assert body is not None
     asked = json.loads(body)["response_format"]
     assert asked["type"] == "json_schema"
