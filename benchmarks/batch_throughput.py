@@ -26,9 +26,9 @@ from typing import Any
 import aiohttp
 import psutil
 
+from benchmarks import stub_process
+from benchmarks.stub_process import MODEL
 from foundry_lab import FoundryAPIClient
-
-from .stub_process import MODEL
 
 LIMITS = {"items_per_s": 1500.0, "cpu_ratio": 1.5, "memory_mib": 150.0, "growth_mib": 10.0}
 OPTIONS: dict[str, Any] = {"max_tokens": 40, "temperature": 0}
@@ -132,22 +132,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    stub = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.stub_process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert stub.stdin is not None and stub.stdout is not None
-    try:
-        url = stub.stdout.readline().strip()
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            runs = [compare(url, options.items, c, options.rounds, folder) for c in (2, 8, 16)]
-            small, large = (peak_mib(url, count, folder) for count in (options.items, options.large))
-    finally:
-        stub.stdin.close()
-        stub.wait(10)
+    with stub_process.running() as url, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = [compare(url, options.items, c, options.rounds, folder) for c in (2, 8, 16)]
+        small, large = (peak_mib(url, count, folder) for count in (options.items, options.large))
 
     print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, {platform.machine()}")
     print(f"{'at once':>8} {'bare/s':>8} {'batch/s':>8} {'bare µs':>8} {'batch µs':>9} {'ratio':>6}")

@@ -32,6 +32,7 @@ import aiohttp
 import openai
 import requests
 
+from benchmarks import stub_process
 from benchmarks.stub_process import BURST_CHUNKS, MODEL, PACED, PACED_CHUNKS
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 
@@ -353,18 +354,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    stub = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.stub_process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    try:
-        assert stub.stdout is not None
-        calls = measure_calls(stub.stdout.readline().strip(), arguments.rounds)
-    finally:
-        stub.communicate()
+    with stub_process.running() as url:
+        calls = measure_calls(url, arguments.rounds)
     imports = measure_imports(max(3, arguments.rounds // 2))
     print(table(calls, imports))
     if arguments.json:
