@@ -15,6 +15,7 @@ class Index:
     """
 
     def __init__(self) -> None:
+        self._last = 0  # number of an item
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._db.close)
         self._db.executescript(
@@ -29,10 +30,12 @@ class Index:
 
     def add_item(self, custom_id: str, number: int) -> int:
         """Take note of an input item; return the number of the first that had its name."""
+        find = "SELECT number FROM item WHERE custom_id = ?"
+        if number <= self._last and (row := self._db.execute(find, (custom_id,)).fetchone()) is not None:
+            return int(row[0])  # the input is gone through again
+        self._last = max(number, self._last)
         added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
-        if added.rowcount == 1:
-            return number
-        return self._number("SELECT number FROM item WHERE custom_id = ?", custom_id)
+        return number if added.rowcount == 1 else self._number(find, custom_id)
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
         """Take note of a result line, which replaces an earlier one of the same name."""

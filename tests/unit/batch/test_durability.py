@@ -359,18 +359,3 @@ def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactor
     output.write("y", "ef", False, LINES[1])
     output.close()
     assert path.read_bytes() == b"".join([*LINES[:whole], LINES[1]])
-
-
-def test_the_index_finds_lines_in_either_order() -> None:
-    index = Index()
-    for number, name in enumerate("abc", 1):
-        assert index.add_item(name, number) == number
-    assert index.add_item("b", 9) == 2
-    index.put_line("c", "1", False, 0, 10)
-    index.put_line("b", "2", True, 10, 5)
-    index.put_line("stranger", "3", False, 15, 5)
-    index.put_line("a", "4", False, 20, 5)
-    index.put_line("c", "5", False, 25, 7)
-    assert list(index.places(by_input=True)) == [(20, 5), (10, 5), (25, 7), (15, 5)]
-    assert list(index.places(by_input=False)) == [(10, 5), (15, 5), (20, 5), (25, 7)]
-    assert (index.count_lines(), index.line_of("c"), index.line_of("z")) == (4, ("5", False), None)
