@@ -66,10 +66,13 @@ def in_process(runtime: Runtime, body: str) -> int:
     from foundry_local_sdk.session import ChatSession
 
     model = runtime.catalog.get_model_variant(spec.MODEL_ID)
+    assert model is not None
     with ChatSession(model) as session, Request() as request:
         request.add_item(TextItem(body, TextItemType.OPENAI_JSON))
         with session.process_request(request) as response:
-            return json.loads(response.get_item(0).text)["usage"]["completion_tokens"]
+            answer = response.get_item(0)
+            assert isinstance(answer, TextItem)
+            return int(json.loads(answer.text)["usage"]["completion_tokens"])
 
 
 def over_http(client: SyncFoundryAPIClient, prompt: str) -> int:
@@ -84,7 +87,7 @@ def measure(rounds: int) -> dict[str, float]:
     rates: dict[str, list[float]] = {"complete() over HTTP": [], "ChatSession in process": []}
     runtime = Runtime()
     with loopback_catalog() as catalog_url:
-        runtime.start("http://127.0.0.1:0", catalog_url, public_catalog=False)
+        runtime.start(0, catalog_url, public_catalog=False)
         client = SyncFoundryAPIClient(runtime.url, model=spec.MODEL_ID)
         try:
             for number in range(rounds + 1):  # the first round warms up

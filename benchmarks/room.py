@@ -14,10 +14,10 @@ import asyncio
 import time
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.metrics import percentile
 from foundry_lab.workbook.plots.style import BLUE, CYCLE, label, panels
 
 SIZES = (1, 4, 8, 16)
@@ -66,7 +66,7 @@ def draw(found: dict[int, list[list[Times]]]) -> Figure:
         for size, seconds in waits.items():
             axis.plot([size] * len(seconds), seconds, ".", color=BLUE, alpha=0.25)
         for share, colour, style in ((50, CYCLE[0], "-o"), (95, CYCLE[1], "--s")):
-            points = [percentile(seconds, share) for seconds in waits.values()]
+            points = [np.percentile(seconds, share) for seconds in waits.values()]
             axis.plot(list(waits), points, style, color=colour, label=f"p{share}")
         axis.set_xticks(SIZES)
         axis.set_ylim(bottom=0)
@@ -88,8 +88,8 @@ def main() -> None:
         first, whole = zip(*(times for round_ in rounds for times in round_), strict=True)
         print(f"{size:8}", end="")
         for seconds in (first, whole):
-            print(f" {percentile(seconds, 50):10.2f} {percentile(seconds, 95):9.2f}", end="")
-        medians = [percentile([seconds for _, seconds in round_], 50) for round_ in rounds]
+            print(f" {np.percentile(seconds, 50):10.2f} {np.percentile(seconds, 95):9.2f}", end="")
+        medians = [np.percentile([seconds for _, seconds in round_], 50) for round_ in rounds]
         print(f" {min(medians):9.2f} to {max(medians):5.2f}")
     if options.png:
         draw(found).savefig(options.png)
