@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ CONCURRENCIES = (1, 2, 4, 8, 16)
 SUBJECTS = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "library"]
 PROMPTS = [f"{what} {subject}." for what in ("Describe a", "Name one use of a") for subject in SUBJECTS]
 OPTIONS: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "timeout": 300, "progress": False}
-SLACK = 0.03
 
 
 def speed(point: SweepPoint) -> float:
@@ -66,14 +64,18 @@ def main() -> None:
             f"{each:8} {speed(point):9.1f} {speed(point) / best:8.1%} {low:7.1f}-{high:7.1f} "
             f"{point.p50_s:7.2f} {point.p95_s:7.2f} {each / point.items_per_s:9.2f}"
         )
+    usual, quickest = median[DEFAULT_CONCURRENCY], max(median.values(), key=speed)
+    print(
+        f"The default, {DEFAULT_CONCURRENCY} at once, has {speed(usual) / best:.0%} of the throughput of "
+        f"{quickest.concurrency} at once here; half of its answers come within {usual.p50_s:.2f} s, not "
+        f"{quickest.p50_s:.2f} s."
+    )
     if options.png:
         sweep_figure(list(median.values())).savefig(options.png)
     if options.json:
         options.json.write_text(
             json.dumps({each: speed(point) / best for each, point in median.items()}) + "\n"
         )
-    if speed(median[DEFAULT_CONCURRENCY]) < best * (1 - SLACK):
-        sys.exit(f"The default concurrency {DEFAULT_CONCURRENCY} is more than {SLACK:.0%} below the best.")
 
 
 if __name__ == "__main__":
