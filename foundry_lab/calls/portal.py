@@ -116,8 +116,15 @@ class Portal(contextlib.AbstractContextManager["Portal"]):
         return self.start(coroutine).result()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have a plain function called in the loop's thread, soon."""
-        (self._loop or self._running()).call_soon_threadsafe(function, *args)
+        """Have a plain function called in the loop's thread, soon; at once if no loop runs.
+
+        None is started for it: at the end of a program that would wait for ever.
+        """
+        loop = self._loop
+        if loop is None:
+            function(*args)
+        else:
+            loop.call_soon_threadsafe(function, *args)
 
     def close(self) -> None:
         """Cancel what runs, wait for its end and stop the loop. The next use starts another."""

@@ -70,13 +70,13 @@ class StreamReader:
 
     @property
     def text(self) -> str:
-        """The text so far."""
-        return "".join(self._parser.parts)
+        """The text so far: of the pieces that were given out, however many more have arrived by chance."""
+        return _without(self._parser.parts, [chunk.content for chunk in list(self._ready)])
 
     @property
     def reasoning(self) -> str:
         """What the model thought so far, where the service tells it apart from the text."""
-        return "".join(self._parser.thoughts)
+        return _without(self._parser.thoughts, [chunk.reasoning for chunk in list(self._ready)])
 
     @property
     def finish_reason(self) -> str | None:
@@ -240,6 +240,11 @@ class StreamReader:
                 self._heard = True
                 self._ready.append(chunk)
 
+    def _leave(self) -> None:
+        """Forget the pieces that nobody was given."""
+        self._parser.parts, self._parser.thoughts = [self.text], [self.reasoning]
+        self._ready.clear()
+
     def _silence(self) -> RequestTimeoutError:
         """Return the error for a stream that kept silent too long."""
         if self._deadline.remaining() <= CLOCK_TICK_S:
@@ -291,3 +296,8 @@ class StreamReader:
         if response is not None:
             with contextlib.suppress(RuntimeError):  # its loop may be gone, and the socket with it
                 response.close()
+
+
+def _without(parts: list[str], waiting: list[str]) -> str:
+    """Return the text of all parts but those that wait to be given out; an empty one is no part."""
+    return "".join(parts[: len(parts) - sum(map(bool, waiting))])

@@ -29,7 +29,7 @@ class CompletionStream(StreamReader, AsyncIterator[Chunk], AbstractAsyncContextM
 
     async def aclose(self) -> None:
         """Stop reading; the service stops generating."""
-        self._ready.clear()
+        self._leave()
         self._end(asyncio.CancelledError())
 
     def __del__(self) -> None:
@@ -57,7 +57,7 @@ class SyncCompletionStream(StreamReader, Iterator[Chunk], AbstractContextManager
 
     def close(self) -> None:
         """Stop reading; the service stops generating."""
-        self._ready.clear()
+        self._leave()
         if not self._ended:
             portal.wait(self._stop())
 

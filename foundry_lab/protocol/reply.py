@@ -106,7 +106,7 @@ class Chat(msgspec.Struct):
     choices: list[Choice] | None = None
     id: str | None = None
     model: str | None = None
-    usage: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()  # empty where it isn't named
     error: ErrorBody | str | None = None
     object: Any = None
 
@@ -120,7 +120,7 @@ class _Counts(msgspec.Struct):
     total_tokens: Count | None = None
 
 
-_counts_decoder = msgspec.json.Decoder(_Counts, strict=False)  # 5.0 is 5
+_counts_decoder = msgspec.json.Decoder(_Counts | None, strict=False)  # 5.0 is 5
 
 
 def usage_of(said: msgspec.Raw) -> Usage | None:
@@ -129,7 +129,7 @@ def usage_of(said: msgspec.Raw) -> Usage | None:
         counts = _counts_decoder.decode(said)
     except UNREADABLE:
         return None
-    if counts == _Counts():
+    if counts is None or counts == _Counts():
         return None
     return Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, counts.total_tokens or 0)
 

@@ -105,8 +105,8 @@ def thread_count() -> int:
     Half the machine's CPUs is ONNX Runtime GenAI's own choice (`CreateSessionOptionsFromConfig` in its
     `src/models/model.cpp`): it reckons with two threads a core and knows no container limits. On two
     single-threaded cores, the usual small virtual machine, it takes one; taking both gave twice the tokens in
-    plain calls, and 0.87 of them in a batch with two at once, whose threads wait for each other. Of many
-    cores some may be slow ones, which the others wait for: there its choice stands.
+    plain calls, and about 0.85 of them in a batch with two at once, whose threads wait for each other. Of
+    many cores some may be slow ones, which the others wait for: there its choice stands.
 
     Raises:
         ConfigurationError: FOUNDRY_LAB_THREADS isn't a whole number from 1.

@@ -91,6 +91,15 @@ FORGOTTEN = {
             print(chunk.content)
             break
         """,
+    "a sync stream kept to the end of the program": """
+        stream = SyncFoundryAPIClient(URL).stream_complete("hi")
+        print(next(stream).content)
+        """,
+    "a sync stream in a circle": """
+        stream = SyncFoundryAPIClient(URL).stream_complete("hi")
+        stream.itself = stream
+        print(next(stream).content)
+        """,
 }
 
 

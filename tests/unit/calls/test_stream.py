@@ -262,6 +262,25 @@ def test_a_closed_stream_gives_nothing_more(kind: str) -> None:
 
 
 @both_clients
+def test_the_text_is_that_of_the_pieces_given_out_however_many_came_at_once(kind: str) -> None:
+    """Who leaves at a piece would else find the next ones in the text, or not, as the network had it."""
+    parts = [thinks("one "), thinks("two "), *(delta(text) for text in "abcd"), STOP, DONE]
+    with StubService() as stub, Client(kind, stub.url) as client:
+        stub.on("POST", CHAT, stream(b"".join(parts)))
+        answer = client.open()
+        seen = [(client.next(answer).content, answer.text, answer.reasoning) for _ in range(4)]
+        assert seen == [
+            ("", "", "one "),
+            ("", "", "one two "),
+            ("a", "a", "one two "),
+            ("b", "ab", "one two "),
+        ]
+        client.leave(answer)
+        client.leave(answer)
+        assert (answer.text, answer.reasoning) == ("ab", "one two ")
+
+
+@both_clients
 @pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda take: take.__name__)
 def test_a_stream_is_not_copied(kind: str, take: Callable[[Any], object]) -> None:
     """Two would read one connection; a copy of the task inside it fails with words about futures."""
