@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ CONCURRENCIES = (1, 2, 4, 8, 16)
 SUBJECTS = ["river", "mountain", "engine", "garden", "teacher", "market", "harbour", "library"]
 PROMPTS = [f"{what} {subject}." for what in ("Describe a", "Name one use of a") for subject in SUBJECTS]
 OPTIONS: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "timeout": 300, "progress": False}
+SLACK = 0.03
 
 
 def speed(point: SweepPoint) -> float:
@@ -75,6 +77,8 @@ def main() -> None:
         options.json.write_text(
             json.dumps({each: speed(point) / best for each, point in median.items()}) + "\n"
         )
+    if speed(usual) < best * (1 - SLACK):
+        sys.exit(f"The default concurrency {DEFAULT_CONCURRENCY} is more than {SLACK:.0%} below the best.")
 
 
 if __name__ == "__main__":
