@@ -3,8 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import lazy_loader
+
 from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.errors import FoundryError
+
+__getattr__, _, _ = lazy_loader.attach(__name__, ["plots", "widgets"])  # for `from foundry_lab import plots`
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = "source"

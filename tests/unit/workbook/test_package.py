@@ -36,7 +36,7 @@ def test_wheel_carries_package_and_notebooks_and_nothing_else(built: Path) -> No
     [wheel] = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.replace("notebooks/", "foundry_lab/_notebooks/", 1) for name in notebooks()} <= names
-    assert {"foundry_lab/__init__.py", "foundry_lab/py.typed", "foundry_lab/engine/__init__.py"} <= names
+    assert {"foundry_lab/__init__.py", "foundry_lab/__init__.pyi", "foundry_lab/py.typed"} <= names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"foundry_lab", f"foundry_lab-{foundry_lab.__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".onnx", ".gguf", ".pyc"))]
