@@ -138,7 +138,7 @@ def run_all(run_all: Any) -> None:
             first = attempt(run_all, service.ask, prompts, file, call="run_all(ask, prompts, file)")
             if first.error is None:
                 raise Wrong("the run was killed in the middle, and your function went on as if nothing were.")
-            if not isinstance(first.error, _Killed):
+            if not isinstance(first.error, _Killed | BaseExceptionGroup):  # a TaskGroup makes a group of it
                 first.result()  # raises the hint
             service.dies_at = None
             value = attempt(run_all, service.ask, prompts, file, call=f"{when}, it").result()

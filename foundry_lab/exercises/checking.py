@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import Any
 
-from foundry_lab.errors import ConfigurationError
+from foundry_lab.errors import ConfigurationError, FoundryError
 from foundry_lab.exercises import progress
 from foundry_lab.exercises.registry import NOTEBOOKS, Exercise, exercises, find
 from foundry_lab.exercises.trying import Partly, Unanswered, Wrong, need_function
@@ -83,6 +83,11 @@ def _verdict(exercise: Exercise, answers: tuple[Any, ...]) -> tuple[str, str, fl
         return PARTLY, f": {partly.points:g} of {exercise.points} points. {partly}", partly.points
     except Wrong as wrong:
         return NOT_YET, f": {wrong}", 0.0
+    except FoundryError:
+        raise
+    except Exception as error:  # a value that can't be compared or shown, such as an array or a huge number
+        why = f"{type(error).__name__}: {error}"
+        return NOT_YET, f": what came back can't be judged ({why}). Return the kind of value asked for.", 0.0
     return SOLVED, "", float(exercise.points)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from foundry_lab import errors
 from foundry_lab.exercises.behind import behind
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Unanswered, Wrong, attempt, is_stub, shown
+from foundry_lab.exercises.trying import Unanswered, Wrong, attempt, is_stub, number_of, shown
 from foundry_lab.faults import Fault
 
 _LATE = errors.RequestTimeoutError("no answer", phase="total", limit_s=30)
@@ -42,9 +42,8 @@ def wait_s(wait_s: Any) -> None:
     for retry in (1, 2, 4, 12):
         limit = min(CAP_S, INITIAL_S * 2 ** (retry - 1))
         call = f"wait_s({retry}, {INITIAL_S}, {CAP_S})"
-        draws = attempt(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call).result()
-        if not all(isinstance(draw, int | float) for draw in draws):
-            raise Wrong(f"{call} returned {shown(draws[0])}; seconds are wanted.")
+        made = attempt(list, (wait_s(retry, INITIAL_S, CAP_S) for _ in range(DRAWS)), call=call).result()
+        draws = [number_of(each, call, "seconds are wanted") for each in made]
         if min(draws) < 0:
             raise Wrong(f"{call} returned {min(draws):.3g} s; nobody can wait for less than nothing.")
         if max(draws) > CAP_S:

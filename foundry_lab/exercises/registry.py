@@ -58,7 +58,7 @@ def find(number: Any) -> Exercise:
         ConfigurationError: there is none.
     """
     known = exercises()
-    if number in known:
+    if isinstance(number, str) and number in known:
         return known[number]
     raise ConfigurationError(
         f"There is no exercise {number!r}. {did_you_mean(str(number), known)}There are: {', '.join(known)}."

@@ -119,8 +119,9 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
         with Double(Answer(pieces=["a"] * 5, first_s=0.2, pause_s=0.3)) as double:
             call = f"first_tokens(client, {together})"
             values = with_client(first_tokens, double.url, together, call=call)
-        if not isinstance(values, list | tuple) or not all(isinstance(each, int | float) for each in values):
+        if not isinstance(values, list | tuple):
             raise Wrong(f"{call} returned {shown(values)}; a list of seconds is wanted.")
+        values = [number_of(each, call, "a list of seconds is wanted") for each in values]
         if len(values) != together or len(double.asked) != together:
             raise Wrong(f"{call} sent {len(double.asked)} requests and returned {len(values)} numbers.")
         if double.most_at_once != together:

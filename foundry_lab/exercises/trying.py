@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import dis
 import inspect
+import math
 import reprlib
 import sysconfig
 import threading
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, UnionType
 from typing import Any
+
+from foundry_lab._ground.checks import as_number
 
 LIMIT_S = 10.0
 """How long one call of an answer may take. None needs a tenth of it, but a machine may be busy."""
@@ -55,10 +58,10 @@ def number_of(value: Any, call: str, wanted: str = "a number is wanted") -> floa
     Raises:
         Wrong: it is none.
     """
-    if hasattr(value, "__float__"):
-        with contextlib.suppress(TypeError, ValueError):  # an array of several
-            return float(value)
-    raise Wrong(f"{call} returned {shown(value)}; {wanted}.")
+    number = as_number(value) if hasattr(value, "__float__") else math.nan
+    if math.isnan(number):
+        raise Wrong(f"{call} returned {shown(value)}; {wanted}.")
+    return number
 
 
 def need_function(thing: Any, name: str) -> None:
@@ -102,6 +105,7 @@ class Outcome:
         self.value: Any = None
         self.error: BaseException | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._ended = threading.Event()  # Python 3.11 takes a thread for dead whose join a Ctrl-C has ended
         self._thread = threading.Thread(target=self._run, args=(function, args), name="exercise", daemon=True)
         self._thread.start()
 
@@ -120,9 +124,9 @@ class Outcome:
     def wait(self, limit_s: float) -> bool:
         """Return whether it has ended, after at most so many seconds."""
         give_up_at = time.monotonic() + limit_s
-        while self._thread.is_alive() and time.monotonic() < give_up_at:
-            self._thread.join(POLL_S)
-        return not self._thread.is_alive()
+        while not self._ended.wait(POLL_S) and time.monotonic() < give_up_at:
+            pass
+        return self._ended.is_set()
 
     def end(self) -> None:
         """Stop it, as far as Python can: cancel what awaits, and raise in what computes."""
@@ -130,7 +134,7 @@ class Outcome:
             with contextlib.suppress(RuntimeError):  # its loop has just closed
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
             self.wait(LAST_WORD_S)
-        if self._thread.is_alive():  # else a loop would use a processor for as long as the kernel lives
+        if not self._ended.is_set():  # else a loop would use a processor for as long as the kernel lives
             thread_id = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(SystemExit))
 
@@ -141,6 +145,8 @@ class Outcome:
                 self.value = asyncio.run(self._awaited(self.value))
         except BaseException as error:  # whatever a learner's code raises, SystemExit too
             self.error = error
+        finally:
+            self._ended.set()
 
     async def _awaited(self, value: Any) -> Any:
         self._task = asyncio.current_task()
@@ -156,12 +162,14 @@ def attempt(function: Callable[..., Any], *args: Any, call: str = "", limit_s: f
     """
     call = call or f"{getattr(function, '__name__', 'your function')}({', '.join(map(shown, args))})"
     outcome = Outcome(call, function, args)
-    if not outcome.wait(limit_s):
+    try:
+        if not outcome.wait(limit_s):
+            raise Wrong(
+                f"{call} was not back after {limit_s:g} s. Does a loop never end, or does something wait for "
+                "what never comes?"
+            )
+    finally:  # a Ctrl-C too: a learner may see before the check that it never ends
         outcome.end()
-        raise Wrong(
-            f"{call} was not back after {limit_s:g} s. Does a loop never end, or does something wait for "
-            "what never comes?"
-        )
     if isinstance(outcome.error, NotImplementedError) or outcome.value is ...:
         raise Unanswered
     return outcome

@@ -84,10 +84,16 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
     """
     with FaultProxy(upstream) as proxy:
         healthy = _call(make(proxy.url), proxy, TIMEOUT_S)
-        if healthy.error is not None or not healthy.text:
+        if not isinstance(healthy.text, str) or not healthy.text:
+            seen = repr(healthy.error or healthy.text)
             raise ConfigurationError(
-                f"The client doesn't work without faults either: {healthy.error or 'an empty answer'}. "
+                f"The client doesn't work without faults either: {seen}, where the answer's text is wanted. "
                 "Make it answer first."
+            )
+        if not healthy.sent:
+            raise ConfigurationError(
+                f"The client answered, and no request for {CHAT_PATH} came to the address that make(url) was "
+                "given. Let it ask there."
             )
         return Checklist(tuple(_trials(make, proxy)))
 

@@ -71,7 +71,7 @@ def mean_latency_s(at_once, items_per_s):
     return 0.45 * at_once
 
 
-@WRONG.case("3.2", "it returned nan s")
+@WRONG.case("3.2", "returned nan; seconds are wanted")
 def mean_latency_s(at_once, items_per_s):
     return float("nan")
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from course_sources import answers, handed_over
 
@@ -112,9 +118,86 @@ def test_what_hangs_is_ended_and_told(
     assert "exercise" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_an_unknown_exercise_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"no exercise '9.9'.*2\.1"):
-        check("9.9", right)
+def test_an_interrupt_ends_what_hangs() -> None:
+    """Who sees his loop spin presses Ctrl-C, and doesn't wait for the check."""
+    code = (
+        "import _thread, threading, time\n"
+        "from foundry_lab.exercises import check\n"
+        "def spin(values, percent):\n"
+        "    threading.Timer(0.5, _thread.interrupt_main).start()\n"
+        "    while True:\n"
+        "        time.sleep(0)\n"
+        "try:\n"
+        '    check("2.2", spin)\n'
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(1)\n"
+        "    print(sorted(thread.name for thread in threading.enumerate()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['MainThread']\n", done.stderr
+
+
+NAN_EACH_TIME = {"4.2": lambda retry, initial_s, cap_s: float("nan"), "2.2": lambda values, percent: math.nan}
+
+
+@pytest.mark.parametrize("number", NAN_EACH_TIME)
+def test_what_is_no_number_is_no_answer(capsys: Capture, number: str) -> None:
+    """Every comparison with it is false, and so every complaint."""
+    assert "returned nan" in said(capsys, NAN_EACH_TIME[number], number=number)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raises_it(*_: object) -> None:
+    raise Unspeakable
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "why"),
+    [
+        ("0.1", lambda reply: np.array(["one", "two"]), "truth value of an array"),
+        ("0.1", lambda reply: 10**5000, "Exceeds the limit"),
+        ("2.2", lambda values, percent: 10**400, "which isn't right|a number is wanted"),
+        ("3.3", lambda rows: [np.array([1, 2])], "truth value of an array"),
+        ("2.2", raises_it, "no words"),
+    ],
+)
+def test_what_cannot_be_compared_or_shown_gets_a_hint_and_no_traceback(
+    capsys: Capture, number: str, answer: object, why: str
+) -> None:
+    text = said(capsys, answer, number=number)
+    assert text.startswith(f"✗ {number}")
+    assert re.search(why, text)
+
+
+def test_a_task_group_that_is_killed_is_no_mistake(capsys: Capture) -> None:
+    """It makes a group of whatever ended a task, even of what is no Exception."""
+
+    async def run_all(ask: Callable[[str], Awaitable[str]], prompts: dict[str, str], file: Path) -> object:
+        with file.open("a+") as opened:
+            opened.seek(0)
+            done = dict(json.loads(line) for line in opened)
+
+        async def one(name: str) -> None:
+            done[name] = await ask(prompts[name])
+            with file.open("a") as opened:
+                opened.write(json.dumps([name, done[name]]) + "\n")
+
+        async with asyncio.TaskGroup() as group:
+            for name in prompts.keys() - done:
+                group.create_task(one(name))
+        return done
+
+    assert said(capsys, run_all, number="3.4") == "✓ 3.4 Go on where it stopped\n"
+
+
+@pytest.mark.parametrize("number", ["9.9", 9.9, ["2.1"], right])
+def test_an_unknown_exercise_is_an_error(number: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"no exercise .*2\.1"):
+        check(number, right)  # type: ignore[arg-type]
 
 
 def test_a_missing_answer_is_an_error() -> None:

@@ -109,9 +109,28 @@ def test_a_client_that_waits_for_ever_fails_and_does_not_hold_up_the_rest(
     assert "doesn't repeat a generation that timed out" in failures(patient, stub.url)
 
 
-def test_a_client_that_never_works_is_no_trial(stub: StubService) -> None:
-    def broken(url: str) -> Ask:
-        return lambda prompt, timeout_s: ""
+def silent(prompt: str, timeout_s: float) -> str:
+    return ""
 
-    with pytest.raises(ConfigurationError, match="without faults either"):
-        run_checklist(broken, stub.url)
+
+def wordless(prompt: str, timeout_s: float) -> str:
+    raise TimeoutError
+
+
+async def not_awaited(prompt: str, timeout_s: float) -> str:
+    return "Hello!"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize(
+    ("ask", "seen"), [(silent, "''"), (wordless, "TimeoutError"), (not_awaited, "coroutine")]
+)
+def test_a_client_that_never_works_is_no_trial(stub: StubService, ask: Ask, seen: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"without faults either: .*{seen}"):
+        run_checklist(lambda url: ask, stub.url)
+
+
+def test_a_client_that_asks_elsewhere_is_no_trial(stub: StubService) -> None:
+    """It would be told to have passed what it never met."""
+    with pytest.raises(ConfigurationError, match="no request for /v1/chat/completions came to the address"):
+        run_checklist(lambda url: naive(stub.url), stub.url)
