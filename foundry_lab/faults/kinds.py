@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType
 from typing import Literal, get_args
 
@@ -74,15 +74,17 @@ class Fault(msgspec.Struct, frozen=True):
         if self.kind not in KINDS:
             raise ConfigurationError(f"There is no fault {self.kind!r}. Choose one of: {', '.join(KINDS)}.")
         check_kind(self.route, "route", (str,), 'a path, such as "/v1/*"')
-        for name in ("rate", "delay_s", "sigma", "status", "after"):
+        for name in ("rate", "delay_s", "sigma"):
             check_kind(getattr(self, name), name, (Real,), "a number")
+        for name in ("status", "after"):
+            check_kind(getattr(self, name), name, (Integral,), "a whole number")
         check_kind(self.retry_after, "retry_after", (Real, NoneType), "seconds, or None")
         if not 0 < self.rate <= 1:
             raise ConfigurationError(f"rate={self.rate!r} must be above 0 and at most 1.")
         for name in ("delay_s", "sigma", "retry_after", "after"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ConfigurationError(f"{name}={value!r} must be 0 or more.")
+                raise ConfigurationError(f"{name}={value!r} must be 0 or more, and finite.")
         if not 400 <= self.status <= 599:
             raise ConfigurationError(f"status={self.status!r} is no error. Give one from 400 to 599.")
         if self.kind == "refused" and (self.rate < 1 or self.route != "*"):

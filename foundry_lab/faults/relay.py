@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import random
+import re
 import socket
 import struct
 import sys
@@ -28,6 +29,7 @@ HOP_BY_HOP = frozenset(
 FLUSH_S = 0.05
 """Pause before a reset, so that what was sent is read first: a reset may overtake it."""
 DRIP_BYTES = 16
+EVENT_END = re.compile(rb"\r?\n\r?\n")
 CONNECT_S = 10.0
 UNREACHED = (aiohttp.ClientConnectorError, ConnectionRefusedError, TimeoutError)
 _AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
@@ -92,6 +94,8 @@ class Relay:
         except (aiohttp.ClientConnectionError, ConnectionError):
             _reset(request)  # as the service did
             return None
+        except (aiohttp.ClientError, http.client.HTTPException, OSError) as error:
+            return _error(502, f"The fault proxy had no HTTP answer from {target.endpoint}: {error!r:.300}")
 
     async def _ask(self, request: web.Request, target: Target, fault: Fault | None) -> web.StreamResponse:
         url = URL(f"{target.endpoint}{request.rel_url.raw_path_qs}", encoded=True)
@@ -99,6 +103,8 @@ class Relay:
         if target.found:  # as for a client: its key is for who was named, not for who has the port now
             for name in CREDENTIALS:
                 headers.popall(name, None)
+        if fault:
+            headers.popall("Accept-Encoding", None)  # a compressed answer has no events to be cut between
         if request.method == "HEAD":
             return await asyncio.to_thread(_head, request, url, headers)
         async with self._session.request(
@@ -178,7 +184,7 @@ def _head(request: web.Request, url: URL, headers: CIMultiDict[str]) -> web.Resp
     with contextlib.closing(connection):
         connection.putrequest("HEAD", url.raw_path_qs, skip_accept_encoding=True)
         for name, value in headers.items():
-            connection.putheader(name, value)
+            connection.putheader(name, value.encode("utf-8", "surrogateescape"))
         connection.endheaders()
         answer = connection.getresponse()
     raw = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders())
@@ -209,9 +215,10 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Yield whole events of a stream."""
     rest = b""
     async for data in content.iter_any():
-        *events, rest = (rest + data).split(b"\n\n")
-        for event in events:
-            yield event + b"\n\n"
+        rest += data
+        while end := EVENT_END.search(rest):
+            yield rest[: end.end()]
+            rest = rest[end.end() :]
     if rest:
         yield rest
 

@@ -12,7 +12,6 @@ from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.relay import Relay, restore_headers
 
 HOST = "127.0.0.1"
-MAX_REQUEST_BYTES = 64 * 2**20
 
 
 class Server:
@@ -37,13 +36,18 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         self._turn = asyncio.Lock()
         self._site: web.SockSite | None = None
-        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        app = web.Application(client_max_size=0)  # no limit: what is too large, the service says
         app.router.add_route("*", "/{path:.*}", handle)
         app.on_response_prepare.append(restore_headers)
         app.cleanup_ctx.append(relay.run)
         app.on_shutdown.append(relay.stop)
-        # handler_cancellation: a client that leaves must end the request at the service too
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            handler_cancellation=True,  # a client that leaves must end the request at the service too
+            shutdown_timeout=0.5,
+        )
 
     async def fit(self, wants_to_listen: Callable[[], bool]) -> None:
         """Take connections if they are wanted, else refuse them and end those that exist."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -112,6 +113,14 @@ def test_an_answer_passes_byte_for_byte(stub: StubService, proxy: FaultProxy, an
     }
 
 
+def test_a_compressed_request_passes_byte_for_byte(stub: StubService, proxy: FaultProxy) -> None:
+    """Its length is that of the compressed bytes: of others, as many would be cut off."""
+    body = gzip.compress(b'{"x": "%s"}' % (b"a" * 500))
+    fetch(proxy.url, "POST", "/v1/a", body, headers={"Content-Encoding": "gzip"})
+    assert stub.seen[-1].headers["content-length"] == str(len(body))
+    assert stub.seen[-1].body == gzip.decompress(body)  # aiohttp has decompressed it, in the stub
+
+
 def test_headers_that_the_service_leaves_out_are_not_made_up() -> None:
     """Foundry Local's 404 has no content type; aiohttp would add one, and a date."""
     answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\nConnection: close\r\n\r\nserver=oatpp"
@@ -133,6 +142,14 @@ def test_head_passes_though_the_service_sends_a_body_with_it() -> None:
     with RawServer(sends(answer), path=None) as server, FaultProxy(server.url) as proxy:
         status, _, headers, body = fetch(proxy.url, "HEAD", "/status")
     assert (status, dict(headers)["Content-Length"], body) == (200, "4", b"")
+
+
+def test_head_takes_a_header_of_any_language(stub: StubService, proxy: FaultProxy) -> None:
+    stub.on("HEAD", "/status", reply(200, b""))
+    assert (
+        fetch(proxy.url, "HEAD", "/status", headers={"X-Name": "zażółć".encode().decode("latin-1")})[0] == 200
+    )
+    assert stub.seen[-1].headers["x-name"] == "zażółć"
 
 
 @pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"])
@@ -242,6 +259,36 @@ def test_a_reset_never_reaches_the_service(stub: StubService, proxy: FaultProxy)
         client.complete("hi")
     assert stub.count("POST", CHAT) == 0
     assert (proxy.log[-1].fault, proxy.log[-1].status) == ("reset", None)
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_events_are_told_apart_by_whichever_line_ends(newline: bytes) -> None:
+    """Many services end their lines as HTTP does."""
+    events = [b"data: %d" % number + 2 * newline for number in range(4)]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with RawServer(sends(head + b"".join(events))) as server, FaultProxy(server.url) as proxy:
+        proxy.set_faults(Fault("duplicate", after=2))
+        assert fetch(proxy.url, "POST", CHAT, b"{}")[3] == b"".join([*events[:3], *events[2:]])
+
+
+def test_an_answer_that_is_to_be_spoiled_is_not_asked_for_compressed(
+    stub: StubService, proxy: FaultProxy
+) -> None:
+    fetch(proxy.url, "GET", "/status", headers={"Accept-Encoding": "gzip"})
+    proxy.set_faults("malformed_json")
+    fetch(proxy.url, "GET", "/status", headers={"Accept-Encoding": "gzip"})
+    assert ["accept-encoding" in each.headers for each in stub.seen] == [True, False]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_no_http_is_named_and_noted(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not as a fault of the proxy's own, with a traceback in the notebook."""
+    with RawServer(sends(b"SSH-2.0-OpenSSH\r\n\r\n"), path=None) as server, FaultProxy(server.url) as proxy:
+        status, _, _, body = fetch(proxy.url, method, "/status")
+        durations(proxy)
+        assert (status, proxy.log[-1].status) == (502, 502)
+        assert method == "HEAD" or f"no HTTP answer from {server.url}" in body.decode()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -435,11 +482,12 @@ def test_another_service_is_not_replaced_by_the_labs(lab_service: list[str]) -> 
         ({"kind": "reset", "rate": 0}, "rate"),
         ({"kind": "reset", "rate": float("nan")}, "rate"),
         ({"kind": "latency", "delay_s": -1}, "delay_s"),
-        ({"kind": "latency", "delay_s": float("inf")}, "delay_s"),
+        ({"kind": "latency", "delay_s": float("inf")}, "delay_s=inf must be .* finite"),
         ({"kind": "status", "status": 200}, "200"),
-        ({"kind": "status", "status": "503"}, "status is a str; give a number"),
+        ({"kind": "status", "status": "503"}, "status is a str; give a whole number"),
         ({"kind": "reset", "rate": "0.5"}, "rate is a str; give a number"),
-        ({"kind": "cut", "after": None}, "after is a NoneType; give a number"),
+        ({"kind": "cut", "after": None}, "after is a NoneType; give a whole number"),
+        ({"kind": "cut", "after": 2.5}, "after is a float; give a whole number"),  # no event has that number
         ({"kind": "status", "retry_after": "1"}, "retry_after is a str"),
         ({"kind": "reset", "route": None}, "route is a NoneType; give a path"),
         ({"kind": "refused", "rate": 0.5}, "refused"),
