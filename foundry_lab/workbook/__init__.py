@@ -6,6 +6,7 @@ from pathlib import Path
 import lazy_loader
 
 from foundry_lab._ground.checks import did_you_mean
+from foundry_lab._ground.files import as_path
 from foundry_lab.errors import FoundryError
 
 __getattr__, _, _ = lazy_loader.attach(__name__, ["plots", "widgets"])  # for `from foundry_lab import plots`
@@ -75,13 +76,14 @@ def find(names: Iterable[str]) -> list[Path]:
     A name is a path to a notebook, a notebook's name with or without `.ipynb`, or its beginning (`01`).
 
     Raises:
+        ConfigurationError: a name that no file can have.
         WorkbookError: a name means no notebook, or more than one.
     """
     return list(dict.fromkeys(_find_one(name) for name in names))
 
 
 def _find_one(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = as_path(name, "notebook")
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
     known = {book.relative_to(folder()).with_suffix("").as_posix(): book for book in notebooks()}

@@ -215,11 +215,14 @@ def _hide_machine(book: NotebookNode, work_dir: Path) -> None:
     }
     names |= {path.replace("\\", "\\\\"): name for path, name in names.items()}  # Windows, inside a repr
     known = sorted((path for path in names if path != Path(path).anchor), key=len, reverse=True)
-    pattern = re.compile("(?:" + "|".join(map(re.escape, known)) + r")(?![\w.-])")
+    # A picture in HTML is taken whole, and stays: its base64 may look like anything.
+    pattern = re.compile(
+        r"data:[^,\s]*;base64,[\w+/=]*|(?:" + "|".join(map(re.escape, known)) + r")(?![\w.-])"
+    )
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            return pattern.sub(lambda match: names[match[0]], value)
+            return pattern.sub(lambda match: names.get(match[0], match[0]), value)
         if isinstance(value, list):
             return [clean(item) for item in value]
         if isinstance(value, dict):  # images are base64, which may look like anything

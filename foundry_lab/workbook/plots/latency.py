@@ -1,5 +1,6 @@
 """Figures of requests and streams: what a token costs, when each came, and what decides it."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -11,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, label, panels
 
+LEAST_S = 1e-9
+"""A slope below it is flat but for rounding."""
 Times = Sequence[float] | npt.NDArray[np.float64]
 
 
@@ -25,23 +28,34 @@ class LatencyFit(msgspec.Struct, frozen=True):
 
     @property
     def tokens_per_s(self) -> float:
-        """Decode throughput: the slope, the other way up."""
-        return 1 / self.per_token_s
+        """Decode throughput: the slope, the other way up; infinite where longer answers took no longer."""
+        return 1 / self.per_token_s if self.per_token_s > LEAST_S else math.inf
 
 
 def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyFit:
     """Fit a line to latencies in seconds against completion tokens, by least squares.
 
     Raises:
-        ConfigurationError: fewer than two different token counts, through which no line goes.
+        ConfigurationError: fewer than two different token counts, through which no line goes; a latency that
+            is missing.
     """
     if len(tokens) != len(latencies_s) or len(set(tokens)) < 2:
         raise ConfigurationError(
             f"{len(tokens)} token counts ({len(set(tokens))} different) and {len(latencies_s)} latencies: a "
             "line needs as many of one as of the other, and at least two different counts."
         )
-    slope, intercept = np.polyfit(np.asarray(tokens, float), np.asarray(latencies_s, float), 1)
+    slope, intercept = np.polyfit(np.asarray(tokens, float), _known(latencies_s, "latency"), 1)
     return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
+
+
+def _known(times: Times, what: str) -> npt.NDArray[np.float64]:
+    """Return times as an array. Raises ConfigurationError if there is none, or one is missing."""
+    known = np.asarray(times, float)
+    if not known.size:
+        raise ConfigurationError(f"There is nothing to draw: give at least one {what}.")
+    if not np.isfinite(known).all():
+        raise ConfigurationError(f"A {what} is missing: leave out what has none (None or NaN).")
+    return known
 
 
 def _draw_fit(ax: Axes, tokens: Sequence[int], latencies: Sequence[float]) -> LatencyFit:
@@ -67,7 +81,7 @@ def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> La
     middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
     ax.annotate(slope, middle, xytext=(-12, 12), textcoords="offset points", ha="right")
     ax.set_xlim(0, longest * 1.08)
-    ax.set_ylim(0, max(latencies_s) * 1.15)
+    ax.set_ylim(0, max(latencies_s) * 1.15 or None)
     ax.legend(loc="upper left", frameon=False)
     points = sorted(zip(tokens, latencies_s, strict=True))
     fig.alt = (
@@ -110,7 +124,7 @@ def latency_distributions(ttft_s: Times, inter_token_s: Times) -> LabFigure:
     """Plot two histograms: times to first token, and times between tokens; p50 and p95 drawn in.
 
     Raises:
-        ConfigurationError: none of the one or of the other.
+        ConfigurationError: none of the one or of the other; a time that is missing.
     """
     fig, (left, right) = panels(2, "Two latencies a person feels")
     first_50, first_95 = _histogram(left, ttft_s, "time to first token (ms)", "requests", BLUE)
@@ -136,7 +150,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     fit = _draw_fit(left, prompt_tokens, list(ttft_ms))
     left.set_ylim(bottom=0)
     label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
-    decode_ms = 1000 * np.asarray(decode_s, float)
+    decode_ms = 1000 * _known(decode_s, "time per token")
     right.scatter(prompt_tokens, decode_ms, color=BLUE, s=45, zorder=3)
     right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
     right.legend(frameon=False, fontsize=10)
@@ -153,11 +167,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
 
 def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> tuple[float, float]:
     """Draw times in ms, with the few longest at the right edge; return p50 and p95 in ms."""
-    if not len(seconds):
-        raise ConfigurationError(
-            f"There is nothing to draw: give at least one {xlabel.removesuffix(' (ms)')}."
-        )
-    ms = 1000 * np.asarray(seconds, float)
+    ms = 1000 * _known(seconds, xlabel.removesuffix(" (ms)"))
     p50, p95, p99_5 = (float(each) for each in np.percentile(ms, (50, 95, 99.5)))
     top = p99_5 * 1.05
     shortest = min(0.9 * float(ms.min()), top)

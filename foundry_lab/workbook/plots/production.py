@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from foundry_lab._ground.checks import check_seconds
 from foundry_lab.engine.service.supervisor import Restart
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
@@ -54,8 +55,8 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
     """Draw each call as a row of its attempts on a time line in seconds, as a fault proxy logged them.
 
     Args:
-        log: entries of `FaultProxy.log`; those with the same request id are one call. A request that is
-            under way is drawn up to now.
+        log: entries of `FaultProxy.log`; those with the same request id are one call, and one without an id
+            is a call of its own. A request that is under way is drawn up to now.
         deadline_s: draw a line there.
 
     Raises:
@@ -63,9 +64,10 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
     """
     now_s = time.monotonic()
     calls: dict[str, list[tuple[float, float, str]]] = {}
-    for entry in log:
+    for entry in list(log):  # a proxy that runs adds to it
         end_s = now_s if entry.duration_s is None else entry.at_s + entry.duration_s
-        calls.setdefault(entry.request_id, []).append((entry.at_s, end_s, entry.fault))
+        call = entry.request_id or f"{entry.path} {entry.at_s}"
+        calls.setdefault(call, []).append((entry.at_s, end_s, entry.fault))
     if not calls:
         raise ConfigurationError("The log holds no request; send some through the proxy first.")
     fig, (ax,) = panels(1, "Attempts of each call, and what they met", size=(9, 1.6 + 0.34 * len(calls)))
@@ -106,9 +108,10 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Lab
         bin_s: width of an interval in seconds.
 
     Raises:
-        ConfigurationError: no run, or an empty one.
+        ConfigurationError: no run, or an empty one; a `bin_s` that is no time.
     """
-    if not runs or not all(runs.values()):
+    check_seconds(bin_s, "bin_s", positive=True)
+    if not runs or not all(map(len, runs.values())):
         raise ConfigurationError("Give at least one run, and for each the times at which requests arrived.")
     since = {name: np.asarray(times) - min(times) for name, times in runs.items()}
     longest = max(float(times.max()) for times in since.values())

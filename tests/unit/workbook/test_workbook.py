@@ -8,6 +8,7 @@ import pytest
 from cli_stubs import write_notebook
 
 from foundry_lab import workbook
+from foundry_lab.errors import ConfigurationError
 from foundry_lab.workbook import WorkbookError
 
 
@@ -66,6 +67,12 @@ def test_ambiguous_name_lists_the_choices(books: Path) -> None:
 def test_unknown_name_suggests_the_closest(books: Path) -> None:
     with pytest.raises(WorkbookError, match=r"Did you mean 02_streaming\? The workbook has: 01_basic"):
         workbook.find(["02_straeming"])
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/01.ipynb", "x" * 300 + ".ipynb"])
+def test_a_path_that_no_file_has_is_an_error(books: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="can't be a file"):
+        workbook.find([name])
 
 
 @pytest.mark.parametrize("name", ["", "/", "no/such.ipynb"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,23 @@ def test_fit_finds_the_line_it_was_given(fixed: float, per_token: float, longest
 def test_fit_refuses_what_no_line_goes_through(tokens: list[int], latencies: list[float]) -> None:
     with pytest.raises(ConfigurationError, match="a line needs"):
         plots.fit_latency(tokens, latencies)
+
+
+@pytest.mark.parametrize("latencies_s", [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.7, 0.6, 0.5]])
+def test_where_longer_answers_take_no_longer_no_speed_is_made_up(latencies_s: list[float]) -> None:
+    """Answers from a cache: rounding gave a slope of -3e-18, and so -4e17 tokens/s."""
+    assert plots.fit_latency([8, 16, 32], latencies_s).tokens_per_s == float("inf")
+    assert "inf tokens/s" in plots.latency_by_tokens([8, 16, 32], latencies_s).alt
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_time_that_is_missing_is_named(missing: Any) -> None:
+    with pytest.raises(ConfigurationError, match="latency is missing"):
+        plots.latency_by_tokens([8, 16], [0.5, missing])
+    with pytest.raises(ConfigurationError, match="inter-token latency is missing"):
+        plots.latency_distributions([0.1], [0.1, missing])
+    with pytest.raises(ConfigurationError, match="time per token is missing"):
+        plots.prefill_and_decode([8, 16], [0.1, 0.2], [0.1, missing])
 
 
 def test_latency_figure_names_its_axes_with_units() -> None:

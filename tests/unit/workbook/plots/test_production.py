@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
@@ -42,6 +46,32 @@ def test_an_attempt_under_way_is_drawn_up_to_now(monkeypatch: pytest.MonkeyPatch
     log = [request(10.0, "a", "reset"), request(11.0, "a", duration_s=None)]
     bars = plots.attempts(log).axes[0].patches
     assert [patch.get_width() for patch in bars] == pytest.approx([0.1, 0.5])
+
+
+def test_requests_without_an_id_are_calls_of_their_own() -> None:
+    log = [ProxiedRequest(at_s, "GET", "/status", duration_s=0.1) for at_s in (1.0, 2.0, 3.0)]
+    assert "3 calls, 3 attempts" in plots.attempts(log).alt
+
+
+def test_the_log_of_a_proxy_that_is_at_work_can_be_drawn() -> None:
+    log: deque[Any] = deque(maxlen=100)
+
+    class Entry:
+        """While it is looked at, the next request comes in."""
+
+        at_s, path, request_id, fault = 1.0, "/status", "a", ""
+
+        @property
+        def duration_s(self) -> float:
+            log.append(request(2.0, "b"))
+            return 0.1
+
+    log.extend([Entry(), Entry()])
+    assert "1 calls, 2 attempts" in plots.attempts(log).alt
+
+
+def test_arrivals_takes_arrays() -> None:
+    assert "2 retries over 1.00 s" in plots.arrivals({"a": np.array([1.0, 2.0])}).alt
 
 
 def test_arrivals_says_how_many_came_at_once() -> None:
@@ -116,6 +146,7 @@ def test_an_answer_that_was_under_way_is_no_recovery() -> None:
         lambda: plots.attempts([]),
         lambda: plots.arrivals({}),
         lambda: plots.arrivals({"a": []}),
+        lambda: plots.arrivals({"a": [1.0]}, bin_s=0),
         lambda: plots.breaker_timeline([], []),
         lambda: plots.recovery([], [], [], 0.0),
     ],
