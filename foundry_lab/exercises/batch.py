@@ -29,15 +29,14 @@ def ask_some(ask_some: Any) -> None:
             return prompt.upper()
 
         call = f"ask_some(ask, 9 prompts, limit={limit})"
-        value = attempt(ask_some, ask, prompts, limit, call=call).result()
+        answers = attempt(ask_some, ask, prompts, limit, call=call)
+        value = answers.result(list | tuple, "a list of answers is wanted")
         if most > limit:
             raise Wrong(f"in {call} there were {most} requests under way at the same time.")
         if asked != len(prompts):
             raise Wrong(f"in {call} {asked} requests were sent; one for each prompt is wanted.")
         if most < limit:
             raise Wrong(f"in {call} at most {most} was under way; {limit} are allowed, use them.")
-        if not isinstance(value, list | tuple):
-            raise Wrong(f"{call} returned {shown(value)}; a list of answers is wanted.")
         if list(value) != [prompt.upper() for prompt in prompts]:
             raise Wrong(f"{call} returned {shown(value)}. The answers' order should be that of the prompts.")
 
@@ -95,9 +94,7 @@ def usable(usable: Any) -> None:
     outcome = attempt(usable, [dict(row) for row, _ in ROWS], call="usable(rows)")
     if isinstance(outcome.error, KeyError):
         raise Wrong(f"it raised {described(outcome.error)} at a row without that column: {ROWS[-1][0]}.")
-    kept = outcome.result()
-    if not isinstance(kept, list | tuple):
-        raise Wrong(f"it returned {shown(kept)}; a list of rows is wanted.")
+    kept = outcome.result(list | tuple, "a list of rows is wanted")
     for row, why in ROWS:
         if not why and row not in kept:
             raise Wrong(f"you left out {row}, and nothing is wrong with it.")
@@ -162,9 +159,7 @@ EXAMPLES = [("Lovely cake!", "praise"), ("Why {name} on my bill?", "question")]
 def with_examples(with_examples: Any) -> None:
     """The wording stays as it was, the examples stand before the message, and braces do no harm."""
     call = "with_examples(template, examples)"
-    template = attempt(with_examples, TEMPLATE, list(EXAMPLES), call=call).result()
-    if not isinstance(template, str):
-        raise Wrong(f"it returned {shown(template)}; a template is a text.")
+    template = attempt(with_examples, TEMPLATE, list(EXAMPLES), call=call).result(str, "a template is a text")
     outcome = attempt(lambda: template.format(text="Is it open?"))
     if outcome.error is not None:
         raise Wrong(

@@ -37,9 +37,7 @@ def status_of(status_of: Any) -> None:
         raise Wrong("no request came to the address that it was given. Does it use its argument `address`?")
     if asked and asked != ["GET /status"]:
         raise Wrong(f"the service was asked {', '.join(asked)}, and GET /status, once, is wanted.")
-    value = outcome.result()
-    if not isinstance(value, dict):
-        raise Wrong(f"you returned {shown(value)}. Return the JSON in the answer, as a dict.")
+    value = outcome.result(dict, "the JSON in the answer is wanted, as a dict")
     if not {"endpoints", "pid"} & value.keys():
         raise Wrong(f"you returned {shown(value)}, which isn't what /status answered.")
 

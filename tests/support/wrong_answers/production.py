@@ -31,7 +31,7 @@ def should_retry(error):
     return error.status in (429, 500, 503)
 
 
-@WRONG.case("4.2", "the longest allowed is 5.0 s")
+@WRONG.case("4.2", "before retry 12 the most is 5 s")
 def wait_s(retry, initial_s, cap_s):
     return random.uniform(0, initial_s * 2 ** (retry - 1))
 
@@ -47,7 +47,7 @@ def wait_s(retry, initial_s, cap_s):
     return random.uniform(limit / 2, limit)
 
 
-@WRONG.case("4.2", "before retry 1 the limit is 0.2 s")
+@WRONG.case("4.2", "before retry 1 the most is 0.2 s")
 def wait_s(retry, initial_s, cap_s):
     return random.uniform(0, min(cap_s, initial_s * 2**retry))
 

@@ -44,7 +44,7 @@ def status_of(address):
     return {"pid": 1}
 
 
-@WRONG.case("0.2", "Return the JSON")
+@WRONG.case("0.2", "the JSON in the answer is wanted")
 def status_of(address):
     return http.get(address + "/status")
 
