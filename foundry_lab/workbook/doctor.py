@@ -198,6 +198,9 @@ def _check_model() -> Check:
         return Check("model", "ok", f"{found} in {paths.model_cache()}{', only read here' if shared else ''}")
     if Settings().endpoint:
         return Check("model", "ok", "none prepared, and none needed: FOUNDRY_ENDPOINT is set")
+    if shared:
+        advice = f"Ask who looks after {shared}, or unset FOUNDRY_LAB_MODELS to have one of your own."
+        return Check("model", "fail", f"FOUNDRY_LAB_MODELS names {shared}, where there is none", advice)
     advice = (
         "The first run downloads 93 MB. Now: foundry-lab model prepare. Without internet, on a machine that "
         "has it: foundry-lab model export FILE, and here: foundry-lab model import FILE"

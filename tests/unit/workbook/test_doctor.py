@@ -352,6 +352,17 @@ def test_a_model_that_others_can_change_is_told(
     assert f"chmod -R go-w {network}" in check.advice
 
 
+def test_an_empty_folder_of_shared_models_is_somebody_elses_to_fill(
+    engine: StubEngine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`foundry-lab model prepare` refuses to write there, and nothing runs without a model."""
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(home / "models"))
+    engine.models = []
+    check = doctor._guarded(doctor._check_model)
+    assert check.status == "fail" and str(home / "models") in check.found
+    assert check.advice.startswith("Ask who looks after") and "prepare" not in check.advice
+
+
 @needs_root
 @pytest.mark.parametrize(("shared", "status"), [(False, "fail"), (True, "ok")])
 def test_a_shared_model_may_be_another_users(
