@@ -84,16 +84,11 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
     """
     with FaultProxy(upstream) as proxy:
         healthy = _call(make(proxy.url), proxy, TIMEOUT_S)
-        if not isinstance(healthy.text, str) or not healthy.text:
-            seen = repr(healthy.error or healthy.text)
+        if not isinstance(healthy.text, str) or not healthy.text or not healthy.sent:
             raise ConfigurationError(
-                f"The client doesn't work without faults either: {seen}, where the answer's text is wanted. "
-                "Make it answer first."
-            )
-        if not healthy.sent:
-            raise ConfigurationError(
-                f"The client answered, and no request for {CHAT_PATH} came to the address that make(url) was "
-                "given. Let it ask there."
+                f"The client doesn't work without faults either: {healthy.error or healthy.text!r} came of "
+                f"{healthy.sent} requests for {CHAT_PATH} to the URL that make was given. Make it ask there, "
+                "and return the answer's text."
             )
         return Checklist(tuple(_trials(make, proxy)))
 

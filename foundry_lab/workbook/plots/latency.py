@@ -51,10 +51,8 @@ def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyF
 def _known(times: Times, what: str) -> npt.NDArray[np.float64]:
     """Return times as an array. Raises ConfigurationError if there is none, or one is missing."""
     known = np.asarray(times, float)
-    if not known.size:
-        raise ConfigurationError(f"There is nothing to draw: give at least one {what}.")
-    if not np.isfinite(known).all():
-        raise ConfigurationError(f"A {what} is missing: leave out what has none (None or NaN).")
+    if not known.size or not np.isfinite(known).all():
+        raise ConfigurationError(f"Give at least one {what}, and leave out what is missing (None or NaN).")
     return known
 
 

@@ -38,8 +38,6 @@ BREAKER = {"closed": GOOD, "half-open": DOUBTFUL, "open": BAD}
 SERVICE = {"healthy": GOOD, "degraded": DOUBTFUL, "unavailable": BAD}
 STATES = BREAKER | SERVICE
 
-Mark = tuple[str, float]
-"""A state, and since when."""
 CallOutcome = tuple[float, float, str]
 """One call: when it began and ended (monotonic seconds), and how: "ok", "open" or "failed"."""
 
@@ -228,7 +226,7 @@ def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> f
 
 
 def _time_line(
-    title: str, began: float, marks: Iterable[Mark], outcomes: Sequence[CallOutcome]
+    title: str, began: float, marks: Iterable[tuple[str, float]], outcomes: Sequence[CallOutcome]
 ) -> tuple[LabFigure, Axes, Axes]:
     """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on."""
     seen = [(word, max(0.0, at - began)) for word, at in marks]
@@ -243,7 +241,7 @@ def _time_line(
     return fig, above, below
 
 
-def _draw_states(ax: Axes, marks: Sequence[Mark], end: float) -> str:
+def _draw_states(ax: Axes, marks: Sequence[tuple[str, float]], end: float) -> str:
     """Fill the time from each mark to the next with its word's look; return the changes in words."""
     for (word, start), (_, until) in pairwise([*marks, ("", end)]):
         if until > 0:

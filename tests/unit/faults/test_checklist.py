@@ -132,5 +132,5 @@ def test_a_client_that_never_works_is_no_trial(stub: StubService, ask: Ask, seen
 
 def test_a_client_that_asks_elsewhere_is_no_trial(stub: StubService) -> None:
     """It would be told to have passed what it never met."""
-    with pytest.raises(ConfigurationError, match="no request for /v1/chat/completions came to the address"):
+    with pytest.raises(ConfigurationError, match="came of 0 requests for /v1/chat/completions to the URL"):
         run_checklist(lambda url: naive(stub.url), stub.url)

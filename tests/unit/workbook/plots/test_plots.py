@@ -38,11 +38,11 @@ def test_where_longer_answers_take_no_longer_no_speed_is_made_up(latencies_s: li
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_a_time_that_is_missing_is_named(missing: Any) -> None:
-    with pytest.raises(ConfigurationError, match="latency is missing"):
+    with pytest.raises(ConfigurationError, match="one latency, and leave out what is missing"):
         plots.latency_by_tokens([8, 16], [0.5, missing])
-    with pytest.raises(ConfigurationError, match="inter-token latency is missing"):
+    with pytest.raises(ConfigurationError, match="one inter-token latency, and leave"):
         plots.latency_distributions([0.1], [0.1, missing])
-    with pytest.raises(ConfigurationError, match="time per token is missing"):
+    with pytest.raises(ConfigurationError, match="one time per token, and leave"):
         plots.prefill_and_decode([8, 16], [0.1, 0.2], [0.1, missing])
 
 
