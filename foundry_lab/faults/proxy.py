@@ -226,7 +226,7 @@ class FaultProxy:
             entry.status = response.status
             return response
         except asyncio.CancelledError:
-            entry.client_left = True
+            entry.client_left = self._server is not None and self._wants_to_listen()  # else the proxy left
             raise
         finally:
             entry.duration_s = time.monotonic() - entry.at_s

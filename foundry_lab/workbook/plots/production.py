@@ -228,7 +228,10 @@ def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> f
 def _time_line(
     title: str, began: float, marks: Iterable[tuple[str, float]], outcomes: Sequence[CallOutcome]
 ) -> tuple[LabFigure, Axes, Axes]:
-    """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on."""
+    """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on.
+
+    Each of `marks` is a state, and since when.
+    """
     seen = [(word, max(0.0, at - began)) for word, at in marks]
     end = max(seen[-1][1], *(ended - began for _, ended, _ in outcomes))
     fig, (above, below) = panels(2, title, size=(9, 4.6), stacked=True)

@@ -221,6 +221,23 @@ def test_a_client_that_leaves_ends_the_request_at_the_service(stub: StubService,
     assert proxy.log[-1].client_left
 
 
+@pytest.mark.parametrize("ends", ["refused", "closed"])
+def test_a_client_whose_connection_the_proxy_ends_has_not_left(
+    stub: StubService, proxy: FaultProxy, ends: str
+) -> None:
+    stub.on("POST", CHAT, hang)
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(fetch, proxy.url, "POST", CHAT, b"{}")
+        wait_until(lambda: stub.count("POST", CHAT) == 1)
+        if ends == "refused":
+            proxy.set_faults("refused")
+        else:
+            proxy.close()
+        assert isinstance(call.exception(), OSError)
+    durations(proxy)
+    assert not proxy.log[-1].client_left
+
+
 def test_works_from_the_event_loop_it_is_called_in(stub: StubService) -> None:
     async def run() -> str:
         async with FaultProxy(stub.url) as proxy, FoundryAPIClient(proxy.url, metrics=False) as client:
