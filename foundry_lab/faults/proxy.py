@@ -30,7 +30,7 @@ from foundry_lab.calls.target import Target, locate
 from foundry_lab.config import Settings, check_endpoint
 from foundry_lab.errors import ConfigurationError, EngineError, FoundryError
 from foundry_lab.faults.kinds import Fault, FaultKind, pick
-from foundry_lab.faults.relay import Relay, refuse
+from foundry_lab.faults.relay import STATUS_SENT, Relay, refuse
 from foundry_lab.faults.server import HOST, Server
 
 LOG_LENGTH = 10_000
@@ -227,6 +227,7 @@ class FaultProxy:
             return response
         except asyncio.CancelledError:
             entry.client_left = self._server is not None and self._wants_to_listen()  # else the proxy left
+            entry.status = request.get(STATUS_SENT)
             raise
         finally:
             entry.duration_s = time.monotonic() - entry.at_s

@@ -32,6 +32,7 @@ DRIP_BYTES = 16
 EVENT_END = re.compile(rb"\r?\n\r?\n")
 CONNECT_S = 10.0
 UNREACHED = (aiohttp.ClientConnectorError, ConnectionRefusedError, TimeoutError)
+STATUS_SENT = web.RequestKey("status of an answer that has begun", int)
 _AS_SENT = web.RequestKey("headers as the service sent them", CIMultiDict)
 
 
@@ -130,6 +131,7 @@ class Relay:
         if request.version < aiohttp.HttpVersion11:
             response.force_close()  # the connection's end tells an old client where the answer ends
         await response.prepare(request)
+        request[STATUS_SENT] = response.status
         try:
             async for data in body:
                 await response.write(data)

@@ -221,6 +221,15 @@ def test_a_client_that_leaves_ends_the_request_at_the_service(stub: StubService,
     assert proxy.log[-1].client_left
 
 
+def test_of_an_answer_that_had_begun_the_status_is_noted(stub: StubService, proxy: FaultProxy) -> None:
+    """It was sent, though the client left before the end."""
+    stub.on("POST", CHAT, stream(ROLE + delta("a"), then="hang"))
+    with client_of(proxy) as client, client.stream_complete("hi") as answer:
+        next(iter(answer))
+    durations(proxy)
+    assert (proxy.log[-1].status, proxy.log[-1].client_left) == (200, True)
+
+
 @pytest.mark.parametrize("ends", ["refused", "closed"])
 def test_a_client_whose_connection_the_proxy_ends_has_not_left(
     stub: StubService, proxy: FaultProxy, ends: str
