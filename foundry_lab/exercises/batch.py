@@ -130,7 +130,8 @@ def run_all(run_all: Any) -> None:
     for killed_after in (0, 2, 4):
         service = _Mortal(killed_after)
         when = f"killed after {killed_after} answers and run again"
-        with tempfile.TemporaryDirectory() as folder:
+        # Windows can't remove a file that is still open, as the one that was killed may leave it.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             file = Path(folder) / "results.jsonl"
             first = attempt(run_all, service.ask, prompts, file, call="run_all(ask, prompts, file)")
             if first.error is None:

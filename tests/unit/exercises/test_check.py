@@ -9,10 +9,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +194,23 @@ def test_a_task_group_that_is_killed_is_no_mistake(capsys: Capture) -> None:
         return done
 
     assert said(capsys, run_all, number="3.4") == "✓ 3.4 Go on where it stopped\n"
+
+
+def test_a_file_that_is_left_open_is_no_mistake(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Windows refuses to remove it: here, as it would there."""
+    (function,) = handed_over("3.4", answers()["3.4"])
+    unlink = os.unlink
+
+    def refuse(path: str, **kwargs: Any) -> None:
+        if str(path).endswith("results.jsonl"):
+            raise PermissionError(13, "used by another process", path)
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert said(capsys, function, number="3.4").startswith("✓")
 
 
 @pytest.mark.parametrize("number", ["9.9", 9.9, ["2.1"], right])
