@@ -178,13 +178,16 @@ class FaultProxy:
             EngineError: there is no service and none can be started.
         """
         if self._server is None:
-            if self._relay.target is None:
-                self._relay.target = locate(Settings())
+            self._find()
             server = Server(self._handle, self._relay, self._port)
             self._port = server.port
             self._portal.wait(server.fit(self._wants_to_listen))
             self._server = server
         return self
+
+    def _find(self) -> None:
+        if self._relay.target is None:
+            self._relay.target = locate(Settings())
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""
@@ -200,7 +203,10 @@ class FaultProxy:
         self.close()
 
     async def __aenter__(self) -> FaultProxy:
-        return await asyncio.to_thread(self.start)
+        await asyncio.to_thread(
+            self._find
+        )  # may take seconds; who cancels it meanwhile leaves nothing running
+        return self.start()
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)

@@ -651,6 +651,25 @@ def test_a_forked_child_neither_runs_it_nor_holds_its_port_or_connections(
         os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_start_that_is_cancelled_leaves_nothing_running(stub: StubService, turns: int) -> None:
+    """Nobody would end it: the block was never entered."""
+
+    async def use() -> None:
+        async with FaultProxy(stub.url):
+            await asyncio.sleep(30)
+
+    before = set(threading.enumerate())
+    task = asyncio.create_task(use())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.2)
+    assert "fault-proxy" not in {thread.name for thread in set(threading.enumerate()) - before}
+
+
 async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService) -> None:
     before = set(threading.enumerate())
     async with FaultProxy(stub.url) as proxy, aiohttp.ClientSession() as session:
