@@ -203,9 +203,7 @@ class FaultProxy:
         self.close()
 
     async def __aenter__(self) -> FaultProxy:
-        await asyncio.to_thread(
-            self._find
-        )  # may take seconds; who cancels it meanwhile leaves nothing running
+        await asyncio.to_thread(self._find)  # may take seconds; a start in a thread can't be cancelled
         return self.start()
 
     async def __aexit__(self, *_: object) -> None:

@@ -41,12 +41,9 @@ class Server:
         app.on_response_prepare.append(restore_headers)
         app.cleanup_ctx.append(relay.run)
         app.on_shutdown.append(relay.stop)
+        # handler_cancellation: a client that leaves must end the request at the service too
         self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            auto_decompress=False,
-            handler_cancellation=True,  # a client that leaves must end the request at the service too
-            shutdown_timeout=0.5,
+            app, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.5
         )
 
     async def fit(self, wants_to_listen: Callable[[], bool]) -> None:
