@@ -56,7 +56,7 @@ def output_path(notebook: Path, output: Path) -> Path:
 
 
 def check_outputs(notebooks: list[Path], output: Path) -> None:
-    """Refuse an output folder in which a result would overwrite a notebook or another result.
+    """Refuse an output folder in which a result would overwrite a notebook or another result of this run.
 
     Raises:
         WorkbookError: naming the files.
@@ -64,9 +64,11 @@ def check_outputs(notebooks: list[Path], output: Path) -> None:
     taken: dict[Path, Path] = {}
     for notebook in notebooks:
         result = output_path(notebook, output).resolve()
-        if result.exists() and result.samefile(notebook):  # by whatever name: Work is work on macOS
+        # What a run wrote has its page beside it. The same file by whatever name: Work is work on macOS.
+        if result.exists() and (result.samefile(notebook) or not result.with_suffix(".html").exists()):
             raise WorkbookError(
-                f"{notebook} would be overwritten by its own results. Choose another --output folder."
+                f"{result} is no result of an earlier run, and would be overwritten. Choose another --output "
+                "folder."
             )
         if result in taken:
             raise WorkbookError(
@@ -102,8 +104,9 @@ def run_notebook(notebook: Path, output: Path, *, timeout: int | None = None) ->
         finally:
             freeze(book)
             _hide_machine(book, work_dir)
-            write_whole(target, f"{nbformat.writes(book)}\n".encode())
+            executed = f"{nbformat.writes(book)}\n".encode()
             write_whole(page, _html(book, target.stem, notebook.parent).encode())
+            write_whole(target, executed)
     except OSError as problem:
         raise WorkbookError(
             f"The results of {notebook.name} can't be written to {output}: {problem.strerror or problem}. "

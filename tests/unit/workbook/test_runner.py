@@ -226,15 +226,32 @@ def test_originals_are_known_by_another_name(books: Path, engine: StubEngine, tm
     (tmp_path / "out" / "01.ipynb").hardlink_to(path)
     result = run("--output", "out")
     assert result.exit_code == 1
-    assert "would be overwritten by its own results" in result.stderr
+    assert "is no result of an earlier run" in result.stderr
 
 
 def test_originals_are_never_overwritten(books: Path, engine: StubEngine) -> None:
     write_notebook(books / "01.ipynb", "1")
     result = run("--output", str(books))
     assert result.exit_code == 1
-    assert "would be overwritten by its own results" in result.stderr
+    assert "is no result of an earlier run" in result.stderr
     assert engine.calls == []
+
+
+def test_a_learners_own_copy_is_no_result_and_stays(
+    books: Path, engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`foundry-lab run 01 -o .` in his folder means the installed notebook, and would take his answers."""
+    write_notebook(books / "01.ipynb", "1")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    own = write_notebook(folder / "01.ipynb", "'my answer'")
+    monkeypatch.chdir(folder)
+    result = run("01", "-o", ".")
+    assert result.exit_code == 1 and "is no result of an earlier run" in result.stderr
+    assert "my answer" in own.read_text() and engine.calls == []
+    own.unlink()
+    assert run("01", "-o", ".").exit_code == 0
+    assert run("01", "-o", ".").exit_code == 0  # a result may be replaced
 
 
 def test_same_names_would_overwrite_each_other(books: Path, engine: StubEngine, tmp_path: Path) -> None:
