@@ -1,5 +1,7 @@
 """Which process listens at a port of this machine, asked of the system."""
 
+from __future__ import annotations  # what psutil gives has its name only since psutil 7.2
+
 import contextlib
 import os
 import sys

@@ -90,3 +90,9 @@ def test_a_system_that_does_not_tell_is_no_refusal(monkeypatch: pytest.MonkeyPat
         noted = Listener(child.pid)
         monkeypatch.setattr(psutil.Process, "net_connections", refused)
         assert noted.listens_at(port)
+
+
+def test_it_is_loaded_with_a_psutil_that_has_no_names_for_what_it_gives() -> None:
+    """Before 7.2; pyproject.toml allows 6.1."""
+    code = "import psutil; vars(psutil).pop('_ntuples', None); import foundry_lab._ground.listeners"
+    subprocess.run([sys.executable, "-c", code], check=True)
