@@ -19,7 +19,7 @@ from foundry_lab.engine.model.genai import thread_count
 from foundry_lab.engine.service import native, probe
 from foundry_lab.engine.service.discovery import SHUT_DOWN
 from foundry_lab.engine.service.idle import idle_stop_s
-from foundry_lab.engine.service.launch import End, last_end
+from foundry_lab.engine.service.state import ended
 from foundry_lab.errors import FoundryError
 
 RUNTIME_PLATFORMS = {"Linux x86_64", "Linux aarch64", "Windows AMD64", "Darwin arm64"}
@@ -214,7 +214,7 @@ def _check_service() -> Check:
         return Check("service", "ok", f"{attached} answers (FOUNDRY_ENDPOINT)")
     state = engine.service_status()
     if state is None:
-        before = f"; the last one was {SHUT_DOWN}" if last_end() is End.SHUT_DOWN else ""
+        before = f"; the last one was {SHUT_DOWN}" if ended("shut down") else ""
         return Check("service", "ok", f"not running{before}; it starts when it is needed")
     if probe.answering_pid(state.url) is not None:
         return Check("service", "ok", f"{state.url} answers, process {state.pid}")

@@ -148,11 +148,11 @@ def test_an_interrupted_start_is_taken_up(own_home: Path, monkeypatch: pytest.Mo
 def test_a_slow_parent_does_not_bury_its_childs_note(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service could be ready before the process that started it gets round to noting it as starting."""
 
-    def slow(note: state.ServiceState) -> None:
+    def slow(pid: int, **known: Any) -> None:
         time.sleep(3)
-        state.write_state(note)
+        state.note(pid, **known)
 
-    monkeypatch.setattr(launch, "write_state", slow)
+    monkeypatch.setattr(launch, "note", slow)
     endpoint = engine.ensure_service(progress=False)
     assert engine.control_for(endpoint) is not None
 
@@ -207,12 +207,11 @@ def test_the_web_services_own_shutdown_is_noticed_and_told(
     with contextlib.suppress(requests.RequestException):
         requests.post(f"{endpoint}/shutdown", timeout=2)
     assert eventually(lambda: service_processes(own_home) == [])
-    assert not state.state_file().exists()
-    assert launch.last_end() is launch.End.SHUT_DOWN
+    assert engine.service_status() is None and state.ended("shut down")
     assert engine.resume_service() is None
     assert engine.ensure_service(progress=False) != ""
     assert "shut down by a POST to its /shutdown" in caplog.text
-    assert launch.last_end() is None, "it is told once"
+    assert not state.ended("shut down"), "it is told once"
 
 
 @pytest.mark.parametrize("client_type", [FoundryAPIClient, SyncFoundryAPIClient])
@@ -230,7 +229,7 @@ async def test_an_idle_service_stops_and_comes_back_at_the_next_request(
     first = await ask_with(client)
     (before,) = service_processes(own_home)
     assert eventually(lambda: service_processes(own_home) == [])
-    assert not state.state_file().exists()
+    assert engine.service_status() is None
     look = client.health_check()
     health = await look if inspect.isawaitable(look) else look
     assert health.status == "unavailable", "a dashboard that looks on starts nothing"
@@ -256,7 +255,7 @@ def test_a_service_at_work_is_not_idle(own_home: Path, monkeypatch: pytest.Monke
         else:
             assert time.monotonic() - began > 4, "too short an answer to show anything"
     assert eventually(lambda: service_processes(own_home) == [])
-    assert launch.last_end() is launch.End.IDLE
+    assert state.ended("idle")
 
 
 @posix_only

@@ -17,8 +17,8 @@ from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.private import locked
 from foundry_lab.engine.service import foundry_cli, probe
 from foundry_lab.engine.service.idle import idle_stop_s
-from foundry_lab.engine.service.launch import End, failure, last_end, launch
-from foundry_lab.engine.service.state import ServiceState, live_state, process_of, remove_state, write_state
+from foundry_lab.engine.service.launch import failure, launch
+from foundry_lab.engine.service.state import ServiceState, ended, live_state, note, process_of, remove_state
 from foundry_lab.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -74,15 +74,15 @@ def service_status() -> ServiceState | None:
 
 
 def resume_service() -> ServiceState | None:
-    """Start the lab's service again if it stopped for want of work; None if it didn't. Takes seconds.
+    """Start the lab's service again, as it was, if it stopped for want of work; None if it didn't.
+
+    Takes seconds.
 
     Raises:
         EngineError: it doesn't start.
-        ConfigurationError: a bad value in the environment.
     """
-    if last_end() is not End.IDLE:
-        return None
-    return _start(public_catalog=Settings().catalog == "public", progress=False)
+    last = ended("idle")
+    return None if last is None else _start(public_catalog=last.public_catalog, progress=False)
 
 
 def control_for(endpoint: str) -> ServiceState | None:
@@ -135,7 +135,7 @@ def serve(
                 f"The lab's service runs already {where} (process {state.pid}). "
                 "Use that one, or end it first: foundry-lab stop"
             )
-        write_state(ServiceState.of(os.getpid(), public_catalog=public_catalog))
+        note(os.getpid(), public_catalog=public_catalog)
     try:
         asyncio.run(service.run(port=port, public_catalog=public_catalog, on_ready=on_ready))
     finally:
@@ -161,7 +161,7 @@ def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
             log.warning("Process %d of the service doesn't answer; it is replaced.", state.pid)
             _end(state, timeout=2.0)
             state = None
-        if state is None and last_end() is End.SHUT_DOWN:
+        if state is None and ended("shut down"):
             log.warning("The service before was %s; it is started again.", SHUT_DOWN)
         began = time.monotonic()
         if progress:

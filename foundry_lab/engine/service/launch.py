@@ -1,7 +1,6 @@
 """Starting the service process so that it outlives its parent, and reading why it failed."""
 
 import contextlib
-import enum
 import os
 import re
 import subprocess
@@ -14,24 +13,15 @@ import psutil
 
 from foundry_lab._ground.files import patiently
 from foundry_lab.engine import paths
-from foundry_lab.engine.service.state import ServiceState, write_state
+from foundry_lab.engine.service.state import note
 from foundry_lab.errors import EngineError
 
 SERVICE_MODULE = f"{__package__}.process"
 FAILURE_MARK = "foundry-lab: "
 """Begins the log's line that tells why the process gave up."""
-ENDED_MARK = "foundry-lab ended: "
-"""Begins the log's line that tells why the process ended though the lab didn't ask for it."""
 LOG_LINES = 8
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
 """Names of variables that the service has no use for; it lives longer than who started it."""
-
-
-class End(enum.StrEnum):
-    """Why a service ended that the lab didn't stop."""
-
-    IDLE = "idle"
-    SHUT_DOWN = "shut down"
 
 
 def log_file() -> Path:
@@ -69,13 +59,16 @@ def launch(*, public_catalog: bool) -> None:
     threading.Thread(target=child.wait, name="foundry-lab-reaper", daemon=True).start()
     assert child.stdin is not None
     with contextlib.suppress(OSError, psutil.Error), child.stdin:  # it may have ended already
-        write_state(ServiceState.of(child.pid, public_catalog=public_catalog))
+        note(child.pid, public_catalog=public_catalog)
         child.stdin.write(b"noted\n")  # only now may the child put its own note in the place of ours
 
 
 def failure(what: str) -> EngineError:
     """Return the error to raise for a start that failed: what happened and what the log says about it."""
-    lines = _logged()
+    try:
+        lines = log_file().read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
     for line in reversed(lines):
         if line.startswith(FAILURE_MARK):
             return EngineError(line.removeprefix(FAILURE_MARK))
@@ -83,19 +76,6 @@ def failure(what: str) -> EngineError:
     return EngineError(
         f"{what} Check this machine with `foundry-lab doctor`. Its log, {log_file()}, ends with:{said}"
     )
-
-
-def last_end() -> End | None:
-    """Return why the last service of this home ended, if it wasn't the lab's doing and it had time to say."""
-    lines = _logged()
-    return next((end for end in End if f"{ENDED_MARK}{end}" in lines), None)
-
-
-def _logged() -> list[str]:
-    try:
-        return log_file().read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
 
 
 def _environment() -> dict[str, str]:

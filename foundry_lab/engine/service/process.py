@@ -17,15 +17,16 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 
+import msgspec
 from aiohttp import web
 
 from foundry_lab.engine import spec
 from foundry_lab.engine.service.catalog import CATALOG_ROUTE, handle_query
 from foundry_lab.engine.service.control import Control
 from foundry_lab.engine.service.idle import IdleWatch, idle_stop_s
-from foundry_lab.engine.service.launch import ENDED_MARK, FAILURE_MARK, End
+from foundry_lab.engine.service.launch import FAILURE_MARK
 from foundry_lab.engine.service.runtime import HOST, Runtime
-from foundry_lab.engine.service.state import ServiceState, remove_state, write_state
+from foundry_lab.engine.service.state import End, ServiceState, note, remove_state, write_state
 from foundry_lab.errors import FoundryError
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ async def run(
         await web.TCPSite(runner, HOST, 0).start()
         own_url = f"http://{HOST}:{runner.addresses[0][1]}"
         await asyncio.to_thread(runtime.start, port, own_url + CATALOG_ROUTE, public_catalog)
-        state = ServiceState.of(
+        state = note(
             os.getpid(),
             url=runtime.url,
             control_url=own_url,
@@ -89,13 +90,13 @@ async def run(
             log_file=log_file,
             public_catalog=public_catalog,
         )
-        write_state(state)
         try:
             log.info("%s serves %s", state.url, state.model_id)
             if on_ready is not None:
                 on_ready(state)
             if ended := await _until_stopped(stop, runtime, idle):
-                print(f"{ENDED_MARK}{ended}", flush=True)  # before the state goes: who misses it looks here
+                log.warning("the service ends: %s", ended)
+                write_state(msgspec.structs.replace(state, ended=ended))
         finally:
             remove_state(os.getpid())  # before the slow part: the next service may start meanwhile
             log.info("stopping")
@@ -111,9 +112,9 @@ async def _until_stopped(stop: asyncio.Event, runtime: Runtime, idle: IdleWatch)
     """Return why it is to end, if neither the lab nor a signal asked for it."""
     while not stop.is_set():
         if runtime.shutdown_requested():
-            return End.SHUT_DOWN
+            return "shut down"
         if idle.over():
-            return End.IDLE
+            return "idle"
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_S)
     return None

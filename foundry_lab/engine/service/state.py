@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import psutil
@@ -16,8 +16,12 @@ TOLERANCE_S = 0.0 if sys.platform == "linux" else 2.0
 """Where psutil reckons a start time from the boot time, it shifts by a little when the clock is set."""
 
 
+End = Literal["idle", "shut down"]
+"""Why a service ended that the lab didn't stop."""
+
+
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """A lab service, starting or ready.
+    """A lab service: starting, ready, or ended by itself.
 
     Attributes:
         pid: its process.
@@ -30,6 +34,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
         alias: its alias.
         log_file: where the process writes what it has to say; empty if that is a terminal.
         public_catalog: whether Microsoft's catalog is served as well.
+        ended: why it ended, if the lab didn't ask for it; the note stays until another service starts.
     """
 
     pid: int
@@ -42,6 +47,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     alias: str = ""
     log_file: str = ""
     public_catalog: bool = False
+    ended: End | None = None
 
     def __repr__(self) -> str:
         where = self.url or "starting"
@@ -78,6 +84,13 @@ def write_state(state: ServiceState) -> None:
         write_whole(state_file(), msgspec.json.encode(state), private=True)
 
 
+def note(pid: int, **known: Any) -> ServiceState:
+    """Put a note about this process in place, and return it. Errors as for `of` and `write_state`."""
+    state = ServiceState.of(pid, **known)
+    write_state(state)
+    return state
+
+
 def read_state() -> ServiceState | None:
     """Return the note, or None if there is none that can be understood.
 
@@ -95,8 +108,8 @@ def read_state() -> ServiceState | None:
 
 
 def remove_state(pid: int) -> None:
-    """Remove the note if it is about this process; a newer service's note stays."""
-    if (state := read_state()) and state.pid == pid:
+    """Remove the note if it is about this process; a newer service's stays, and one that tells of an end."""
+    if (state := read_state()) and state.pid == pid and state.ended is None:
         patiently(state_file().unlink, missing_ok=True)
 
 
@@ -130,4 +143,10 @@ def process_of(state: ServiceState) -> psutil.Process | None:
 def live_state() -> ServiceState | None:
     """Return the state of the service that runs or starts; None if there is none or its process is gone."""
     state = read_state()
-    return state if state is not None and process_of(state) is not None else None
+    return state if state is not None and state.ended is None and process_of(state) is not None else None
+
+
+def ended(how: End) -> ServiceState | None:
+    """Return the state of this home's last service if it ended so; None if not, or it had no time to say."""
+    state = read_state()
+    return state if state is not None and state.ended == how else None

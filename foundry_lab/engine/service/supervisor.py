@@ -67,14 +67,14 @@ class Restarter:
         that stopped for want of work is left to the next request.
         """
         from foundry_lab import engine
-        from foundry_lab.engine.service.launch import End, last_end
+        from foundry_lab.engine.service.state import ended
 
         if not self._is_due():
             return
         began = time.monotonic()
         problem = ""
         try:
-            if engine.service_status() is not None or last_end() is End.IDLE:
+            if engine.service_status() is not None or ended("idle"):
                 return
             engine.ensure_service(self._settings, progress=False)
         except Exception as error:  # whatever it is, the next try may work

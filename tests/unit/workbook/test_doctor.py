@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from other_user import NOBODY, needs_root, process_of_nobody
 
 from foundry_lab.engine import paths, private
-from foundry_lab.engine.service import launch, native
+from foundry_lab.engine.service import native, state
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 from foundry_lab.workbook import doctor
@@ -388,10 +388,9 @@ def test_a_bad_time_of_idleness_is_a_finding(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_service_that_was_shut_down_from_outside_is_told(home: Path) -> None:
-    (home / "run").mkdir()
-    launch.log_file().write_text(f"INFO x\n{launch.ENDED_MARK}{launch.End.SHUT_DOWN}\nINFO stopping\n")
+    state.write_state(state.ServiceState(pid=1, create_time=0.5, ended="shut down"))
     assert "POST to its /shutdown, which any program" in doctor._check_service().found
-    launch.log_file().write_text(f"{launch.ENDED_MARK}{launch.End.IDLE}\n")
+    state.write_state(state.ServiceState(pid=1, create_time=0.5, ended="idle"))
     assert "POST" not in doctor._check_service().found
 
 

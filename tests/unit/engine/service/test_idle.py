@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections import deque
 from types import SimpleNamespace
 
 import pytest
 
 from foundry_lab import Settings, engine
-from foundry_lab.engine import paths
-from foundry_lab.engine.private import own_folder
-from foundry_lab.engine.service import discovery, idle, launch
+from foundry_lab.engine.service import discovery, idle, state
 from foundry_lab.engine.service.state import ServiceState
 from foundry_lab.engine.service.supervisor import Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError
@@ -93,32 +93,69 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> list[dict[str, 
     return made
 
 
-def log(*lines: str) -> None:
-    own_folder(paths.run_dir())
-    launch.log_file().write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def last_service(ended: state.End | None, *, public_catalog: bool = False) -> None:
+    """Leave a note of a service whose process is gone."""
+    gone = ServiceState(
+        pid=1, create_time=0.5, url="http://before", public_catalog=public_catalog, ended=ended
+    )
+    state.write_state(gone)
 
 
-def test_a_service_that_stopped_for_idleness_is_resumed(starts: list[dict[str, object]]) -> None:
-    log("INFO serves", f"{launch.ENDED_MARK}idle", "INFO stopping")
-    state = engine.resume_service()
-    assert state is not None and state.url == "http://again" and len(starts) == 1
+@pytest.mark.parametrize("public_catalog", [False, True])
+def test_a_service_that_stopped_for_idleness_is_resumed_as_it_was(
+    starts: list[dict[str, object]], public_catalog: bool
+) -> None:
+    """Who started it with Microsoft's catalog, be it by Settings(catalog="public"), uses a model of that."""
+    last_service("idle", public_catalog=public_catalog)
+    again = engine.resume_service()
+    assert again is not None and again.url == "http://again"
+    assert [each["public_catalog"] for each in starts] == [public_catalog]
 
 
-@pytest.mark.parametrize("said", [[], ["INFO serves"], [f"{launch.ENDED_MARK}shut down"], ["Killed"]])
-def test_one_that_ended_otherwise_is_not(starts: list[dict[str, object]], said: list[str]) -> None:
+@pytest.mark.parametrize("ended", [None, "shut down"])
+def test_one_that_ended_otherwise_is_not(starts: list[dict[str, object]], ended: state.End | None) -> None:
     """Who stopped it, or sees it crash, decides himself."""
-    log(*said)
+    assert engine.resume_service() is None and not starts
+    last_service(ended)
     assert engine.resume_service() is None and not starts
 
 
-@pytest.mark.parametrize(("said", "restarts"), [("idle", 0), ("shut down", 1)])
+def test_how_one_ended_is_forgotten_when_another_serves(
+    starts: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed one would else be taken for idle, and no supervisor would start it again."""
+    last_service("idle")
+
+    def serve_and_die(coroutine: object) -> None:
+        assert state.ended("idle") is None
+        assert state.live_state() is not None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(discovery, "prepare_model", lambda: None)
+    monkeypatch.setattr("foundry_lab.engine.service.process.run", lambda **options: None)
+    monkeypatch.setattr(asyncio, "run", serve_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        engine.serve()
+    assert engine.resume_service() is None and not starts
+
+
+def test_one_that_ended_is_not_running_though_its_process_winds_up(starts: list[dict[str, object]]) -> None:
+    noted = state.note(os.getpid(), url="http://127.0.0.1:1")
+    assert engine.service_status() == noted
+    state.note(os.getpid(), url="http://127.0.0.1:1", ended="idle")
+    assert engine.service_status() is None
+    state.remove_state(os.getpid())
+    assert state.ended("idle") is not None, "it stays for who looks later"
+
+
+@pytest.mark.parametrize(("ended", "restarts"), [("idle", 0), ("shut down", 1)])
 def test_a_supervisor_leaves_an_idle_service_to_the_next_request(
-    starts: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, said: str, restarts: int
+    starts: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, ended: state.End, restarts: int
 ) -> None:
     """A monitor left open would start it again for ever."""
     monkeypatch.setattr(discovery, "prepare_model", lambda **options: None)
     monkeypatch.setattr(discovery.foundry_cli, "running_endpoint", lambda: None)
-    log(f"{launch.ENDED_MARK}{said}")
+    last_service(ended)
     restarter = Restarter(Supervisor(), Settings(), deque())
     restarter.restart_if_dead()
     assert len(restarter.restarts) == len(starts) == restarts
