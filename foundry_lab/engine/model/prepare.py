@@ -11,7 +11,7 @@ from foundry_lab.engine import spec
 from foundry_lab.engine.model.fetch import fetch_gguf, remove_downloads
 from foundry_lab.engine.model.genai import write_config
 from foundry_lab.engine.paths import SHARED_VARIABLE, model_dir, shared_models
-from foundry_lab.engine.private import exclusive, model_parts, require_space, sha256_of, workspace
+from foundry_lab.engine.private import exclusive, model_parts, require_space, sha256_of, using_home, workspace
 from foundry_lab.engine.spec import PreparedModel
 from foundry_lab.errors import EngineError
 
@@ -78,9 +78,13 @@ def prepared_models(*, full: bool = False) -> list[PreparedModel]:
 
     Args:
         full: compare the hash of every file, not only its size and time.
+
+    Raises:
+        EngineError: the lab's own folder can't be looked at.
     """
-    if not model_dir().is_dir():
-        return []
+    with using_home():
+        if shared_models() is None and not model_dir().is_dir():
+            return []
     manifest = read_manifest(model_dir())
     problem = problem_of(model_dir(), full=full)
     size = sum(record.size for record in manifest.files.values()) if manifest else 0

@@ -143,6 +143,27 @@ def test_nobody_else_can_hold_our_locks_or_read_our_note(home: Path) -> None:
 
 
 @needs_root
+def test_a_model_or_an_archive_that_is_closed_to_us_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a hub's copy of the model in a folder that its learners can't enter."""
+    closed = home.parent / "closed"
+    closed.mkdir(mode=0o700)
+    archive = closed / "model.tar"
+    archive.touch()
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(closed / "home"))
+    assert as_nobody(engine.prepared_models) == "EngineError"
+    assert as_nobody(lambda: engine.import_model(archive)) == "EngineError"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    monkeypatch.setenv("FOUNDRY_LAB_HOME", str(home))
+    monkeypatch.setenv("FOUNDRY_LAB_MODELS", str(closed / "models"))
+    problem = "manifest.json is missing or unreadable"
+    assert as_nobody(lambda: engine.prepared_models()[0].problem) == problem
+    assert as_nobody(lambda: engine.prepare_model(progress=False)) == "EngineError"
+
+
+@needs_root
 def test_stop_ends_no_process_of_another_user(home: Path) -> None:
     with process_of_nobody() as pid:
         state.write_state(state.ServiceState.of(pid, url="http://127.0.0.1:1"))

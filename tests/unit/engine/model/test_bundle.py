@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model import bundle, prepare
 from foundry_lab.engine.private import sha256_of
-from foundry_lab.errors import EngineError
+from foundry_lab.errors import ConfigurationError, EngineError
 
 
 @pytest.fixture
@@ -141,6 +141,13 @@ def test_export_replaces_no_file_and_makes_no_directory(lab, tmp_path):
     assert (tmp_path / "thesis.tar").read_text() == "precious"
     with pytest.raises(EngineError, match=r"can't be written \(No such file or directory.*Choose a place"):
         bundle.export_model(tmp_path / "missing" / "model.tar")
+
+
+@pytest.mark.parametrize("act", [bundle.export_model, bundle.import_model])
+@pytest.mark.parametrize("name", ["~nobody-is-called-so/model.tar", "x" * 300, "model\0.tar"])
+def test_a_name_that_no_file_can_have_is_told(lab, act, name):
+    with pytest.raises(ConfigurationError, match="can't be a file"):
+        act(name)
 
 
 def test_export_leaves_files_that_stand_beside_it_alone(lab, tmp_path):

@@ -14,7 +14,7 @@ import tiny_model
 from foundry_lab.engine import paths, private, spec
 from foundry_lab.engine.model import bundle, convert, prepare
 from foundry_lab.engine.service import runtime
-from foundry_lab.errors import EngineError
+from foundry_lab.errors import ConfigurationError, EngineError
 
 SUPPORT = Path(tiny_model.__file__).parent
 
@@ -261,6 +261,14 @@ def test_home_by_environment_or_platform(monkeypatch, tmp_path):
     assert paths.home() == Path.home() / "lab"
     monkeypatch.setenv("FOUNDRY_LAB_HOME", " ")
     assert paths.home().name in ("foundry-lab", "Cache") and paths.home().is_absolute()
+
+
+@pytest.mark.parametrize("variable", ["FOUNDRY_LAB_HOME", "FOUNDRY_LAB_MODELS", "FOUNDRY_LAB_GGUF"])
+@pytest.mark.parametrize("value", ["~nobody-is-called-so/lab", "x" * 300])
+def test_a_path_that_can_be_none_is_told(lab, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"{variable}=.* can't be a file"):
+        prepare.prepare_model(progress=False)
 
 
 def test_looking_for_the_model_imports_no_converter():
