@@ -108,12 +108,14 @@ def thread_count() -> int:
     plain calls, and about 0.85 of them in a batch with two at once, whose threads wait for each other. Of
     many cores some may be slow ones, which the others wait for: there its choice stands.
 
+    More threads than CPUs are never of use, and the runtime can't make any number of them.
+
     Raises:
         ConfigurationError: FOUNDRY_LAB_THREADS isn't a whole number from 1.
     """
-    if given := os.environ.get(THREADS, "").strip():
-        return check_count(int(given) if given.isdecimal() else given, THREADS)
     usable = usable_cpus()
+    if given := os.environ.get(THREADS, "").strip():
+        return min(check_count(int(given) if given.isdecimal() else given, THREADS), usable)
     cores = min(psutil.cpu_count(logical=False) or 1, usable)
     return min(MOST, max(min(cores, MOST_BY_CORES), usable // 2))
 

@@ -83,6 +83,8 @@ def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
     # The log is read as it grows, and as UTF-8.
     environment |= {"FOUNDRY_LAB_HOME": str(paths.home()), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    if shared := paths.shared_models():  # which may be relative to a working directory that isn't the child's
+        environment[paths.SHARED_VARIABLE] = str(shared)
     package_root = Path(__file__).parents[3]
     if package_root.name not in ("site-packages", "dist-packages"):  # a checkout may be found by chance only
         path = [str(package_root), environment.get("PYTHONPATH", "")]

@@ -34,7 +34,8 @@ def request(method: str, url: str, **headers: str) -> tuple[HTTPResponse, bytes]
         # A limit on each read isn't enough: http.client reads on and on where "100 Continue" never ends.
         timer = threading.Timer(PROBE_TIMEOUT_S, _hang_up, [connection.sock])
         timer.daemon = True
-        timer.start()
+        with contextlib.suppress(RuntimeError):  # when Python ends, 3.12 starts no threads
+            timer.start()
         try:
             connection.request(method, parts.path, headers=headers)
             response = connection.getresponse()

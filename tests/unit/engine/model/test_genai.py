@@ -63,6 +63,14 @@ def test_the_number_of_threads_can_be_given(model, monkeypatch):
     assert written(model)["model"]["decoder"]["session_options"]["intra_op_num_threads"] == 1
 
 
+def test_more_threads_than_cpus_are_none(monkeypatch):
+    """Foundry Local would hang with a hundred thousand, and not read three thousand million."""
+    monkeypatch.setattr(genai, "usable_cpus", lambda: 4)
+    for given, expected in {"3": 3, "4": 4, "100000": 4, "3000000000": 4}.items():
+        monkeypatch.setenv("FOUNDRY_LAB_THREADS", given)
+        assert genai.thread_count() == expected
+
+
 @pytest.mark.parametrize("value", ["0", "-2", "1.5", "two", "nan", "inf"])
 def test_a_number_of_threads_that_is_none_is_told(monkeypatch, value):
     monkeypatch.setenv("FOUNDRY_LAB_THREADS", value)

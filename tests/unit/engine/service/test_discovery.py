@@ -136,6 +136,17 @@ def test_an_answer_without_end_does_not_fill_the_memory() -> None:
         assert probe.answering_pid(url) is None
 
 
+def test_a_service_can_be_asked_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `atexit.register(stop_service)` does; Python 3.12 starts no threads then."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with answering({"/status": (200, CURRENT)}) as url:
+        monkeypatch.setattr(threading.Timer, "start", refuse)
+        assert probe.answering_pid(url) == 4711
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -292,10 +303,17 @@ def test_the_service_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = ("FOUNDRY_API_KEY", "JUPYTERHUB_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "db_passwd")
     for name in secret:
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("FOUNDRY_LAB_MODELS", "/srv/models")
     environment = launch._environment()
     assert not {*environment} & {*secret} and "secret" not in environment.values()
-    assert environment["FOUNDRY_LAB_MODELS"] == "/srv/models" and environment["PATH"] == os.environ["PATH"]
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_the_service_has_another_working_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is to find the same folders."""
+    monkeypatch.chdir(home)
+    for name in ("FOUNDRY_LAB_HOME", "FOUNDRY_LAB_MODELS"):
+        monkeypatch.setenv(name, "mine")
+        assert launch._environment()[name] == str(home / "mine")
 
 
 def test_importing_the_engine_is_light() -> None:
