@@ -36,12 +36,16 @@ class Control:
         token: what the caller has to know; it is told to nobody before the runtime has started.
         runtime: whose catalog it is.
         stop: called once when somebody asks for the shutdown.
+
+    Attributes:
+        downloads: how many are under way.
     """
 
     def __init__(self, token: str, runtime: Runtime, stop: Callable[[], None]) -> None:
         self._authorization = f"Bearer {token}".encode()
         self._runtime = runtime
         self._stop = stop
+        self.downloads = 0
 
     def add_routes(self, app: web.Application) -> None:
         """Put the routes into the application, and the checks of who asks, which hold for all its routes."""
@@ -82,11 +86,13 @@ class Control:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         cancel = threading.Event()
+        self.downloads += 1
         try:
             async for line in _download_lines(model, cancel):
                 await response.write(msgspec.json.encode(line) + b"\n")
             await response.write_eof()
         finally:
+            self.downloads -= 1
             cancel.set()  # a caller who went away wants no download either, nor does a service that stops
         return response
 

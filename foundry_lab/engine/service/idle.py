@@ -21,7 +21,7 @@ def idle_stop_s() -> float | None:
 
 
 class IdleWatch:
-    """Tells work by the CPU time of this process, as the SDK says nothing of requests.
+    """Tells requests by the CPU time of this process, as the SDK says nothing of them.
 
     Who only asks for the status, such as a dashboard, keeps no service alive.
 
@@ -34,10 +34,14 @@ class IdleWatch:
         self._worked_at = self._looked_at = time.monotonic()
         self._cpu_s = time.process_time()
 
-    def over(self) -> bool:
-        """Look, and return whether the time without work is over. Call it about twice a second."""
+    def over(self, *, downloads: int = 0) -> bool:
+        """Look, and return whether the time without work is over. Call it about twice a second.
+
+        Args:
+            downloads: how many are under way; they take little CPU time.
+        """
         now, cpu_s = time.monotonic(), time.process_time()
-        if cpu_s - self._cpu_s > BUSY_SHARE * (now - self._looked_at):
+        if downloads or cpu_s - self._cpu_s > BUSY_SHARE * (now - self._looked_at):
             self._worked_at = now
         self._looked_at, self._cpu_s = now, cpu_s
         return self._limit_s is not None and now - self._worked_at >= self._limit_s

@@ -72,7 +72,8 @@ async def run(
     runtime = Runtime()
     app = web.Application()
     app.router.add_post(CATALOG_ROUTE, handle_query)
-    Control(token, runtime, stop.set).add_routes(app)
+    control = Control(token, runtime, stop.set)
+    control.add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -94,7 +95,7 @@ async def run(
             log.info("%s serves %s", state.url, state.model_id)
             if on_ready is not None:
                 on_ready(state)
-            if ended := await _until_stopped(stop, runtime, idle):
+            if ended := await _until_stopped(stop, runtime, control, idle):
                 log.warning("the service ends: %s", ended)
                 write_state(msgspec.structs.replace(state, ended=ended))
         finally:
@@ -108,12 +109,14 @@ async def run(
             atexit.register(_end_process)  # runs ahead of the SDK's own exit hook, which would hang
 
 
-async def _until_stopped(stop: asyncio.Event, runtime: Runtime, idle: IdleWatch) -> End | None:
+async def _until_stopped(
+    stop: asyncio.Event, runtime: Runtime, control: Control, idle: IdleWatch
+) -> End | None:
     """Return why it is to end, if neither the lab nor a signal asked for it."""
     while not stop.is_set():
         if runtime.shutdown_requested():
             return "shut down"
-        if idle.over():
+        if idle.over(downloads=control.downloads):
             return "idle"
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_S)

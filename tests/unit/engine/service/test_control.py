@@ -52,9 +52,10 @@ class Routes:
     def __init__(self) -> None:
         self.stops = 0
         self.runtime = SimpleNamespace()
+        self.control = control.Control(TOKEN, self.runtime, self._stop)  # type: ignore[arg-type]
         self.app = web.Application()
         self.app.router.add_post(catalog.CATALOG_ROUTE, catalog.handle_query)
-        control.Control(TOKEN, self.runtime, self._stop).add_routes(self.app)  # type: ignore[arg-type]
+        self.control.add_routes(self.app)
         self.client: TestClient[Any, Any]
 
     def _stop(self) -> None:
@@ -95,14 +96,18 @@ async def test_a_web_page_is_refused_whatever_it_knows(
 
 
 async def test_a_download_tells_its_progress(routes: Routes) -> None:
+    under_way = []
+
     def download(progress: Callable[[float], None], cancel: threading.Event) -> None:
         for percent in (0.0, 50.0, 100.0):
             progress(percent)
+        under_way.append(routes.control.downloads)
 
     routes.serve(download)
     percents = [{"percent": value} for value in (0.0, 50.0, 100.0)]
     assert await routes.download() == [*percents, {"done": True, "id": "big-model:3"}]
     assert (await routes.download("big-model:3"))[-1] == {"done": True, "id": "big-model:3"}
+    assert under_way == [1, 1] and routes.control.downloads == 0, "a service that downloads isn't idle"
 
 
 async def test_a_download_that_fails_says_why(routes: Routes) -> None:

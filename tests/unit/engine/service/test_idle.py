@@ -63,6 +63,15 @@ def test_a_long_answer_on_a_starved_machine_is_work(clocks: Clocks) -> None:
     assert not any(looks(watch, clocks, 600, 0.1))
 
 
+def test_a_download_over_a_slow_line_is_work(clocks: Clocks) -> None:
+    """It takes hardly more CPU time than rest."""
+    watch = idle.IdleWatch(5)
+    for _ in range(100):
+        clocks.pass_by(0.5, RESTING)
+        assert not watch.over(downloads=1)
+    assert looks(watch, clocks, 5, RESTING)[-1]
+
+
 def test_by_default_it_is_never_over(clocks: Clocks) -> None:
     assert not any(looks(idle.IdleWatch(idle.idle_stop_s()), clocks, 10_000, 0))
 
