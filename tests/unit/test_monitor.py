@@ -331,6 +331,15 @@ def test_a_service_that_lived_long_enough_is_started_at_once_again(fake: Engine)
     assert fake.starts == 3
 
 
+def test_the_list_of_restarts_may_be_emptied_meanwhile(fake: Engine) -> None:
+    """It is everybody's; a monitor would end with an error in its own thread."""
+    keeper = restarter(backoff_initial_s=60, settle_s=60)
+    keeper.restart_if_dead()
+    keeper.restarts.clear()
+    keeper.restart_if_dead()
+    assert (fake.starts, list(keeper.restarts)) == (1, [])
+
+
 def test_a_process_that_lives_is_left_alone(fake: Engine) -> None:
     fake.alive = True
     keeper = restarter()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from foundry_lab._ground.checks import check_seconds
 from foundry_lab.config import Settings
 from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.private import locked
@@ -103,7 +104,9 @@ def stop_service(timeout: float = 15.0) -> bool:
 
     Raises:
         EngineError: it can't be ended.
+        ConfigurationError: that is no time.
     """
+    timeout = check_seconds(timeout, "timeout")
     with _lock():
         if state := live_state():
             _end(state, timeout)

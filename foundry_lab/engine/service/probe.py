@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -72,16 +73,22 @@ def check_foundry_local(url: str) -> None:
 
     Raises:
         ServiceUnavailableError: nobody answers.
-        EngineError: something else answers; the message says what it said. A gateway that wants a key first
-            (401, 403) gets the benefit of the doubt.
+        EngineError: something else answers, or over https somebody who isn't trusted; the message says what
+            it said. A gateway that wants a key first (401, 403) gets the benefit of the doubt.
     """
     for route in STATUS_ROUTES:
         try:
             response, body = request("GET", url + route)
+        except ssl.SSLError as error:
+            raise EngineError(
+                f"What answers at {url} isn't trusted, or doesn't speak TLS ({error}). Foundry Local itself "
+                "speaks plain HTTP: correct FOUNDRY_ENDPOINT. If your organisation signs its own "
+                "certificates, name its authority's file in SSL_CERT_FILE."
+            ) from error
         except NO_ANSWER as error:
             raise ServiceUnavailableError(
-                f"Nobody answers at {url} ({str(error) or type(error).__name__}). Start that service, or "
-                "unset FOUNDRY_ENDPOINT to use the embedded one."
+                f"Nobody answers at {url} ({str(error).strip() or type(error).__name__}). Start that "
+                "service, correct FOUNDRY_ENDPOINT, or unset it to use the embedded one."
             ) from error
         if response.status in (401, 403) or _status_of(response, body):
             return

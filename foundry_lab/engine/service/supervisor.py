@@ -58,6 +58,7 @@ class Restarter:
         self._policy = policy
         self._settings = settings
         self._in_a_row = 0
+        self._last: Restart | None = None
         self.restarts = restarts
 
     def restart_if_dead(self) -> None:
@@ -80,16 +81,17 @@ class Restarter:
         except Exception as error:  # whatever it is, the next try may work
             problem = str(error) or repr(error)
         self._in_a_row += 1
-        self.restarts.append(Restart(began, time.monotonic() - began, problem))
+        self._last = Restart(began, time.monotonic() - began, problem)
+        self.restarts.append(self._last)
         if problem:
             _log.warning("the service could not be started again: %s", problem)
         else:
             _log.warning("the service was dead and has been started again")
 
     def _is_due(self) -> bool:
-        if not self._in_a_row:
+        last = self._last
+        if last is None:
             return True
-        last = self.restarts[-1]
         since_s = time.monotonic() - (last.at_s + last.took_s)
         if not last.error and since_s >= self._policy.settle_s:
             self._in_a_row = 0

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import trustme
 from processes import runs
 from raw_server import RawServer, floods
 
@@ -23,14 +26,16 @@ from foundry_lab import Settings, engine
 from foundry_lab.engine import paths
 from foundry_lab.engine.private import own_folder
 from foundry_lab.engine.service import discovery, foundry_cli, launch, probe, state
-from foundry_lab.errors import EngineError, ServiceUnavailableError
+from foundry_lab.errors import ConfigurationError, EngineError, ServiceUnavailableError
 
 CURRENT = b'{"endpoints":["http://127.0.0.1:1"],"modelCachePath":"/models","pid":4711}'
 LEGACY = b'{"Endpoints":["http://127.0.0.1:1"],"ModelDirPath":"/models","PipeName":"x"}'
 
 
 @contextmanager
-def answering(routes: dict[str, tuple[int, bytes]], *, delay_s: float = 0) -> Iterator[str]:
+def answering(
+    routes: dict[str, tuple[int, bytes]], *, delay_s: float = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """A loopback server that answers these routes with a status and a body."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -45,10 +50,12 @@ def answering(routes: dict[str, tuple[int, bytes]], *, delay_s: float = 0) -> It
         def log_message(self, format: str, *args: object) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
@@ -115,6 +122,30 @@ def test_a_gateway_that_wants_a_key_may_be_one() -> None:
 def test_nobody_at_the_endpoint() -> None:
     with pytest.raises(ServiceUnavailableError, match=r"refused.*FOUNDRY_ENDPOINT"):
         engine.ensure_service(Settings(endpoint=f"http://127.0.0.1:{free_port()}"))
+
+
+def test_https_where_plain_http_is_spoken() -> None:
+    """Somebody answers there, and a service that is started would change nothing."""
+    with answering({"/status": (200, CURRENT)}) as url, pytest.raises(EngineError) as caught:
+        engine.ensure_service(Settings(endpoint=url.replace("http:", "https:")))
+    assert "WRONG_VERSION_NUMBER" in str(caught.value) and "speaks plain HTTP" in str(caught.value)
+
+
+def test_a_certificate_of_an_unknown_authority() -> None:
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    with (
+        answering({"/status": (200, CURRENT)}, tls=context) as url,
+        pytest.raises(EngineError, match=r"isn't trusted.*CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"),
+    ):
+        engine.ensure_service(Settings(endpoint=url))
+
+
+@pytest.mark.parametrize("timeout", ["soon", None, -1, float("nan")])
+def test_a_time_to_stop_that_is_none_is_told(timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"timeout=.* must be 0 or more seconds"):
+        engine.stop_service(timeout)
 
 
 def test_a_server_that_trickles_does_not_hang_us(monkeypatch: pytest.MonkeyPatch) -> None:
