@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from foundry_lab._ground.checks import check_seconds
+from foundry_lab._ground.checks import check_seconds, is_whole
 from foundry_lab.config import Settings
 from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.private import locked
@@ -20,7 +20,7 @@ from foundry_lab.engine.service import foundry_cli, probe
 from foundry_lab.engine.service.idle import idle_stop_s
 from foundry_lab.engine.service.launch import failure, launch
 from foundry_lab.engine.service.state import ServiceState, ended, live_state, note, process_of, remove_state
-from foundry_lab.errors import EngineError
+from foundry_lab.errors import ConfigurationError, EngineError
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ def serve(
     """Run the embedded service in this process until Ctrl-C, SIGTERM or `stop_service` elsewhere.
 
     The process's environment is changed for the runtime: it keeps its temporary files in the lab's folder.
+    It takes the main thread of a program; in a notebook use `ensure_service`.
 
     Args:
         port: on 127.0.0.1; 0 takes a free one.
@@ -127,7 +128,13 @@ def serve(
 
     Raises:
         EngineError: one runs already, the port is taken, or it doesn't start.
+        ConfigurationError: a port that can't be, or a bad value in the environment.
+        RuntimeError: another thread, or one in which an event loop runs.
     """
+    if not is_whole(port) or not 0 <= port <= 65535:
+        raise ConfigurationError(
+            f"port={port!r} must be a whole number from 1 to 65535, or 0 for a free one."
+        )
     from foundry_lab.engine.service import process as service
 
     prepare_model()

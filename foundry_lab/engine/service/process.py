@@ -64,7 +64,6 @@ async def run(
         EngineError: it can't start.
         ConfigurationError: FOUNDRY_LAB_IDLE_STOP is no time.
     """
-    umask = os.umask(0o077)  # what the runtime writes is nobody else's
     stop = asyncio.Event()
     _stop_on_signals(stop)
     idle = IdleWatch(idle_stop_s() if log_file else None)
@@ -76,6 +75,7 @@ async def run(
     control.add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
+    umask = os.umask(0o077)  # what the runtime writes is nobody else's
     try:
         await web.TCPSite(runner, HOST, 0).start()
         own_url = f"http://{HOST}:{runner.addresses[0][1]}"

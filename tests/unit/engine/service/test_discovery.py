@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,26 @@ def test_a_certificate_of_an_unknown_authority() -> None:
         pytest.raises(EngineError, match=r"isn't trusted.*CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"),
     ):
         engine.ensure_service(Settings(endpoint=url))
+
+
+@pytest.mark.parametrize("port", [99_999, -1, 1.5, "80", None])
+def test_a_port_that_cannot_be_is_told(port: Any) -> None:
+    """Foundry Local would take what is left of it after 65,536."""
+    with pytest.raises(ConfigurationError, match=r"port=.* must be a whole number from 1 to 65535, or 0"):
+        engine.serve(port=port)
+
+
+def test_what_cannot_serve_here_leaves_the_umask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals are the main thread's."""
+    monkeypatch.setattr(discovery, "prepare_model", lambda: None)
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor() as threads, pytest.raises(RuntimeError, match="main thread"):
+            threads.submit(engine.serve).result()
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert state.live_state() is None
 
 
 @pytest.mark.parametrize("timeout", ["soon", None, -1, float("nan")])
