@@ -157,6 +157,17 @@ def test_a_slow_parent_does_not_bury_its_childs_note(own_home: Path, monkeypatch
     assert engine.control_for(endpoint) is not None
 
 
+def test_a_service_that_nobody_noted_ends(own_home: Path) -> None:
+    """Who started it was killed in that moment; the next one starts another."""
+    own_folder(paths.run_dir())
+    code = "import os; from foundry_lab.engine.service import launch\n"
+    code += "launch.note = lambda *_, **__: os._exit(9); launch.launch(public_catalog=False)"
+    killed = python(code)
+    assert killed.communicate(timeout=60) and killed.returncode == 9
+    assert eventually(lambda: service_processes(own_home) == [])
+    assert ask(engine.ensure_service(progress=False))
+
+
 def test_survives_the_process_that_started_it(own_home: Path) -> None:
     """A kernel restart kills the kernel's whole process group."""
     code = f"{ENSURE}; import time; time.sleep(600)"

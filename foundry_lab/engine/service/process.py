@@ -146,7 +146,8 @@ def main() -> None:
     parser.add_argument("--log-file", default="", help="where its output goes")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    sys.stdin.readline()  # whoever started us has noted so, or is gone
+    if not sys.stdin.readline():  # whoever started us is gone, and hasn't noted it: nobody would find us
+        return
     try:
         asyncio.run(run(public_catalog=arguments.public_catalog, log_file=arguments.log_file))
     except FoundryError as error:
