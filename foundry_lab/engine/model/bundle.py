@@ -78,7 +78,7 @@ def import_model(file: str | Path, *, trust: bool = False) -> PreparedModel:
                 raise ValueError("it is too large")
             with tarfile.open(source, "r:") as archive:
                 _extract(archive, built)
-        except (tarfile.TarError, EOFError, ValueError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise EngineError(
                 f"{source} is not a model exported by the lab, or was cut short ({error}). Nothing was "
                 "changed. Copy the file again, or export it again with `foundry-lab model export FILE`."

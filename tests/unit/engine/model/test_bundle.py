@@ -322,7 +322,10 @@ def test_what_is_no_archive_is_refused(archive, tmp_path):
     with pytest.raises(EngineError, match="is not a file"):
         bundle.import_model(tmp_path / "missing.tar")
     whole = archive.read_bytes()
-    for content in (b"", b"\0" * 2048, b"plain text" * 200, gzip.compress(whole)):
+    endless = tarfile.TarInfo("more")
+    endless.type, endless.size = tarfile.XHDTYPE, 2**63 - 1
+    header = endless.tobuf(tarfile.GNU_FORMAT)
+    for content in (b"", b"\0" * 2048, b"plain text" * 200, gzip.compress(whole), header):
         archive.write_bytes(content)
         assert_refused(archive, "is not a model exported by the lab")
 
