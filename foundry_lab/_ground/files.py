@@ -132,7 +132,8 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a new file, which takes the place of `path` in one step when the block has ended.
 
     Nobody reads half of it, and a block that fails, as with a full disk, leaves there what was there. A link
-    at its name is replaced, and what it leads to stays as it is.
+    at its name is replaced, and what it leads to stays as it is. Two who write there at once get into each
+    other's way: a lock keeps them apart.
 
     Args:
         private: nobody else may read it.
