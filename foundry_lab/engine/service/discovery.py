@@ -41,7 +41,7 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
 
     Args:
         settings: read from the environment if not given.
-        progress: say on stderr what takes time.
+        progress: say on stderr what takes time, and what is odd; else the log says the second.
 
     Raises:
         EngineError: the endpoint is no Foundry Local service, or the embedded service doesn't start.
@@ -56,9 +56,10 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
     state = service_status()
     if state is not None and _answers(state):
         if settings.catalog == "public" and not state.public_catalog:
-            log.warning(
+            _say(
                 "The running service was started without Microsoft's catalog. "
-                "To have it: foundry-lab stop, and start again."
+                "To have it: foundry-lab stop, and start again.",
+                progress=progress,
             )
         return state.url
     if attached := foundry_cli.running_endpoint():
@@ -152,6 +153,14 @@ def serve(
         remove_state(os.getpid())
 
 
+def _say(what: str, *, progress: bool) -> None:
+    """Say what is odd where somebody looks: beside a client the package's log is quiet unless configured."""
+    if progress:
+        print(what, file=sys.stderr, flush=True)
+    else:
+        log.warning(what)
+
+
 def _answers(state: ServiceState) -> bool:
     return probe.answering_pid(state.url) == state.pid
 
@@ -172,7 +181,7 @@ def _start(*, public_catalog: bool, progress: bool) -> ServiceState:
             _end(state, timeout=2.0)
             state = None
         if state is None and ended("shut down"):
-            log.warning("The service before was %s; it is started again.", SHUT_DOWN)
+            _say(f"The service before was {SHUT_DOWN}; it is started again.", progress=progress)
         began = time.monotonic()
         if progress:
             print("Starting Foundry Local ... ", end="", file=sys.stderr, flush=True)
