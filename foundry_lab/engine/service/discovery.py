@@ -84,7 +84,10 @@ def resume_service() -> ServiceState | None:
         EngineError: it doesn't start.
     """
     last = ended("idle")
-    return None if last is None else _start(public_catalog=last.public_catalog, progress=False)
+    if last is None:
+        return None
+    prepare_model(progress=False)
+    return _start(public_catalog=last.public_catalog, progress=False)
 
 
 def control_for(endpoint: str) -> ServiceState | None:

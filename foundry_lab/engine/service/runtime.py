@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from foundry_lab.engine import paths, spec
 from foundry_lab.engine.model.genai import write_config
-from foundry_lab.engine.private import check_model, own_folder
+from foundry_lab.engine.private import check_model, own_folder, using_home
 from foundry_lab.engine.service.native import load_runtime
 from foundry_lab.errors import EngineError
 from foundry_lab.protocol.failure import readable
@@ -152,10 +152,10 @@ def fit_to_machine() -> Path:
     """Give the prepared model this machine's number of threads; return the model cache for Foundry Local.
 
     Raises:
-        EngineError: there is no model, or others could change it.
+        EngineError: it can't be read, its configuration can't be written, or others could change it.
     """
     model = paths.model_dir()
-    try:
+    with using_home():
         check_model()
         if paths.shared_models() is None:
             write_config(model)
@@ -163,10 +163,6 @@ def fit_to_machine() -> Path:
         cache = own_folder(paths.run_dir()) / "models"
         _link(model, cache / model.relative_to(paths.model_cache()))
         return cache
-    except OSError as error:
-        raise EngineError(
-            f"The model isn't prepared in {model} ({error}). Prepare it: foundry-lab model prepare --force"
-        ) from error
 
 
 def _link(model: Path, place: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 import psutil
@@ -53,15 +53,6 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
         where = self.url or "starting"
         return f"ServiceState(pid={self.pid}, url={where!r}, model_id={self.model_id!r})"
 
-    @classmethod
-    def of(cls, pid: int, **known: Any) -> Self:
-        """Return a note about the process with this number, which tells it from every other.
-
-        Raises:
-            psutil.Error, OSError: it has ended.
-        """
-        return cls(pid=pid, create_time=started_at(pid), **known)
-
     @property
     def ready(self) -> bool:
         """Whether the service has said that it takes requests."""
@@ -85,8 +76,13 @@ def write_state(state: ServiceState) -> None:
 
 
 def note(pid: int, **known: Any) -> ServiceState:
-    """Put a note about this process in place, and return it. Errors as for `of` and `write_state`."""
-    state = ServiceState.of(pid, **known)
+    """Put a note about the process with this number in place, and return it.
+
+    Raises:
+        psutil.Error, OSError: it has ended.
+        EngineError: it can't be written.
+    """
+    state = ServiceState(pid=pid, create_time=started_at(pid), **known)
     write_state(state)
     return state
 

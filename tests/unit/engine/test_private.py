@@ -166,7 +166,7 @@ def test_a_model_or_an_archive_that_is_closed_to_us_is_told(
 @needs_root
 def test_stop_ends_no_process_of_another_user(home: Path) -> None:
     with process_of_nobody() as pid:
-        state.write_state(state.ServiceState.of(pid, url="http://127.0.0.1:1"))
+        state.note(pid, url="http://127.0.0.1:1")
         assert engine.service_status() is None
         assert engine.stop_service() is False
         assert runs(pid)

@@ -375,6 +375,14 @@ def test_the_service_gets_a_shared_model_with_a_configuration_of_its_own(lab, sh
     assert runtime.fit_to_machine() == cache, "and a second time"
 
 
+def test_a_full_disk_at_a_services_start_is_told_as_that(lab, shared, monkeypatch):
+    """To prepare the model anew would not help, and a shared one can't be."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(runtime, "write_config", lambda folder: raising(full))
+    with pytest.raises(EngineError, match=r"disk is too full.*Free some space"):
+        runtime.fit_to_machine()
+
+
 def test_where_links_are_not_allowed_a_shared_model_is_copied(lab, shared, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(1314, "A required privilege is not held by the client")

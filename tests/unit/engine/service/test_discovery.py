@@ -290,7 +290,7 @@ def test_a_running_lab_service_comes_before_the_command(install: Install, starte
     status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
     install("print('running on http://127.0.0.1:1/')")
     with answering({"/status": (200, status)}) as url:
-        state.write_state(state.ServiceState.of(own.pid, url=url))
+        state.note(own.pid, url=url)
         assert engine.ensure_service() == url
         assert engine.control_for(url) is not None
     assert started == []
@@ -303,7 +303,7 @@ def test_a_running_service_without_the_public_catalog_is_told(
     own = psutil.Process()
     status = json.dumps({"endpoints": [], "pid": own.pid}).encode()
     with answering({"/status": (200, status)}) as url:
-        state.write_state(state.ServiceState.of(own.pid, url=url))
+        state.note(own.pid, url=url)
         assert engine.ensure_service(Settings(catalog="public")) == url
         assert "without Microsoft's catalog" in capsys.readouterr().err and not caplog.text
         assert engine.ensure_service(Settings(catalog="public"), progress=False) == url
@@ -312,7 +312,7 @@ def test_a_running_service_without_the_public_catalog_is_told(
 
 def test_a_service_that_is_starting_is_not_running_yet() -> None:
     own = psutil.Process()
-    state.write_state(state.ServiceState.of(own.pid))
+    state.note(own.pid)
     assert engine.service_status() is None
     assert state.state_file().exists()
 

@@ -99,6 +99,7 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> list[dict[str, 
         return ServiceState(pid=1, create_time=0, url="http://again")
 
     monkeypatch.setattr(discovery, "_start", start)
+    monkeypatch.setattr(discovery, "prepare_model", lambda **options: made.append(options))
     return made
 
 
@@ -118,7 +119,8 @@ def test_a_service_that_stopped_for_idleness_is_resumed_as_it_was(
     last_service("idle", public_catalog=public_catalog)
     again = engine.resume_service()
     assert again is not None and again.url == "http://again"
-    assert [each["public_catalog"] for each in starts] == [public_catalog]
+    prepared, started = starts
+    assert prepared == {"progress": False} and started["public_catalog"] == public_catalog
 
 
 @pytest.mark.parametrize("ended", [None, "shut down"])

@@ -31,8 +31,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def own_state(**changes: object) -> ServiceState:
-    process = psutil.Process()
-    known = ServiceState.of(process.pid, control_token="secret-token")
+    pid = os.getpid()
+    known = ServiceState(pid=pid, create_time=state.started_at(pid), control_token="secret-token")
     return msgspec.structs.replace(known, **changes)
 
 
@@ -125,7 +125,7 @@ def test_the_token_is_not_in_the_repr() -> None:
 
 def test_a_process_that_ended_is_not_the_service() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    state.write_state(ServiceState.of(child.pid, url="http://127.0.0.1:1"))
+    state.note(child.pid, url="http://127.0.0.1:1")
     assert engine.service_status() is not None
     child.kill()
     zombie = psutil.Process(child.pid)
