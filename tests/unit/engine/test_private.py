@@ -21,6 +21,7 @@ from processes import runs
 
 from foundry_lab import engine
 from foundry_lab.engine import paths, private
+from foundry_lab.engine.model import bundle
 from foundry_lab.engine.service import discovery, state
 from foundry_lab.errors import EngineError
 
@@ -153,7 +154,7 @@ def test_a_model_or_an_archive_that_is_closed_to_us_is_told(
     archive.touch()
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(closed / "home"))
     assert as_nobody(engine.prepared_models) == "EngineError"
-    assert as_nobody(lambda: engine.import_model(archive)) == "EngineError"
+    assert as_nobody(lambda: bundle.import_model(archive)) == "EngineError"
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
     monkeypatch.setenv("FOUNDRY_LAB_HOME", str(home))
