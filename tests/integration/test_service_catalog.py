@@ -68,7 +68,7 @@ def test_a_catalog_the_sdk_does_not_take_is_named(own_home: Path) -> None:
         "process.main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], input="noted\n", capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     last_line = done.stderr.strip().splitlines()[-1]

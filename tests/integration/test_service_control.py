@@ -102,7 +102,10 @@ def test_a_download_that_cannot_be_done(own_home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     command = [sys.executable, "-c", TWO_MODELS, "--log-file", str(launch.log_file())]
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert server.stdin is not None
+    server.stdin.write(b"noted\n")
+    server.stdin.close()
     assert eventually(lambda: engine.service_status() is not None, 90)
     service = engine.service_status()
     assert service is not None

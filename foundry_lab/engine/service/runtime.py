@@ -152,11 +152,16 @@ def fit_to_machine() -> Path:
     """Give the prepared model this machine's number of threads; return the model cache for Foundry Local.
 
     Raises:
-        EngineError: it can't be read, its configuration can't be written, or others could change it.
+        EngineError: there is none, its configuration can't be written, or others could change it.
     """
     model = paths.model_dir()
     with using_home():
-        check_model()
+        try:
+            check_model()
+        except FileNotFoundError:  # removed since it was looked at
+            raise EngineError(
+                f"The model isn't prepared in {model}. Prepare it: foundry-lab model prepare --force"
+            ) from None
         if paths.shared_models() is None:
             write_config(model)
             return paths.model_cache()
