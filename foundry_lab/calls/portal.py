@@ -95,6 +95,7 @@ class Portal(contextlib.AbstractContextManager["Portal"]):
         self._loop_factory = loop_factory
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._inner: Portal | None = None
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -111,26 +112,18 @@ class Portal(contextlib.AbstractContextManager["Portal"]):
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Return the result of a coroutine, or raise its error; a Ctrl-C cancels it and waits for its end."""
         if self._thread is threading.current_thread():  # a function of the caller's that the loop has called
-            with Portal(f"{self._name} (within)") as inner:
-                return inner.wait(coroutine)
+            if self._inner is None:  # kept, as a stream is read in one loop
+                self._inner = Portal(f"{self._name} (within)")
+            return self._inner.wait(coroutine)
         return self.start(coroutine).result()
-
-    def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have a plain function called in the loop's thread, soon; at once if no loop runs.
-
-        None is started for it: at the end of a program that would wait for ever.
-        """
-        loop = self._loop
-        if loop is None:
-            function(*args)
-        else:
-            loop.call_soon_threadsafe(function, *args)
 
     def close(self) -> None:
         """Cancel what runs, wait for its end and stop the loop. The next use starts another."""
         with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
+            loop, thread, inner = self._loop, self._thread, self._inner
+            self._loop = self._thread = self._inner = None
+        if inner is not None:
+            inner.close()
         if loop is None or thread is None:
             return
         loop.call_soon_threadsafe(lambda: loop.create_task(_wind_up(loop)))
@@ -171,4 +164,3 @@ _shared = Portal("foundry-lab")
 atexit.register(_shared.close)  # else Python complains of what was still under way
 
 wait = _shared.wait
-call = _shared.call

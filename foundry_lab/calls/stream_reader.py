@@ -57,6 +57,7 @@ class StreamReader:
         self._arrivals: list[float] = []
         self._record: Record | None = None
         self._ticket: Ticket | None = None
+        self._reader: asyncio.Task[Any] | None = None  # who reads just now
         self._heard = False  # a chunk has come
         self._ended = False
         renew_after_fork(self)
@@ -64,7 +65,7 @@ class StreamReader:
     def after_fork(self) -> None:
         """The connection is the parent's; a child that read on would take the parent's words."""
         keep_unused(self._response)
-        self._response = None
+        self._response = self._reader = None
 
     # --- what is known of it ----------------------------------------------------------------------------
 
@@ -133,7 +134,18 @@ class StreamReader:
     # --- begin: up to the first text, and no further, the request may be sent again ----------------------
 
     async def _fill(self) -> None:
-        """Read until a chunk is ready or the stream has ended."""
+        """Read until a chunk is ready or the stream has ended.
+
+        Raises:
+            RuntimeError: somebody else reads it just now.
+        """
+        if self._reader is not None:
+            raise RuntimeError(
+                "Another task or thread reads this stream just now, and a piece is given to one only. Let "
+                "one of them read and hand on what came, or ask for a stream each."
+            )
+        self._reader = reader = asyncio.current_task()
+        assert reader is not None, "only tasks await"
         try:
             if self._record is None:
                 await self._start()
@@ -143,10 +155,14 @@ class StreamReader:
                 await self._drain()
                 self._end(None)
         except BaseException as error:
+            if self._ended and not reader.uncancel():
+                return  # it was left by another, who cancelled no more than this read: see `_stop`
             if isinstance(error, StreamInterruptedError):
                 error.partial = self.text
             self._end(error)
             raise
+        finally:
+            self._reader = None
 
     async def _start(self) -> None:
         """Send the request and wait for the first text, or where that doesn't come, for the whole answer."""
@@ -179,7 +195,7 @@ class StreamReader:
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._caller.transport.dispatch(target, call, request_id, limit_s)
-                self._response = response
+                self._response, self._loop = response, asyncio.get_running_loop()
                 reply = Reply(response.status, response.headers, b"", request_id)
                 if response.status != 200 or not is_event_stream(reply):
                     refuse_stream(msgspec.structs.replace(reply, body=await read_body(response)))
@@ -204,14 +220,15 @@ class StreamReader:
 
     async def _read_on(self) -> None:
         """Read the next chunk or the end, within the limit for silence."""
-        if (response := self._response) is None:
+        loop = asyncio.get_running_loop()
+        if (response := self._response) is None or self._loop is not loop:
             raise StreamInterruptedError(
-                "A forked process can't read on in a stream of its parent's. Ask again in this process; "
-                "the text so far is in .partial."
+                "A stream is read in the process and in the event loop that began it, and nowhere else. Ask "
+                "again here; the text so far is in .partial."
             )
         limit_s = min(self._request.idle_s, self._deadline.remaining())
         # Not asyncio.timeout, which costs as much as reading does.
-        timer = asyncio.get_running_loop().call_later(limit_s, response.content.set_exception, TimeoutError())
+        timer = loop.call_later(limit_s, response.content.set_exception, TimeoutError())
         try:
             await self._read(response)
         except TimeoutError:
@@ -239,6 +256,13 @@ class StreamReader:
                     self._arrivals.append(elapsed_s)
                 self._heard = True
                 self._ready.append(chunk)
+
+    async def _stop(self) -> None:
+        """Stop reading; whoever waits for a piece just now is told that there is none."""
+        self._leave()
+        self._end(asyncio.CancelledError())
+        if self._reader is not None:
+            self._reader.cancel()
 
     def _leave(self) -> None:
         """Forget the pieces that nobody was given."""
@@ -289,6 +313,13 @@ class StreamReader:
         if (record := self._record) is not None:
             record.model, record.usage, record.ttft_s = self.model, self.usage, self.ttft_s
             self._caller.end(record, self._started, None if self.finish_reason else error)
+
+    def __del__(self) -> None:
+        if self._response is not None:
+            try:  # in its loop, which the connection belongs to; this may be in the middle of anything
+                self._loop.call_soon_threadsafe(self._end, asyncio.CancelledError())
+            except RuntimeError:  # that has ended
+                self._end(asyncio.CancelledError())
 
     def _let_go(self) -> None:
         """Close the connection; one whose answer was read to its end went back to the others by itself."""

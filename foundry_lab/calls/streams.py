@@ -1,6 +1,5 @@
 """The two streams: one reader behind `async for` and behind a plain `for`."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
@@ -29,12 +28,7 @@ class CompletionStream(StreamReader, AsyncIterator[Chunk], AbstractAsyncContextM
 
     async def aclose(self) -> None:
         """Stop reading; the service stops generating."""
-        self._leave()
-        self._end(asyncio.CancelledError())
-
-    def __del__(self) -> None:
-        if self._response is not None:
-            self._end(asyncio.CancelledError())
+        await self._stop()
 
 
 class SyncCompletionStream(StreamReader, Iterator[Chunk], AbstractContextManager["SyncCompletionStream"]):
@@ -57,13 +51,7 @@ class SyncCompletionStream(StreamReader, Iterator[Chunk], AbstractContextManager
 
     def close(self) -> None:
         """Stop reading; the service stops generating."""
-        self._leave()
-        if not self._ended:
-            portal.wait(self._stop())
-
-    def __del__(self) -> None:
-        if self._response is not None:
-            portal.call(self._end, GeneratorExit())
-
-    async def _stop(self) -> None:
-        self._end(GeneratorExit())  # in the loop's thread, which the connection belongs to
+        if self._ended:
+            self._leave()
+        else:
+            portal.wait(self._stop())  # in the loop's thread, which the connection belongs to

@@ -109,8 +109,7 @@ class ChatPanel(ipywidgets.VBox):
     def stop(self) -> None:
         """End the answer that is being written; what has come stays, and the service stops generating."""
         if self._work is not None:
-            # From within the loop: by then the coroutine has begun, so that it can put away what has come.
-            self._portal.call(self._work.cancel)
+            self._portal.start(_cancel(self._work))
 
     def clear(self) -> None:
         """Start a new conversation with the same system prompt; not while an answer is being written."""
@@ -212,3 +211,8 @@ class ChatPanel(ipywidgets.VBox):
     def __repr__(self) -> str:
         turns = [f"{m['role']}: {m['content']}" for m in self.messages]
         return "\n".join(["ChatPanel", *turns])
+
+
+async def _cancel(work: Work[None]) -> None:
+    """From within the loop: by then the coroutine has begun, so that it can put away what has come."""
+    work.cancel()

@@ -6,8 +6,10 @@ import asyncio
 import copy
 import gc
 import pickle
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from stub_server import (
     text_events,
 )
 
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab import FoundryAPIClient, Metrics, SyncFoundryAPIClient, errors
 
 
 def until(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
@@ -290,3 +292,109 @@ def test_a_stream_is_not_copied(kind: str, take: Callable[[Any], object]) -> Non
         pytest.raises(TypeError, match=r"Keep its \.text"),
     ):
         take(client.open())
+
+
+# --- several at one stream --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_s", [0.0, 60.0], ids=["between two pieces", "before the first"])
+def test_a_stream_closed_from_another_thread_ends_at_once(first_s: float) -> None:
+    metrics = Metrics()
+    with StubService() as stub, SyncFoundryAPIClient(stub.url, retries=0, metrics=metrics) as client:
+        stub.on("POST", CHAT, stream(delta("x"), first_s=first_s, then="hang"))
+        answer = client.stream_complete("hi", timeout=90)
+        with ThreadPoolExecutor() as threads:
+            read = threads.submit(list, answer)
+            assert until(lambda: stub.count("POST", CHAT) == 1 and (first_s > 0 or answer.text == "x"))
+            answer.close()
+            assert [chunk.content for chunk in read.result(5)] == ["x"] * (not first_s)
+        assert until(lambda: stub.connections() == 0), "the service goes on"
+        assert metrics.snapshot().requests == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("first_s", [0.0, 60.0], ids=["between two pieces", "before the first"])
+async def test_a_stream_closed_by_another_task_ends_at_once(first_s: float) -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, stream(delta("x"), first_s=first_s, then="hang"))
+        async with FoundryAPIClient(stub.url, retries=0) as client:
+            answer = client.stream_complete("hi", timeout=90)
+
+            async def read() -> list[str]:
+                async with asyncio.timeout(10):  # what it cancels is told apart from what closing cancels
+                    return [chunk.content async for chunk in answer]
+
+            reading = asyncio.create_task(read())
+            begun = (lambda: stub.count("POST", CHAT) == 1) if first_s else (lambda: answer.text == "x")
+            assert await asyncio.to_thread(until, begun)
+            await answer.aclose()
+            assert await reading == ["x"] * (not first_s) and not reading.cancelling()
+            assert await asyncio.to_thread(until, lambda: stub.connections() == 0), "the service goes on"
+
+
+async def test_a_task_that_is_cancelled_as_its_stream_is_closed_is_cancelled() -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, hang)
+        async with FoundryAPIClient(stub.url) as client:
+            answer = client.stream_complete("hi")
+            reading = asyncio.ensure_future(anext(answer))
+            assert await asyncio.to_thread(until, lambda: stub.count("POST", CHAT) == 1)
+            reading.cancel()
+            await answer.aclose()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+
+async def test_a_second_reader_is_refused_and_the_first_reads_on() -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, stream(*text_events("a b c"), pause_s=0.1))
+        async with FoundryAPIClient(stub.url) as client:
+            answer = client.stream_complete("hi")
+            first = asyncio.ensure_future(anext(answer))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="a stream each"):
+                await anext(answer)
+            text = (await first).content
+            assert text + "".join([chunk.content async for chunk in answer]) == answer.text == "a b c"
+
+
+def test_a_stream_is_not_read_on_in_another_loop() -> None:
+    with StubService() as stub:
+        stub.on("POST", CHAT, stream(*text_events("a b c"), pause_s=0.1))
+        answer = FoundryAPIClient(stub.url).stream_complete("hi")
+
+        async def read() -> str:
+            return (await anext(answer)).content
+
+        assert asyncio.run(read()) == "a"
+        with pytest.raises(errors.StreamInterruptedError, match="event loop that began it") as caught:
+            asyncio.run(read())
+        assert caught.value.partial == "a"
+
+
+def test_a_parser_may_read_a_stream_of_the_same_client() -> None:
+    """It runs in the loop that the client's streams are read in."""
+    with StubService() as stub, SyncFoundryAPIClient(stub.url) as client:
+        stub.on("POST", CHAT, chat("hello"), stream(*text_events("a b c"), pause_s=0.05))
+
+        def judge(text: str) -> str:
+            return f"{text}: {''.join(chunk.content for chunk in client.stream_complete('judge'))}"
+
+        assert client.complete("hi", parser=judge).parsed == "hello: a b c"
+
+
+async def test_a_stream_in_a_circle_is_collected_while_metrics_are_counted() -> None:
+    """The collector comes at any time, so also while the thread holds their lock."""
+    metrics = Metrics()
+    metrics._lock = threading.RLock()  # type: ignore[assignment]  # so that the test fails and doesn't hang
+    with StubService() as stub:
+        stub.on("POST", CHAT, stream(delta("x"), then="hang"))
+        async with FoundryAPIClient(stub.url, metrics=metrics) as client:
+            answer = client.stream_complete("hi")
+            await anext(answer)
+            answer.itself = answer  # type: ignore[attr-defined]  # as an error's traceback may lead back to it
+            del answer
+            with metrics._lock:
+                gc.collect()
+                assert metrics.snapshot().in_flight == 1, "bookkeeping in the middle of bookkeeping"
+            assert await asyncio.to_thread(until, lambda: metrics.snapshot().in_flight == 0)
+            assert await asyncio.to_thread(until, lambda: stub.connections() == 0)
