@@ -20,6 +20,9 @@ DEFAULT_MODEL = "phi-4-mini"
 DEFAULT_RETRIES = 3
 _PASTED_PATHS = ("", "/v1", "/v1/models", "/v1/chat/completions", "/status", "/openai/status")
 
+_HOST = re.compile(r"(\[[^\s\0\[\]]+\]|[^\s\0\[\]\\%]+)(:\d*)?")
+"""And port. A zone may have its percent sign, in the brackets of an IPv6 address."""
+
 
 def check_endpoint(value: str, name: str = "endpoint") -> str:
     """Return the service's base address, without what people paste along with it, such as `/v1`.
@@ -36,7 +39,7 @@ def check_endpoint(value: str, name: str = "endpoint") -> str:
     try:
         url = urlsplit(value.strip())
         valid = url.scheme in ("http", "https") and bool(url.hostname) and not (url.query or url.fragment)
-        valid = valid and (url.port is None or 0 < url.port < 65536) and not re.search(r"[\s\0]", url.netloc)
+        valid = valid and (url.port is None or 0 < url.port < 65536) and bool(_HOST.fullmatch(url.netloc))
         valid = valid and url.path.rstrip("/") in _PASTED_PATHS
         (url.hostname or "").encode("idna")  # as the resolver will; a label may be empty or too long
     except (ValueError, AttributeError, TypeError):

@@ -115,5 +115,5 @@ def prompt_excerpt(messages: Sequence[Mapping[str, Any]]) -> str:
     if not messages:
         return ""
     content = messages[-1].get("content") or ""
-    text = content if isinstance(content, str) else jsonlib.dumps(content)
+    text = content if isinstance(content, str) else jsonlib.dumps(content, default=str)
     return text[:prompt_length] + ("…" if len(text) > prompt_length else "")

@@ -86,7 +86,7 @@ class HealthMonitor:
         supervisor: Supervisor | None = None,
     ) -> None:
         check_kind(client, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
-        check_count(history, "history")
+        history = check_count(history, "history")
         if supervisor is not None and client.settings.endpoint is not None:
             raise ConfigurationError(
                 "The supervisor starts the lab's own service, but this client was given the address "

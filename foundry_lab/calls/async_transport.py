@@ -7,12 +7,12 @@ import io
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import aiohttp
 import truststore
 from yarl import URL
 
+from foundry_lab._ground.files import as_path
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab._ground.listeners import Listener
 from foundry_lab.calls.target import Target
@@ -43,7 +43,7 @@ class Transport:
     def __init__(self, headers: Mapping[str, str], ca_file: str | os.PathLike[str] | None = None) -> None:
         self._headers = without_credentials(headers)
         self._credentials = {name: value for name, value in headers.items() if name not in self._headers}
-        self._ca_file = ca_file
+        self._ca_file = as_path(ca_file, "ca_file") if ca_file is not None else None
         self._listeners: dict[int, Listener] = {}  # the process that must listen at a port, where it is known
         self._open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         renew_after_fork(self)
@@ -62,13 +62,13 @@ class Transport:
         """
         try:
             if self._ca_file is not None:
-                return ssl.create_default_context(cafile=Path(self._ca_file).expanduser())
+                return ssl.create_default_context(cafile=self._ca_file)
             if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
                 return ssl.create_default_context()  # reads both variables; the system's store knows neither
         except OSError as error:
             raise ConfigurationError(
-                f"ca_file={os.fspath(self._ca_file or '')!r} can't be used ({error}). Give a PEM file with "
-                "the certificate of the authority that signed the server's."
+                f"ca_file={str(self._ca_file or '')!r} can't be used ({error}). Give a PEM file with the "
+                "certificate of the authority that signed the server's."
             ) from None
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 

@@ -28,7 +28,7 @@ def process_facts(pid: int | None, endpoint: str) -> tuple[float, float] | tuple
     if the service is on this machine.
     """
     if pid is not None and urlsplit(endpoint).hostname in _LOOPBACK:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, ValueError):  # the second for a negative id
             process = psutil.Process(pid)
             with process.oneshot():
                 return process.memory_info().rss / 2**20, max(0.0, time.time() - process.create_time())

@@ -146,6 +146,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if math.isnan(seconds):
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError, OSError):  # a date as no calendar has, or no clock of this system
             return None
     return seconds if 0 < seconds < math.inf else None

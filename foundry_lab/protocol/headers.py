@@ -11,6 +11,8 @@ from foundry_lab.errors import ConfigurationError
 _OURS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a name is made of."""
+_FRAMING = frozenset(("content-length", "content-encoding", "transfer-encoding", "expect"))
+"""What says how a body is sent: one that is wrong has the service wait for the rest of it."""
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 CREDENTIALS = frozenset(
     ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "ocp-apim-subscription-key")
@@ -35,6 +37,8 @@ def request_headers(api_key: str | None, headers: Mapping[str, str] | None) -> d
                 f"Number {number} of the headers has a name that can't be sent (it may be a secret, and "
                 'isn\'t repeated here). Give a name of letters, digits and hyphens, such as {"X-Team": "a"}.'
             )
+        if name.lower() in _FRAMING:
+            raise ConfigurationError(f"Leave {name} out of the headers: each request gets its own.")
         _check_value(value, f"Number {number} of the headers")
         merged[name] = value.strip()
     return dict(merged)

@@ -83,9 +83,14 @@ def _is_message(message: object) -> bool:
         return False
     content = message.get("content")
     if isinstance(content, (list, tuple)):
-        typed = (isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content)
-        return len(content) > 0 and all(typed)
+        return len(content) > 0 and all(map(_is_part, content))
     return isinstance(content, str) or (content is None and bool(message.keys() & {"content", "tool_calls"}))
+
+
+def _is_part(part: object) -> bool:
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        return False
+    return part["type"] != "text" or isinstance(part.get("text"), str)
 
 
 def build_fields(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,15 @@ def test_health_when_memory_runs_out(
 
 
 @both_clients
+def test_a_process_id_that_none_has_is_no_news_of_the_service(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url) as client:
+        for pid in (-5, 2**40, 2**70):
+            stub.on("GET", "/status", reply(200, {"pid": pid}))
+            health = client.health_check()
+            assert (health.status, health.memory_usage, health.pid) == ("healthy", None, pid)
+
+
+@both_clients
 @pytest.mark.parametrize("answer", [hang, error(500, "boom", "server_error"), reply(200, b"<html>")])
 def test_health_of_a_service_that_does_not_work_is_a_result(kind: str, answer: Any) -> None:
     with StubService() as stub, Client(kind, stub.url, timeout=0.3) as client:

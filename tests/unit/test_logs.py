@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from clients import Client, both_clients
 from stub_server import CHAT, StubService, chat, error, reply
@@ -114,6 +115,14 @@ def test_prompts_are_logged_on_request_and_cut(as_json: bool, stub: StubService,
         text = "\n".join(str(json.loads(line)) for line in text.splitlines())
     assert "the colour…" in text
     assert PROMPT[:11] not in text
+
+
+def test_a_prompt_of_parts_is_logged_whatever_is_in_them(stub: StubService, out: io.StringIO) -> None:
+    configure_logging("INFO", stream=out, prompts=200)
+    parts = [{"type": "text", "text": "the colour", "weight": np.int64(3)}]
+    with client("sync", stub) as ours:
+        ours.complete(messages=[{"role": "user", "content": parts}])
+    assert "the colour" in out.getvalue()
 
 
 def test_health_checks_are_debug(stub: StubService, out: io.StringIO) -> None:

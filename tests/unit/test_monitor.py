@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -248,6 +249,10 @@ def test_two_monitors_on_one_client_are_refused(stub: StubService) -> None:
             HealthMonitor(client).start()
         with HealthMonitor(client, 0.01) as later:  # the first has ended
             wait_for(lambda: later.latest)
+
+
+def test_the_length_of_the_history_may_be_a_number_of_numpys(stub: StubService) -> None:
+    assert HealthMonitor(sync_client(stub), history=np.int64(5)).history.maxlen == 5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

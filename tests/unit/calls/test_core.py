@@ -30,7 +30,12 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"headers": {"hunter2": 5}}, "Number 1 of the headers can't be sent"),
     ({"headers": {"X": "hunter2\n"}}, "Number 1 of the headers can't be sent"),
     ({"api_key": "hunter2\u20ac"}, "The api_key can't be sent"),
+    ({"headers": {"X": "a", "content-length": "5"}}, "Leave content-length out"),
+    ({"headers": {"Expect": "100-continue"}}, "Leave Expect out"),
     ({"endpoint": "http://127.0.0.1:1/v1?key=hunter2"}, "no query"),
+    ({"ca_file": 5}, "ca_file=5 can't be a file: it is a int"),
+    ({"ca_file": "~nobody-of-that-name/ca.pem"}, "nobody's home"),
+    ({"ca_file": "a\0b"}, "holds a NUL"),
 ]
 
 

@@ -502,6 +502,8 @@ def test_an_empty_success_is_no_answer(status: int, body: bytes) -> None:
         ("soon", None),
         ("", None),
         ("9" * 400, None),
+        ("Mon, 01 Jan 2026 00:00:00 +9999999999999999999999", None),
+        ("Mon, 01 Jan 99999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
@@ -586,7 +588,12 @@ def test_prompts_and_messages_that_are_none(prompt: Any, messages: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [5, True, {"type": "text", "text": "hi"}, [], ["hi"], [{"text": "hi"}], [{"type": 5}]], ids=str
+    "content",
+    [
+        *(5, True, {"type": "text", "text": "hi"}),
+        *([], ["hi"], [{"text": "hi"}], [{"type": 5}], [{"type": "text"}], [{"type": "text", "text": b"hi"}]),
+    ],
+    ids=str,
 )
 def test_a_content_the_service_would_leave_out_is_refused(content: Any) -> None:
     messages = [{"role": "user", "content": "Say A"}, {"role": "user", "content": content}]
