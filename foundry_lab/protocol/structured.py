@@ -197,7 +197,7 @@ def _json_schema_shape(name: str | None, schema: dict[str, Any]) -> Shape:
         )
     root = DRAFT202012.detect(schema).create_resource(schema)
     _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
-    validator = validator_class(schema)
+    validator = validator_class(schema, registry=EMPTY_REGISTRY)  # the default one looks in the network
 
     def fit(text: str) -> Any:
         value = json.loads(text)
@@ -210,18 +210,20 @@ def _json_schema_shape(name: str | None, schema: dict[str, Any]) -> Shape:
 
 
 def _check_references(schema: SchemaResource, resolver: Any) -> None:
-    """Look up every "$ref" of a schema: the validator would do it only when an answer has come.
+    """Look up every reference of a schema: the validator would do it only when an answer has come.
 
     Raises:
         ConfigurationError: one of them leads nowhere, or out of the schema.
     """
-    if isinstance(schema.contents, Mapping) and "$ref" in schema.contents:
-        target = schema.contents["$ref"]
+    named = schema.contents if isinstance(schema.contents, Mapping) else {}
+    for keyword in named.keys() & {"$ref", "$dynamicRef"}:
+        target = named[keyword]
         try:
             resolver.lookup(target)
         except Exception:  # a pointer can go astray in many ways
             raise ConfigurationError(
-                f'The JSON schema has a "$ref" to {target!r}, which isn\'t in it. Put that into its "$defs".'
+                f'The JSON schema has a "{keyword}" to {target!r}, which isn\'t in it. Put that into its '
+                '"$defs".'
             ) from None
     for part in schema.subresources():
         _check_references(part, resolver.in_subresource(part))

@@ -326,11 +326,13 @@ def test_a_class_without_a_json_schema_is_named(shape: Any) -> None:
         {"$ref": "#/title/x", "title": "answer"},
         {"$ref": "https://example.com/city.json"},
         {"properties": {"a": {"items": {"$ref": "#/$defs/no"}}}, "$defs": {"yes": {}}},
+        {"type": "array", "items": {"$dynamicRef": "#no"}},
+        {"$dynamicRef": "https://example.com/city.json"},
     ],
     ids=str,
 )
 def test_a_reference_that_leads_nowhere_is_refused(schema: dict[str, Any]) -> None:
-    with pytest.raises(errors.ConfigurationError, match=r'"\$ref"'):
+    with pytest.raises(errors.ConfigurationError, match=r'has a "\$(ref|dynamicRef)" to'):
         shape_of(schema)
 
 
