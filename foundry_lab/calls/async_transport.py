@@ -94,7 +94,7 @@ class Transport:
         except TimeoutError:
             raise deadline.error() from None
         reply = Reply(response.status, response.headers, body, request_id)
-        raise_for_status(reply, may_be_empty=call.may_be_empty)
+        raise_for_status(reply)
         return reply
 
     async def dispatch(

@@ -165,7 +165,7 @@ class Directory:
         model = await self.find(ask, name)
         dialect = await self.dialect(ask)
         path = dialect.change("load" if loaded else "unload", model)
-        call = Call("GET", path, may_be_empty=True)  # services of the legacy contract say just 200
+        call = Call("GET", path)  # of the answer only the status counts: the legacy contract says no more
         while True:
             try:
                 await ask(call)

@@ -29,16 +29,13 @@ class _Failure(msgspec.Struct):
     error: ErrorBody | str | None = None
 
 
-def raise_for_status(reply: Reply, *, may_be_empty: bool = False) -> None:
+def raise_for_status(reply: Reply) -> None:
     """Raise the error of the tree that fits a reply which isn't a success.
 
     Raises:
         APIStatusError: or the subclass for its status and message.
-        ResponseFormatError: a success without a body, unless it may be empty.
     """
     if reply.status < 300:
-        if not may_be_empty and (reply.status == 204 or not reply.body):
-            raise unexpected(reply, "an answer", "it is empty")
         return
     try:
         error = msgspec.json.decode(reply.body, type=_Failure).error
@@ -143,7 +140,7 @@ def decode(reply: Reply, shape: type[Any], what: str) -> Any:
     try:
         return msgspec.json.decode(reply.body, type=shape)
     except UNREADABLE as error:
-        raise unexpected(reply, what, error) from None
+        raise unexpected(reply, what, error if reply.body else "it is empty") from None
 
 
 def parse_completion(reply: Reply, latency_s: float) -> Completion:

@@ -26,7 +26,6 @@ class Call(msgspec.Struct, frozen=True):
         cacheable: the response cache may answer it.
         on_data: called with each piece of a successful reply as it arrives.
         once: it is sent as it is, past retries and breaker: a look at the service must show its state.
-        may_be_empty: a success needs no body.
     """
 
     method: str
@@ -35,7 +34,6 @@ class Call(msgspec.Struct, frozen=True):
     control: bool = False
     cacheable: bool = False
     once: bool = False
-    may_be_empty: bool = False
     on_data: Callable[[bytes], None] | None = None
 
 

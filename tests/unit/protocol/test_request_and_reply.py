@@ -485,8 +485,8 @@ def test_an_error_in_foreign_words_says_who_answered(status: int) -> None:
 
 @pytest.mark.parametrize(("status", "body"), [(204, b""), (200, b"")])
 def test_an_empty_success_is_no_answer(status: int, body: bytes) -> None:
-    with pytest.raises(errors.ResponseFormatError, match="empty"):
-        protocol.raise_for_status(reply(body, status))
+    with pytest.raises(errors.ResponseFormatError, match="it is empty"):
+        protocol.parse_completion(reply(body, status), 0.0)
 
 
 @pytest.mark.parametrize(
