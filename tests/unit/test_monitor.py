@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -133,6 +134,13 @@ def test_a_look_that_breaks_is_a_look_not_the_end(stub: StubService, monkeypatch
         with HealthMonitor(client, 0.01) as monitor:
             wait_for(lambda: len(monitor.history) >= 2)
     assert "ZeroDivisionError" in monitor.history[0].health.reasons[0]
+
+
+def test_a_monitor_whose_listener_leaves_the_program_can_be_closed(stub: StubService) -> None:
+    monitor = HealthMonitor(sync_client(stub), 0.01)
+    monitor.on_sample(lambda look: sys.exit("enough"))
+    with monitor:
+        wait_for(lambda: not monitor.running)
 
 
 def test_a_listener_may_end_its_monitor(stub: StubService) -> None:

@@ -86,6 +86,36 @@ def test_a_function_that_the_loop_calls_may_wait_itself() -> None:
     assert portal.wait(outer()) == "inner"
 
 
+LEAVES = """
+def leave(*_):
+    raise {error}("bad row")
+
+def rows():
+    yield "a"
+    leave()
+
+if sys.argv[1] == "call":
+    ways["call"] = lambda: client.complete("hi", parser=leave)
+else:
+    ways["batch"] = lambda: client.complete_batch(rows(), progress=False)
+try:
+    ways[sys.argv[1]]()
+except {error} as error:
+    print(error, client.complete("and now?").content, flush=True)
+"""
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("way", ["call", "batch"])
+def test_a_function_that_the_loop_calls_may_leave_the_program(
+    way: str, error: str, stub: StubService
+) -> None:
+    """Asyncio lets such an error out of the loop, which ended with its thread, and who waited waited on."""
+    code = SET_UP.format(url=stub.url) + LEAVES.format(error=error)
+    done = subprocess.run([sys.executable, "-c", code, way], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("bad row hello\n", "")
+
+
 def test_closing_cancels_what_runs_and_the_next_use_starts_again() -> None:
     ended = threading.Event()
 
