@@ -222,7 +222,7 @@ class AsyncCaller:
 
     async def _look_elsewhere(self, *, resume: bool) -> None:
         """The service is gone from where it was: take the place where a lab service runs now, if one does."""
-        if self.target is not None and self.target.found:
+        if self.target is not None:
             moved = await asyncio.to_thread(relocate, self.target, resume=resume)
             if moved is not None:
                 self._connect_to(moved)

@@ -41,18 +41,21 @@ def locate(settings: Settings) -> Target:
 
 
 def relocate(target: Target, *, resume: bool = True) -> Target | None:
-    """Return where a lab service runs now that a found one stopped answering; None if it didn't move.
+    """Return the lab's service that runs now, after one stopped answering; None if that is the same.
+
+    One at a place that somebody named is looked for there alone: its control route has moved.
 
     Args:
-        resume: start one again that stopped for want of work.
+        resume: start one again that was found and stopped for want of work.
     """
-    state = engine.service_status() if target.found else None
-    if state is None and target.found and resume:
-        state = engine.resume_service()
-    there = _target(state.url, found=True) if state is not None else None
-    if there is None or (there.endpoint, there.listener) == (target.endpoint, target.listener):
-        return None
-    return there
+    endpoint = target.endpoint
+    if target.found:
+        state = engine.service_status() or (engine.resume_service() if resume else None)
+        if state is None:
+            return None
+        endpoint = state.url
+    there = _target(endpoint, found=target.found)
+    return there if there.control_url is not None and there != target else None
 
 
 def _target(endpoint: str, *, found: bool) -> Target:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cli_stubs import StubEngine
 from clients import Client, both_clients
-from stub_server import CHAT, StubService
+from stub_server import ALIAS, CHAT, MODEL, StubService, reply
 
 from foundry_lab import errors
 from foundry_lab._ground.listeners import Listener
@@ -135,3 +135,24 @@ def test_a_service_that_came_back_at_the_same_port_is_another_target(
 def test_an_endpoint_that_somebody_named_is_nobodys_to_check(engine: StubEngine) -> None:
     engine.state = lab_service("http://127.0.0.1:1", os.getpid())
     assert locate(Settings(endpoint="http://127.0.0.1:1")).listener is None
+
+
+@both_clients
+def test_a_named_service_of_the_lab_that_was_started_again_has_another_control_route(
+    kind: str, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `serve --port 5273`. Models are looked up at the control route, whose port is another then."""
+    monkeypatch.setattr("foundry_lab.engine.control_for", lambda url: engine.state, raising=False)
+    model = reply(200, [{"id": MODEL, "alias": ALIAS, "loaded": True}])
+    with StubService() as service, Client(kind, service.url, retries=1) as client:
+        for pid in (1, 2):
+            with StubService() as control:
+                control.on("GET", "/control/models", model)
+                engine.state = lab_service(service.url, pid)
+                engine.state.control_url = control.url
+                assert [each.id for each in client.list_models()] == [MODEL]
+                client.raw.caller.directory.forget()
+                assert client.ask("complete") == "hello"
+        engine.state = None
+        with pytest.raises(errors.ServiceUnavailableError):
+            client.list_models()
