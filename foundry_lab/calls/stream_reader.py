@@ -215,6 +215,7 @@ class StreamReader:
         self._arrivals, self._heard = [elapsed_s], True
         fields = msgspec.structs.asdict(completion)
         self._ready.append(msgspec.convert({**fields, "elapsed_s": elapsed_s}, Chunk))
+        self._end(None)  # whether or not anybody takes the piece
 
     # --- read, and end -----------------------------------------------------------------------------------
 
@@ -315,11 +316,14 @@ class StreamReader:
             self._caller.end(record, self._started, None if self.finish_reason else error)
 
     def __del__(self) -> None:
-        if self._response is not None:
-            try:  # in its loop, which the connection belongs to; this may be in the middle of anything
-                self._loop.call_soon_threadsafe(self._end, asyncio.CancelledError())
-            except RuntimeError:  # that has ended
-                self._end(asyncio.CancelledError())
+        if self._response is None:
+            return
+        if asyncio._get_running_loop() is self._loop:
+            self._response.close()
+        try:  # later, in its loop: the collector comes in the middle of anything, and under any lock
+            self._loop.call_soon_threadsafe(self._end, asyncio.CancelledError())
+        except RuntimeError:  # that has ended
+            self._end(asyncio.CancelledError())
 
     def _let_go(self) -> None:
         """Close the connection; one whose answer was read to its end went back to the others by itself."""

@@ -254,6 +254,20 @@ def test_a_stalled_stream_falls_back_to_a_plain_request_when_asked(
 
 
 @both_clients
+def test_a_fallback_that_is_left_at_its_only_piece_is_counted(kind: str) -> None:
+    metrics = Metrics()
+    with StubService() as stub, Client(kind, stub.url, metrics=metrics) as client:
+        stub.on("POST", CHAT, hang, chat("whole"))
+        answer = client.open(on_stall="fallback", first_token_timeout=0.5)
+        assert client.next(answer).content == "whole"
+        del answer
+        gc.collect()
+        client.loaded_models()  # gives the async client's loop a turn
+        assert until(lambda: metrics.snapshot().in_flight == 0)
+        assert metrics.snapshot().requests == {"ok": 1} and metrics.snapshot().completion_tokens == 3
+
+
+@both_clients
 def test_a_closed_stream_gives_nothing_more(kind: str) -> None:
     with StubService() as stub, Client(kind, stub.url) as client:
         stub.on("POST", CHAT, chat("a b c d"))
