@@ -104,6 +104,6 @@ class SSEDecoder:
     def _too_long(self) -> ResponseFormatError:
         return ResponseFormatError(
             f"The stream sent more than {self._max_bytes:,} bytes without finishing an event, so it was "
-            "given up. Check that the endpoint is Foundry Local; by hand, SSEDecoder(max_event_bytes=…) takes "
-            "more."
+            "given up. Check that the endpoint is Foundry Local; a larger limit is the decoder's own, "
+            "SSEDecoder(max_event_bytes=…)."
         )
