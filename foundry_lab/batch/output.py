@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
@@ -57,6 +59,7 @@ class BatchOutput:
         self._ordered = ordered
         self._failure: BatchOutputError | None = None
         self._dirty = asyncio.Event()
+        self._seeking = threading.Lock()
         with contextlib.ExitStack() as held:
             self._file: FileIO = _nameless() if path is None else self._hold(path, held)
             weakref.finalize(self, self._file.close)
@@ -94,7 +97,8 @@ class BatchOutput:
         return file
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "backup": self.backup}  # what a report needs in another process
+        # What a report needs in another process.
+        return {name: value for name, value in vars(self).items() if name in ("path", "_real", "backup")}
 
     def write(self, custom_id: str, fingerprint: str, failed: bool, line: bytes) -> None:
         """Append one line. It survives the end of this process at once, and a power cut after the next sync.
@@ -183,7 +187,7 @@ class BatchOutput:
     def read(self) -> Iterator[bytes]:
         """Read the lines, one by one, also after `close`. Raises OSError if that isn't possible."""
         if self.path is not None:
-            with self.path.open("rb") as file:
+            with self._real.open("rb") as file:  # wherever this process has moved to
                 yield from file
         elif hasattr(self, "_file"):
             yield from self._lines_at(self._index.places(by_input=self._ordered))
@@ -199,14 +203,19 @@ class BatchOutput:
     def _copy(self, places: Iterable[tuple[int, int]], new: BinaryIO) -> None:
         if new.tell():
             new.write(b"\n")  # what is there may have been cut off
+        elif not WINDOWS:
+            with contextlib.suppress(OSError):  # a file system that knows no rights
+                os.fchmod(new.fileno(), stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
         new.writelines(self._lines_at(places))
         new.flush()
         force_to_disk(new.fileno())
 
     def _lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         for start, length in places:
-            self._file.seek(start)
-            yield self._file.read(length)
+            with self._seeking:  # threads may read at once
+                self._file.seek(start)
+                line = self._file.read(length)
+            yield line
 
     def _is_in_place(self) -> bool:
         """Say whether the name still leads to our file; else what is written would be lost."""

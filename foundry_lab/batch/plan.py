@@ -1,5 +1,6 @@
 """What a batch is to do: the input checked as a whole, and what of it the output holds already."""
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -31,8 +32,9 @@ class Plan:
         self.models: set[str | None] = set()
         self._source = Source(items, self.reader, self.choices.template)
         output, source = self.choices.output, self._source.path
-        if output and source and output.exists() and source.exists() and output.samefile(source):
-            raise BatchInputError(f"{output} is the input; choose another file for the output.")
+        with contextlib.suppress(OSError):  # one that isn't there, or is out of reach: who opens it tells
+            if output and source and output.samefile(source):
+                raise BatchInputError(f"{output} is the input; choose another file for the output.")
         self.index = Index()
 
     async def check_input(self) -> int | None:

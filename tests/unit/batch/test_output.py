@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 from batch_tools import asked, by_prompt, ids, names_in, rows, until
+from other_user import as_nobody, needs_root, public_folder
 from stub_server import CHAT, StubService, chat
 
-from foundry_lab import FoundryAPIClient
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.batch.items import BatchInputError
 from foundry_lab.batch.output import BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
@@ -236,3 +238,30 @@ async def test_names_that_the_system_cannot_take_are_refused(
         await client.complete_batch(Path(f"{tmp_path}/{name}.txt"))
     assert stub.seen == []
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such rights")
+async def test_who_may_read_the_results_stays_the_owners_choice(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await client.complete_batch(["a", "b"], output=output)
+    output.chmod(0o600)
+    report = await client.complete_batch([{"custom_id": "item-000001", "prompt": "A"}, "b"], output=output)
+    assert report.replaced == 1
+    for path in (output, tmp_path / "out.jsonl.bak"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@needs_root
+def test_an_output_out_of_reach_is_one_sentence(stub: StubService, tmp_path: Path) -> None:
+    client = SyncFoundryAPIClient(stub.url)
+    client.complete_batch(["imports what it needs, as another user may not"])
+    source = tmp_path / "in.txt"
+    source.write_text("a", encoding="utf-8")
+    said = as_nobody(lambda: client.complete_batch(source, output=tmp_path / "out.jsonl"))
+    assert said == "BatchInputError"
+    with public_folder() as folder:
+        source = source.rename(folder / "in.txt")
+        said = as_nobody(lambda: client.complete_batch(source, output=tmp_path / "out.jsonl"))
+    assert said == "BatchOutputError"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -180,3 +181,40 @@ async def test_the_services_own_words_about_an_error_are_kept(
     assert bodies[1]["error"]["type"] == "long" and output.stat().st_size < 50_000
     assert bodies[2]["more"] == "\N{REPLACEMENT CHARACTER}"
     assert bodies[3]["error"]["type"] == "api_error" and "a proxy" in bodies[3]["error"]["message"]
+
+
+async def test_results_are_found_from_another_folder(
+    client: FoundryAPIClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a %cd in a notebook; or worse, another output of that name would be there."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    report = await client.complete_batch(["one"], output="out.jsonl")
+    monkeypatch.chdir("elsewhere")
+    assert report.output == Path("out.jsonl")
+    for each in (report, pickle.loads(pickle.dumps(report))):
+        assert [result.content for result in each.results()] == ["hello"]
+
+
+async def test_threads_may_read_the_results_at_once(client: FoundryAPIClient) -> None:
+    report = await client.complete_batch(["same"] * 50)  # lines of one length, so that none looks cut
+    names = [result.custom_id for result in report.results()]
+
+    def read(_: int) -> bool:
+        return all([each.custom_id for each in report.results()] == names for _ in range(50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(4)))
+
+
+@pytest.mark.parametrize("odd", ["1e400", "1" * 5000, '"\xff"'])
+async def test_a_body_of_several_lines_is_one_in_the_output(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, odd: str
+) -> None:
+    """Whatever stands in a field that nobody reads."""
+    body = json.dumps(chat_body("fine"), indent=1)[:-1].replace("\n", "\r\n") + f', "odd": {odd}\r}}'
+    stub.on("POST", CHAT, reply(200, body.encode("latin-1")))
+    report = await client.complete_batch(["a", "b"], output=tmp_path / "out.jsonl")
+    assert [result.content for result in report.results()] == ["fine", "fine"]
+    with report.output.open(encoding="utf-8") as lines:  # type: ignore[union-attr]
+        assert len(list(lines)) == 2  # by whatever end of a line
