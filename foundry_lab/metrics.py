@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from foundry_lab import errors
+from foundry_lab._ground.checks import as_number, check_count
 from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab._ground.loopback import refuse_foreign_wsgi
 from foundry_lab.policies.breaker import CircuitBreaker
@@ -104,7 +105,13 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def percentile(samples: Sequence[float], q: float) -> float | None:
-    """Return the q-th percentile (0-100) of real samples, linearly interpolated; None without samples."""
+    """Return the q-th percentile (0-100) of real samples, linearly interpolated; None without samples.
+
+    Raises:
+        ConfigurationError: another q.
+    """
+    if not 0 <= as_number(q) <= 100:
+        raise errors.ConfigurationError(f"q={q!r} is no percentile; give a number from 0 to 100, such as 95.")
     if not samples:
         return None
     ordered = sorted(samples)
@@ -152,10 +159,13 @@ class Metrics(Collector):
 
     Attributes:
         registry: the Prometheus registry; it holds nothing but this package's series.
+
+    Raises:
+        ConfigurationError: `recent` isn't a whole number from 1.
     """
 
     def __init__(self, recent: int = 2048) -> None:
-        self._recent = recent
+        self._recent = check_count(recent, "recent")
         self._breakers: dict[str, WeakSet[CircuitBreaker]] = {}  # by endpoint; none is kept alive
         self.after_fork()
         renew_after_fork(self)

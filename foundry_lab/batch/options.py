@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from foundry_lab._ground.checks import check_timeout, is_whole
+from foundry_lab._ground.checks import as_number, check_timeout, is_whole
 from foundry_lab._ground.files import as_path
 from foundry_lab.calls.chat import ChatOptions, wrong_name
 from foundry_lab.config import check_endpoint
@@ -50,10 +50,12 @@ class AdaptiveConcurrency:
         tolerance: float = 1.5,
         window: int = 8,
     ) -> None:
-        if not (1 <= minimum <= start <= maximum <= MAX_CONCURRENCY and tolerance >= 1 and window >= 1):
+        counts = all(is_whole(each) and each >= 1 for each in (minimum, start, maximum, window))
+        if not (counts and minimum <= start <= maximum <= MAX_CONCURRENCY and as_number(tolerance) >= 1):
             raise ConfigurationError(
                 f"minimum={minimum!r}, start={start!r}, maximum={maximum!r} must grow in this order from 1 "
-                f"to {MAX_CONCURRENCY}; tolerance={tolerance!r} and window={window!r} must be at least 1."
+                f"to {MAX_CONCURRENCY}; tolerance={tolerance!r} and window={window!r} must be at least 1; "
+                "all but tolerance are whole numbers."
             )
         self.limit = start
         self.maximum = maximum

@@ -76,7 +76,7 @@ class Run:
 
     def __init__(self, plan: Plan, output: BatchOutput, report: BatchReport, asker: Asker) -> None:
         self._output, self._report, self._asker = output, report, asker
-        show = plan.choices.progress
+        show = plan.choices.progress if sys.stderr is not None else False  # None under Windows' pythonw
         self._bar: Any = tqdm(
             total=report.total if report.total_is_known else None,
             initial=report.skipped,
@@ -114,7 +114,8 @@ class Run:
             again = "" if isinstance(error, BatchOutputError) else f". {self._saved()}"
             raise BatchStoppedError(f"{error}{again}", report) from error
         except asyncio.CancelledError:
-            self._bar.write(f"Interrupted. {self._saved()}", file=sys.stderr)
+            if sys.stderr is not None:
+                self._bar.write(f"Interrupted. {self._saved()}", file=sys.stderr)
             raise
         finally:
             for task in (*workers, syncing):

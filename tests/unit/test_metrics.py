@@ -27,7 +27,14 @@ from foundry_lab.errors import (
     ModelNotFoundError,
     ServerError,
 )
-from foundry_lab.metrics import LATENCY_BUCKETS_S, MAX_ENDPOINT_LABELS, MAX_MODEL_LABELS, Metrics, Record
+from foundry_lab.metrics import (
+    LATENCY_BUCKETS_S,
+    MAX_ENDPOINT_LABELS,
+    MAX_MODEL_LABELS,
+    Metrics,
+    Record,
+    percentile,
+)
 from foundry_lab.types import Usage
 
 
@@ -261,3 +268,17 @@ def test_health_checks_do_not_blur_the_latency_of_answers() -> None:
     snapshot = metrics.snapshot()
     assert (snapshot.requests, snapshot.latency.count) == ({"ok": 1}, 1)
     assert 'operation="health_check"' in metrics.text()
+
+
+@pytest.mark.parametrize("recent", [0, -1, 2.5, "many"])
+def test_a_number_of_samples_that_is_none_is_refused(recent: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"recent=.*whole number from 1"):
+        Metrics(recent)
+
+
+@pytest.mark.parametrize("q", [-1, 100.5, float("nan"), "95%"])
+@pytest.mark.parametrize("samples", [[], [1.0, 2.0]])
+def test_a_percentile_that_is_none_is_refused(samples: list[float], q: Any) -> None:
+    with pytest.raises(ConfigurationError, match="0 to 100"):
+        percentile(samples, q)
+    assert percentile([1.0, 2.0], 100) == 2.0

@@ -48,6 +48,17 @@ PROMPTS = [str(n) for n in range(90)]
 # --- endpoints --------------------------------------------------------------------------------------------
 
 
+async def test_a_client_class_of_ones_own_has_batches_too(stubs: list[StubService]) -> None:
+    class TeamClient(FoundryAPIClient):
+        def __init__(self, team: str) -> None:
+            super().__init__(stubs[0].url, headers={"X-Team": team})
+
+    async with TeamClient("blue") as client:
+        report = await client.complete_batch(["a"])
+    assert report.done == 1
+    assert stubs[0].seen[-1].headers["x-team"] == "blue"
+
+
 async def test_a_batch_is_spread_over_services(stubs: list[StubService]) -> None:
     for stub in stubs:
         stub.on("POST", CHAT, chat(delay_s=0.1))
@@ -217,8 +228,12 @@ def test_failures_halve_it_at_once_and_never_below_the_minimum() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"start": 0}, {"minimum": 3}, {"maximum": 1}, {"tolerance": 0.5}, {"window": 0}]
-)
+    "bad",
+    [
+        {"start": 0}, {"minimum": 3}, {"maximum": 1}, {"tolerance": 0.5}, {"window": 0},
+        {"start": "2"}, {"start": 2.5}, {"maximum": 16.0}, {"tolerance": "much"}, {"window": None},
+    ],
+)  # fmt: skip
 def test_limits_out_of_order_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="must grow in this order"):
         AdaptiveConcurrency(**bad)

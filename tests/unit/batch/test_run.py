@@ -249,3 +249,19 @@ async def test_a_large_prompt_that_is_refused_leaves_a_small_line(
     report = await client.complete_batch([large, "small"], output=tmp_path / "out.jsonl", concurrency=1)
     assert (report.done, report.failed) == (1, 1)
     assert (tmp_path / "out.jsonl").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("progress", [None, True])
+async def test_a_program_without_a_console_runs_batches(
+    client: FoundryAPIClient, stub: StubService, monkeypatch: pytest.MonkeyPatch, progress: bool | None
+) -> None:
+    """As pythonw has none on Windows: a bar that failed there kept its lock, and the next batch hung."""
+    monkeypatch.setattr("sys.stderr", None)
+    monkeypatch.setattr("sys.stdout", None)
+    assert (await client.complete_batch(["a"], progress=progress)).done == 1
+    stub.on("POST", CHAT, hang)
+    task = asyncio.create_task(client.complete_batch(["a"], progress=progress))
+    await until(lambda: asked(stub) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
