@@ -21,15 +21,19 @@ OWN_KERNEL = "--ServerApp.kernel_spec_manager_class=foundry_lab.workbook.kernel.
 
 
 class Commands(click.Group):
-    """A group whose commands end a `FoundryError` as one paragraph and exit code 1, not as a traceback."""
+    """A group whose commands end a `FoundryError`, or a file that may not be used, as one paragraph and exit
+    code 1, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except FoundryError as error:
+        except (FoundryError, PermissionError) as error:
             if ctx.params.get("debug"):
                 raise
-            raise click.ClickException(str(error)) from error
+            text = str(error)
+            if isinstance(error, PermissionError):
+                text = f"{error.strerror}: {error.filename}. Choose another place, or get the right to use it."
+            raise click.ClickException(text) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from cli_stubs import StubEngine, write_notebook
 from click.testing import CliRunner, Result
+from other_user import as_nobody, needs_root
 
 import foundry_lab
 from foundry_lab import workbook
@@ -137,6 +138,16 @@ def test_an_engine_error_is_one_paragraph(
     assert result.stderr == "Error: The disk is full. Free some.\n"
     assert result.stdout == "" or command == ["lab"]  # which says first what it copied
     assert isinstance(call("--debug", *command).exception, EngineError)
+
+
+@needs_root
+def test_a_place_out_of_reach_is_one_paragraph(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "01.ipynb", "1")
+    call("run", str(notebook), "--output", str(tmp_path))  # imports what it needs, as another user may not
+    said = as_nobody(lambda: call("run", str(notebook)).stderr)
+    advice = "Choose another place, or get the right to use it."
+    assert said == f"Error: Permission denied: {notebook}. {advice}\n"
+    assert as_nobody(lambda: type(call("--debug", "run", str(notebook)).exception)) == f"{PermissionError}"
 
 
 def test_a_bad_setting_is_one_paragraph(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
