@@ -83,7 +83,8 @@ class ResponseCache:
         keep_length: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = as_path(path, "cache") if path is not None else None
+        # Absolute, as a child opens it again, wherever the process has moved to.
+        self.path = as_path(path, "cache").absolute() if path is not None else None
         self._max_entries = check_count(max_entries, "max_entries")
         self._max_bytes = check_count(max_bytes, "max_bytes")
         self._max_age_s = (
@@ -123,7 +124,12 @@ class ResponseCache:
         """SQLite's connections may be neither used nor closed in a child; what is in memory stays behind."""
         self._closing.detach()
         keep_unused(self._db)
-        self._open()
+        try:
+            self._open()
+        except ConfigurationError as error:  # raised here, it would leave others without their renewal
+            _log.warning("%s This process keeps its answers in memory.", error)
+            self.path = None
+            self._open()
 
     def stats(self) -> CacheStats:
         """Return the counts so far."""

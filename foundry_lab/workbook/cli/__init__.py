@@ -32,7 +32,9 @@ class Commands(click.Group):
                 raise
             text = str(error)
             if isinstance(error, PermissionError):
-                text = f"{error.strerror}: {error.filename}. Choose another place, or get the right to use it."
+                text = (
+                    f"{error.strerror}: {error.filename}. Choose another place, or get the right to use it."
+                )
             raise click.ClickException(text) from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 from clients import Client, both_clients
+from forking import child_that
 from stub_server import CHAT, StubService, chat, error, hang, reply, stream, text_events
 
 from foundry_lab import FoundryAPIClient
@@ -349,3 +352,32 @@ def test_frequent_hits_write_nothing(stub: StubService, tmp_path: Path) -> None:
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(limits))):
         ResponseCache(**limits)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_opens_the_same_file_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cache = ResponseCache("answers.db")
+    monkeypatch.chdir("elsewhere")
+    with child_that(lambda: cache.stats().entries):
+        assert list(Path.cwd().iterdir()) == []
+    cache.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_cache_whose_folder_has_gone_does_no_harm_to_a_child(stub: StubService, tmp_path: Path) -> None:
+    """Its error kept what else there was, such as connections, from being renewed: the child hung."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with Client("sync", stub.url, cache=folder / "answers.db") as client:
+        client.complete("a", temperature=0)
+        shutil.rmtree(folder)
+
+        def ask_twice() -> tuple[list[str], str]:
+            return [client.complete("b", temperature=0).content for _ in range(2)], repr(client.raw.cache)
+
+        with child_that(ask_twice) as said:
+            assert said == [["hello", "hello"], "<ResponseCache in memory: 1 answers>"]
