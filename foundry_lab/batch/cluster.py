@@ -36,7 +36,7 @@ class DaskAsker:
         workers: how many chunks are taken at once. chunk: items in one.
 
     Raises:
-        ConfigurationError: not a `distributed.Client`, a cluster without workers, or a client with a cache.
+        ConfigurationError: no open `distributed.Client`, a cluster without workers, or a client with a cache.
     """
 
     def __init__(self, core: ClientCore, choices: Choices) -> None:
@@ -45,10 +45,11 @@ class DaskAsker:
             raise ConfigurationError(
                 "Give endpoints or cluster, not both: a cluster's workers use their own endpoints."
             )
-        if not hasattr(cluster, "submit") or getattr(cluster, "asynchronous", True):
+        plain = hasattr(cluster, "submit") and not getattr(cluster, "asynchronous", True)
+        if not plain or cluster.status != "running":
             raise ConfigurationError(
-                f"cluster={cluster!r} is no distributed.Client in its plain form; make one with "
-                "distributed.Client(address)."
+                f"cluster={cluster!r} is no distributed.Client in its plain form, or it is closed; make one "
+                "with distributed.Client(address)."
             )
         self.chunk = check_count(choices.chunk_size, "chunk_size")
         if core.cache is not None:

@@ -32,9 +32,7 @@ class Commands(click.Group):
                 raise
             text = str(error)
             if isinstance(error, PermissionError):
-                text = (
-                    f"{error.strerror}: {error.filename}. Choose another place, or get the right to use it."
-                )
+                text = f"{error.strerror}: {error.filename}. Choose another place, or get the right to it."
             raise click.ClickException(text) from error
 
 

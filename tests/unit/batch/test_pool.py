@@ -372,3 +372,6 @@ async def test_clusters_that_cannot_be_used_are_refused(cluster: Any) -> None:
         ):
             with pytest.raises(ConfigurationError, match=words):
                 await client.complete_batch(["a"], **options)  # type: ignore[arg-type]
+        cluster.close()
+        with pytest.raises(ConfigurationError, match="or it is closed"):
+            await client.complete_batch(["a"], cluster=cluster)

@@ -145,7 +145,7 @@ def test_a_place_out_of_reach_is_one_paragraph(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "01.ipynb", "1")
     call("run", str(notebook), "--output", str(tmp_path))  # imports what it needs, as another user may not
     said = as_nobody(lambda: call("run", str(notebook)).stderr)
-    advice = "Choose another place, or get the right to use it."
+    advice = "Choose another place, or get the right to it."
     assert said == f"Error: Permission denied: {notebook}. {advice}\n"
     assert as_nobody(lambda: type(call("--debug", "run", str(notebook)).exception)) == f"{PermissionError}"
 
