@@ -1,7 +1,6 @@
 """What may stand in a batch: prompts, arguments of `complete`, or lines of the OpenAI Batch format."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -124,12 +123,6 @@ class ItemReader:
         for name in raw:
             if not isinstance(name, str):
                 raise ConfigurationError(f"It has a field named {name!r}; give names that are texts.")
-        try:  # msgspec would write NaN as null
-            json.dumps(dict(raw), allow_nan=False, check_circular=False, skipkeys=True, default=str)
-        except ValueError:
-            raise ConfigurationError(
-                "It holds NaN or infinity, which JSON can't carry; give finite numbers."
-            ) from None
         options = self._batch_line(raw) if "body" in raw or "url" in raw else self._arguments(raw)
         if self._override_model:
             options.pop("model", None)

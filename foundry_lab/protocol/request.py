@@ -4,6 +4,7 @@ Both clients share everything here, and nothing here opens a connection. Routes 
 foundry-local-sdk 2.2; the chat part is OpenAI's chat completions format.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -114,9 +115,17 @@ def build_chat(body: dict[str, Any], *, stream: bool = False, cacheable: bool = 
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     try:
-        return Call("POST", CHAT_PATH, _encode(body), cacheable=cacheable)
+        encoded = _encode(body)
+        if b"null" in encoded:  # as which msgspec writes NaN and infinity
+            json.dumps(body, allow_nan=False, skipkeys=True, default=str)
+    except RecursionError:
+        raise ConfigurationError("The request is nested too deeply; flatten it.") from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+        raise ConfigurationError(
+            f"The request can't be written as JSON: {error}. Give texts, finite numbers (so no NaN and no "
+            "infinity), lists and dicts."
+        ) from error
+    return Call("POST", CHAT_PATH, encoded, cacheable=cacheable)
 
 
 def _in_both_readings(asked: Mapping[str, Any]) -> Mapping[str, Any]:

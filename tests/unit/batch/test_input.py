@@ -110,7 +110,7 @@ async def test_an_input_that_breaks_off_leaves_no_worker_behind(
         ([{"prompt": "a", "max_tokns": 5}], "Did you mean max_tokens"),
         ([{"prompt": "a", "max_tokens": "5"}], "must be a whole number"),
         ([{"prompt": "a", "extra_body": {"x": [float("nan")]}}], "NaN"),
-        ([{"prompt": "a", "temperature": float("inf")}], "infinity"),
+        ([{"prompt": "a", "temperature": float("inf")}], "finite number"),
         ([{"text": "a"}], "need a template"),
         ([{"custom_id": "x", "url": "/v1/embeddings", "body": {}}], "url is '/v1/embeddings'"),
         ([{"custom_id": "x", "method": "GET", "body": {}}], "method is 'GET'"),

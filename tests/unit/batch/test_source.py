@@ -76,7 +76,9 @@ def test_a_deeply_nested_item_is_named() -> None:
     deep: dict[str, object] = {}
     for _ in range(100_000):
         deep = {"a": deep}
-    assert "nested too deeply" in ItemReader({}, Settings()).read(1, deep | {"prompt": "x"}).problem
+    assert (
+        "nested too deeply" in ItemReader({}, Settings()).read(1, {"prompt": "x", "extra_body": deep}).problem
+    )
     assert "field named 1" in ItemReader({}, Settings()).read(1, {1: deep, "prompt": "x"}).problem
     fill = Template("Say {text}").item
     assert "nested too deeply" in ItemReader({}, Settings()).read(1, {"text": deep}, fill).problem

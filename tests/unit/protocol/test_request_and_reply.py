@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import json
 import pickle
@@ -12,6 +13,7 @@ from email.utils import formatdate
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -557,12 +559,28 @@ def test_a_request_carries_only_what_was_given() -> None:
         {"response_format": {"type": "json_schema", "json_schema": None}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": None}}},
         {"custom": 1j},
+        {"custom": [{"in": float("nan")}]},
+        {"custom": -float("inf")},
+        {"custom": {"in": np.float64("nan"), "beside": None}},
     ],
     ids=str,
 )
 def test_values_the_service_would_ignore_or_choke_on_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(errors.ConfigurationError, match=next(iter(fields)) + "|JSON"):
         protocol.build_chat(protocol.build_fields(fields))
+
+
+def test_what_json_calls_null_is_sent_whatever_stands_beside_it() -> None:
+    fields = {"a": {3: "null"}, "b": datetime.date(2026, 1, 1), "c": np.float32(1.5), "d": {"e": None}}
+    sent = protocol.build_chat(fields).body
+    assert sent == b'{"a":{"3":"null"},"b":"2026-01-01","c":1.5,"d":{"e":null}}'
+
+
+def test_a_request_nested_too_deeply_is_refused() -> None:
+    deep: list[Any] = []
+    deep.append(deep)
+    with pytest.raises(errors.ConfigurationError, match="nested too deeply"):
+        protocol.build_chat({"custom": deep})
 
 
 @pytest.mark.parametrize(
