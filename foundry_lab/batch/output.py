@@ -59,7 +59,7 @@ class BatchOutput:
         self._ordered = ordered
         self._failure: BatchOutputError | None = None
         self._dirty = asyncio.Event()
-        self._seeking = threading.Lock()
+        self._reading = threading.Lock()
         with contextlib.ExitStack() as held:
             self._file: FileIO = _nameless() if path is None else self._hold(path, held)
             weakref.finalize(self, self._file.close)
@@ -190,7 +190,9 @@ class BatchOutput:
             with self._real.open("rb") as file:  # wherever this process has moved to
                 yield from file
         elif hasattr(self, "_file"):
-            yield from self._lines_at(self._index.places(by_input=self._ordered))
+            with self._reading:  # two threads that begin at once would get one cursor
+                places = self._index.places(by_input=self._ordered)
+            yield from self._lines_at(places)
         else:
             raise OSError(
                 "only the report that the batch returned has them; name an output= to read them elsewhere"
@@ -212,7 +214,7 @@ class BatchOutput:
 
     def _lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         for start, length in places:
-            with self._seeking:  # threads may read at once
+            with self._reading:  # threads may read at once
                 self._file.seek(start)
                 line = self._file.read(length)
             yield line

@@ -58,8 +58,10 @@ class BatchReport:
         done: items with an answer, of this run. failed: items without.
         failures: how many failed for which reason.
         wall_s: seconds of this run.
-        prompt_tokens, completion_tokens: as the service counted; answers from the cache aren't in it.
-        cached: answers from the response cache. retries: attempts after the first.
+        prompt_tokens, completion_tokens: as the service counted for the answers, without those from the cache
+            and those that had another shape than was asked for.
+        cached: answers from the response cache. retries: attempts after the first, for items with an answer;
+            the client's metrics have those of the others as well.
         samples: at most 8,192 of the items, evenly over the run; percentiles are exact up to that number.
     """
 
