@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """Yield a file's lines. A byte that is no UTF-8 becomes a character that `bad_byte` finds.
 
     Raises:
-        BatchInputError: it can't be opened, is empty or no text, or isn't UTF-16 to the end as it begins.
+        BatchInputError: it is no file, can't be opened, is empty or no text, or isn't UTF-16 to the end as it
+            begins.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe can be read only once, and here it is more often
+            raise BatchInputError(f"The input {str(path)!r} is a folder, a device or a pipe; name a file.")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:

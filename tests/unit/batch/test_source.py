@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,11 @@ def test_a_file_with_bad_lines_is_refused_before_anything_is_sent(stub: StubServ
         SyncFoundryAPIClient(stub.url).complete_batch(path, output=tmp_path / "out.jsonl")
     assert stub.seen == []
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, getattr(os, "mkfifo", Path.mkdir)])
+def test_an_input_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """It would be waited for what is written into a pipe, and after that for another writer."""
+    make(tmp_path / "in.txt")
+    with pytest.raises(BatchInputError, match="is a folder, a device or a pipe; name a file"):
+        read(tmp_path / "in.txt")
