@@ -50,12 +50,17 @@ def configure_logging(
         the handler, for those who want another formatter.
 
     Raises:
-        ConfigurationError: a level that doesn't exist, or a length that isn't a number from 0.
+        ConfigurationError: a level that doesn't exist, a length that isn't a number from 0, or a stream that is
+            none.
     """
     global prompt_length
     chosen = check_log_level(level) if level is not None else Settings().log_level
     if not isinstance(prompts, int) or prompts < 0:
         raise ConfigurationError(f"prompts={prompts!r} must be a number of characters, or False for none.")
+    if stream is not None and not hasattr(stream, "write"):
+        raise ConfigurationError(
+            f"stream={stream!r} can't be written to. Give an open file, such as open('requests.log', 'a')."
+        )
     reset_logging()
     handler = logging.StreamHandler(stream or sys.stderr)
     formatter: logging.Formatter = JsonFormatter() if json else logging.Formatter(TEXT_FORMAT)

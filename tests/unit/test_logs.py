@@ -180,7 +180,9 @@ def test_what_an_application_had_set_itself_is_put_back(monkeypatch: pytest.Monk
     assert (logger.level, logger.propagate) == (logging.ERROR, False)
 
 
-@pytest.mark.parametrize("kwargs", [{"level": "loud"}, {"prompts": -1}, {"prompts": "abc"}, {"prompts": 1.5}])
+@pytest.mark.parametrize(
+    "kwargs", [{"level": "loud"}, {"prompts": -1}, {"prompts": "abc"}, {"prompts": 1.5}, {"stream": "my.log"}]
+)
 def test_bad_values_are_refused(kwargs: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=str(next(iter(kwargs.values())))):
         configure_logging(**kwargs)
