@@ -50,7 +50,7 @@ def configure_logging(
         the handler, for those who want another formatter.
 
     Raises:
-        ConfigurationError: a level that doesn't exist, a length that isn't a number from 0, or a stream that is
+        ConfigurationError: a level that doesn't exist, a length that is no number from 0, a stream that is
             none.
     """
     global prompt_length

@@ -145,14 +145,12 @@ class Portal(contextlib.AbstractContextManager["Portal"]):
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     stopped = False
-    try:
-        while not stopped:
-            # A function of the caller's may call sys.exit(): its task has that, and whoever waits gets it.
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                loop.run_forever()
-                stopped = True
-    finally:
-        loop.close()
+    while not stopped:
+        # A function of the caller's may call sys.exit(): its task has that, and whoever waits gets it.
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+            stopped = True
+    loop.close()
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from batch_tools import asked, ids, names_in, rows
 from stub_server import CHAT, MODEL, StubService, hang
 
-from foundry_lab import FoundryAPIClient
+from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
 from foundry_lab.batch.items import BatchInputError
 from foundry_lab.errors import (
     ConfigurationError,
@@ -255,3 +256,19 @@ async def test_if_no_item_can_be_used_skipping_them_is_no_batch(
     with pytest.raises(BatchInputError, match="2 of 2 items can't be used"):
         await client.complete_batch([7, asks(n=2)], output=tmp_path / "out.jsonl", skip_bad=True)
     assert names_in(tmp_path) == []
+
+
+def test_an_input_that_ends_the_program_ends_it(stub: StubService, tmp_path: Path) -> None:
+    """As a script does that finds its data bad: the batch hung."""
+
+    def items() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        sys.exit("bad data")
+
+    client = SyncFoundryAPIClient(stub.url)
+    with pytest.raises(SystemExit, match="bad data"):
+        client.complete_batch(items(), output=tmp_path / "out.jsonl", concurrency=1)
+    assert ids(tmp_path / "out.jsonl") == ["item-000001", "item-000002"]
+    assert names_in(tmp_path) == ["out.jsonl"]
+    client.close()

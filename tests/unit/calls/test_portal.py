@@ -234,3 +234,28 @@ def test_leaving_a_stream_tells_the_service(stub: StubService) -> None:
         with client.stream_complete("hi") as answer:
             next(iter(answer))
         stub.wait_until_left()
+
+
+@pytest.mark.parametrize("end", [SystemExit("enough"), KeyboardInterrupt()])
+def test_a_function_that_ends_the_program_ends_its_caller_and_nobody_else(end: BaseException) -> None:
+    """It ended the loop, and all who waited for it hung."""
+
+    async def nested() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leave())
+
+    async def leave() -> None:
+        raise end
+
+    async def stay() -> str:
+        await asyncio.sleep(0.1)
+        return "stayed"
+
+    with portal.Portal("tests") as own:
+        other = own.start(stay())
+        for does in (leave, nested):
+            work = own.start(does())
+            assert work.wait(10)
+            with pytest.raises(type(end)):
+                work.result()
+        assert other.result() == "stayed"
