@@ -1,8 +1,8 @@
 # Each public name and its home, for type checkers, for editors, and for `__init__.py`, which loads them.
 from . import errors as errors
+from .batch.index import BatchOutputError as BatchOutputError
 from .batch.items import BatchInputError as BatchInputError
 from .batch.options import BatchOptions as BatchOptions
-from .batch.output import BatchOutputError as BatchOutputError
 from .batch.report import BatchReport as BatchReport
 from .batch.report import BatchStoppedError as BatchStoppedError
 from .calls.chat import ChatOptions as ChatOptions

@@ -4,7 +4,13 @@ import sqlite3
 import weakref
 from collections.abc import Iterator
 
+from foundry_lab.errors import FoundryError
+
 CACHE_KIB = 2048
+
+
+class BatchOutputError(FoundryError):
+    """The output of a batch can't be used or written. What was written stays, and stays valid."""
 
 
 class Index:
@@ -12,6 +18,9 @@ class Index:
 
     SQLite keeps a database without a name in memory up to its cache size, and beyond that in a file that it
     deletes by itself (https://www.sqlite.org/inmemorydb.html, "Temporary Databases").
+
+    Raises:
+        BatchOutputError: from every method, when there is no room for that file.
     """
 
     def __init__(self) -> None:
@@ -31,31 +40,30 @@ class Index:
     def add_item(self, custom_id: str, number: int) -> int:
         """Take note of an input item; return the number of the first that had its name."""
         find = "SELECT number FROM item WHERE custom_id = ?"
-        if number <= self._last and (row := self._db.execute(find, (custom_id,)).fetchone()) is not None:
+        if number <= self._last and (row := self._run(find, custom_id).fetchone()) is not None:
             return int(row[0])  # the input is gone through again
         self._last = max(number, self._last)
-        added = self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (custom_id, number))
+        added = self._run("INSERT OR IGNORE INTO item VALUES (?, ?)", custom_id, number)
         return number if added.rowcount == 1 else self._number(find, custom_id)
 
     def put_line(self, custom_id: str, fingerprint: str, failed: bool, start: int, length: int) -> None:
         """Take note of a result line, which replaces an earlier one of the same name."""
-        self._db.execute(
+        self._run(
             "INSERT INTO old SELECT start, length FROM line WHERE custom_id = ? AND fingerprint != ?",
-            (custom_id, fingerprint),
+            custom_id,
+            fingerprint,
         )
-        self._db.execute(
-            "INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?)",
-            (custom_id, fingerprint, failed, start, length),
-        )
+        line = (custom_id, fingerprint, failed, start, length)
+        self._run("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?)", *line)
 
     def put_damaged(self, start: int, length: int) -> None:
         """Take note of a result line that can't be read any more: it answers nothing."""
-        self._db.execute("INSERT INTO old VALUES (?, ?)", (start, length))
+        self._run("INSERT INTO old VALUES (?, ?)", start, length)
 
     def line_of(self, custom_id: str) -> tuple[str, bool] | None:
         """Return fingerprint and failed of the result of that name, None without one."""
-        row: tuple[str, bool] | None = self._db.execute(
-            "SELECT fingerprint, failed FROM line WHERE custom_id = ?", (custom_id,)
+        row: tuple[str, bool] | None = self._run(
+            "SELECT fingerprint, failed FROM line WHERE custom_id = ?", custom_id
         ).fetchone()
         return row
 
@@ -69,18 +77,25 @@ class Index:
 
     def old_places(self) -> Iterator[tuple[int, int]]:
         """Return start and length of those lines, in the order of the file."""
-        return self._db.execute("SELECT start, length FROM old ORDER BY start")
+        return self._run("SELECT start, length FROM old ORDER BY start")
 
     def places(self, *, by_input: bool) -> Iterator[tuple[int, int]]:
         """Return start and length of every line that counts, in the order of the input or of the file."""
         order = "number IS NULL, number, start" if by_input else "start"
-        return self._db.execute(
-            f"SELECT start, length FROM line LEFT JOIN item USING (custom_id) ORDER BY {order}"
-        )
+        return self._run(f"SELECT start, length FROM line LEFT JOIN item USING (custom_id) ORDER BY {order}")
 
     def close(self) -> None:
         """Drop it all."""
         self._db.close()
 
     def _number(self, query: str, *values: str) -> int:
-        return int(self._db.execute(query, values).fetchone()[0])
+        return int(self._run(query, *values).fetchone()[0])
+
+    def _run(self, query: str, *values: object) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(query, values)
+        except sqlite3.OperationalError as error:
+            raise BatchOutputError(
+                f"The batch can't note what is done in a temporary file ({error}). Make room for temporary "
+                "files, then run the same batch again: what is in its output isn't asked again."
+            ) from error

@@ -16,9 +16,8 @@ from typing import Any, BinaryIO
 import filelock
 
 from foundry_lab._ground.files import WINDOWS, check_links, force_to_disk, no_link, replacing
-from foundry_lab.batch.index import Index
+from foundry_lab.batch.index import BatchOutputError, Index
 from foundry_lab.batch.result import ID_PREFIX, decode_line, fingerprint_in
-from foundry_lab.errors import FoundryError
 from foundry_lab.protocol.reply import UNREADABLE
 
 SYNC_AGE_S = 0.25
@@ -26,10 +25,6 @@ SYNC_AGE_S = 0.25
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LINE_START = b'{"id":"' + ID_PREFIX.encode()
-
-
-class BatchOutputError(FoundryError):
-    """The output of a batch can't be used or written. What was written stays, and stays valid."""
 
 
 class BatchOutput:
@@ -119,11 +114,12 @@ class BatchOutput:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
             raise self._stopped(error) from error
-        if self.path is None or self._ordered or self.found:
-            self._index.put_line(custom_id, fingerprint, failed, self._end, len(line))
+        start = self._end
         self._end += len(line)
         self.lines += 1
         self._dirty.set()
+        if self.path is None or self._ordered or self.found:
+            self._index.put_line(custom_id, fingerprint, failed, start, len(line))
 
     async def keep_synced(self, on_durable: Callable[[int], None]) -> None:
         """Sync in groups until cancelled; `on_durable` learns how many lines of this run are on disk.

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from foundry_lab.batch.index import Index
+from foundry_lab.batch.index import BatchOutputError, Index
 from foundry_lab.batch.items import MAX_ID_LENGTH, BatchInputError, BatchItem, ItemReader, automatic_id
 from foundry_lab.batch.options import Choices, Items
-from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.output import BatchOutput
 from foundry_lab.batch.report import BatchReport
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings

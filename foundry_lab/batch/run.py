@@ -9,9 +9,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from foundry_lab.batch.cluster import DaskAsker
+from foundry_lab.batch.index import BatchOutputError
 from foundry_lab.batch.items import BatchItem
 from foundry_lab.batch.options import Items
-from foundry_lab.batch.output import BatchOutput, BatchOutputError
+from foundry_lab.batch.output import BatchOutput
 from foundry_lab.batch.plan import Plan
 from foundry_lab.batch.pool import EndpointPool
 from foundry_lab.batch.report import BatchReport, BatchStoppedError

@@ -10,7 +10,7 @@ from cli_stubs import StubEngine, write_notebook
 from stub_server import CHAT, StubService
 
 from foundry_lab import SyncFoundryAPIClient, workbook
-from foundry_lab.batch.output import BatchOutputError
+from foundry_lab.batch.index import BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.policies.cache import ResponseCache

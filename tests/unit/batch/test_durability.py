@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_tools import rows
 from hypothesis import given
 from hypothesis import strategies as st
 from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
-from foundry_lab.batch.index import Index
-from foundry_lab.batch.output import SYNC_AGE_S, BatchOutput, BatchOutputError
+from foundry_lab.batch.index import BatchOutputError, Index
+from foundry_lab.batch.output import SYNC_AGE_S, BatchOutput
 from foundry_lab.batch.report import BatchStoppedError
 
 ITEMS = 2000
@@ -359,3 +360,24 @@ def test_any_cut_of_the_output_is_mended(tmp_path_factory: pytest.TempPathFactor
     output.write("y", "ef", False, LINES[1])
     output.close()
     assert path.read_bytes() == b"".join([*LINES[:whole], LINES[1]])
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_no_room_for_notes_of_what_is_where_is_one_sentence(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    class Small(Index):
+        def __init__(self) -> None:
+            super().__init__()
+            self._db.execute("PRAGMA max_page_count = 12")  # as if the folder of temporary files were full
+
+    monkeypatch.setattr("foundry_lab.batch.plan.Index", Small)
+    items, output = [{"prompt": "a", "custom_id": f"{n:0400}"} for n in range(200)], tmp_path / "out.jsonl"
+    error = BatchOutputError if kind is list else BatchStoppedError
+    with pytest.raises(error, match=r"full\)\. Make room for temporary files, then run"):
+        await client.complete_batch(kind(items), output=output)
+    done = len(rows(output)) if output.exists() else 0
+    assert (done > 0) is (stub.count("POST", CHAT) > 0) is (kind is iter)
+    monkeypatch.undo()
+    report = await client.complete_batch(kind(items), output=output)
+    assert (report.skipped, report.done) == (done, 200 - done)

@@ -18,8 +18,8 @@ from other_user import as_nobody, needs_root, public_folder
 from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
+from foundry_lab.batch.index import BatchOutputError
 from foundry_lab.batch.items import BatchInputError
-from foundry_lab.batch.output import BatchOutputError
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError
 

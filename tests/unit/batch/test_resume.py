@@ -11,7 +11,7 @@ from batch_tools import asked, by_prompt, ids, names_in, prompts_asked, rows, un
 from stub_server import CHAT, StubService, chat, error, hang
 
 from foundry_lab import FoundryAPIClient
-from foundry_lab.batch.output import BatchOutputError
+from foundry_lab.batch.index import BatchOutputError
 
 
 async def test_what_is_done_is_not_asked_again(
