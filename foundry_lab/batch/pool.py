@@ -127,8 +127,8 @@ class EndpointPool:
         policy: AdaptiveConcurrency,
         patience_s: float,
     ) -> None:
-        # Without a circuit breaker: a batch waits where a call gives up. A subclass has arguments of its own.
-        twin = partial(core.twin, kind=ClientCore, breaker=False)
+        # Without a circuit breaker: a batch waits where a call gives up.
+        twin = partial(core.twin, ClientCore, breaker=False)
         self.endpoints = [Endpoint(twin(endpoint)) for endpoint in endpoints or (None,)]
         self.workers = policy.maximum * len(self.endpoints)
         self.on_wait: Callable[[bool], None] = lambda waiting: None

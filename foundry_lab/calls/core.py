@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.async_caller import AsyncCaller
@@ -18,6 +18,7 @@ from foundry_lab.policies.cache import ResponseCache
 from foundry_lab.policies.retry import RetryPolicy
 from foundry_lab.protocol.headers import request_headers
 
+Client = TypeVar("Client", bound="ClientCore")
 LOAD_TIMEOUT_S = 300.0
 """Default limit for loading and unloading: large models are read from disk for minutes."""
 
@@ -95,19 +96,17 @@ class ClientCore:
         target = self.caller.target
         return target.endpoint if target is not None else self.settings.endpoint
 
-    def twin(
-        self, endpoint: str | None = None, *, kind: type[ClientCore] | None = None, **changes: Any
-    ) -> Any:
-        """Return another client made as this one is, but for the changes; for the package's rooms.
+    def twin(self, kind: type[Client], endpoint: str | None = None, **changes: Any) -> Client:
+        """Return a client made as this one is, but for the changes; for the package's rooms.
 
         Args:
+            kind: its class; ours, as a subclass may have arguments of its own.
             endpoint: of the other; this one's, or its search, if not given.
-            kind: its class; this one's if not given.
             changes: arguments of the class.
         """
         # Settings and policies, and not the endpoint: a service that was found may move.
         same = {part.name: getattr(self.caller, part.name) for part in fields(self.caller)}
-        return (kind or type(self))(endpoint, **{**same, **changes})
+        return kind(endpoint, **{**same, **changes})
 
     def __reduce__(self) -> str:
         raise TypeError(

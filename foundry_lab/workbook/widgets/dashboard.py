@@ -66,7 +66,7 @@ class HealthDashboard:
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         # It shares the given one's breaker and metrics; no cache, as "Ask" asks the service.
-        self._client: SyncFoundryAPIClient = given.twin(kind=SyncFoundryAPIClient, cache=None)
+        self._client = given.twin(SyncFoundryAPIClient, cache=None)
         self._proxy = proxy
         self._monitor = HealthMonitor(self._client, interval_s, history=SHOWN)
         self._monitor.on_sample(lambda look: self._draw())
