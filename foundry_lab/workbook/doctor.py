@@ -148,8 +148,12 @@ def _check_proxy() -> Check:
 
 def _check_home() -> Check:
     home = paths.home()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    try:
+        there = next(folder for folder in (home, *home.parents) if folder.exists())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except PermissionError:  # Python 3.14 gives the folder that is closed
+        usable = False
+    if not usable:
         return Check("home", "fail", f"{home} can't be written", "Set FOUNDRY_LAB_HOME to a folder that can.")
     if home.exists():
         private.check(home)

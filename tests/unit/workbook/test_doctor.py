@@ -19,7 +19,7 @@ import psutil
 import pytest
 from cli_stubs import StubEngine
 from click.testing import CliRunner
-from other_user import NOBODY, needs_root, process_of_nobody
+from other_user import NOBODY, as_nobody, needs_root, process_of_nobody, public_folder
 
 from foundry_lab.engine import paths, private
 from foundry_lab.engine.service import native, state
@@ -233,6 +233,14 @@ def test_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     check = doctor._check_home()
     assert check.status == "fail"
     assert "FOUNDRY_LAB_HOME" in check.advice
+
+
+@needs_root
+def test_home_in_a_folder_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with public_folder() as folder:
+        (folder / "closed").mkdir(mode=0o700)
+        monkeypatch.setenv("FOUNDRY_LAB_HOME", str(folder / "closed" / "home"))
+        assert as_nobody(lambda: doctor._guarded(doctor._check_home).found).endswith("home can't be written")
 
 
 def test_disk_matters_until_the_model_is_prepared(
