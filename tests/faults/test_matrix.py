@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from fault_table import ROW
+from threads import left, working
 
 from foundry_lab import FoundryAPIClient, RetryPolicy, SyncFoundryAPIClient
 from foundry_lab.engine import spec
@@ -164,7 +165,7 @@ def test_cell(
     else:
         expected = OK
         proxy.script(*[ONCE[name]] * (ITEMS if operation == "batch" else 1))
-    threads = _threads()
+    threads = working()
     output = tmp_path / "results.jsonl"
 
     run = _run_async if client == "async" else _run_sync
@@ -277,12 +278,7 @@ def _nothing_is_left(proxy: FaultProxy, threads: set[str]) -> None:
 
     assert _soon(lambda: not open_connections()), f"connections are left: {open_connections()}"
     assert _soon(lambda: not proxy.in_flight), "requests go on after their client has gone"
-    assert _soon(lambda: _threads() <= threads), f"threads are left: {_threads() - threads}"
-
-
-def _threads() -> set[str]:
-    """The threads that run, but for the one that tqdm starts once and keeps."""
-    return {f"{each.name} {each.ident}" for each in threading.enumerate() if each.name != "tqdm_monitor"}
+    assert left(threads) == set()
 
 
 def _soon(condition: Callable[[], bool], limit_s: float = 20.0) -> bool:

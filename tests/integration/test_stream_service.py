@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from threads import left, working
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine, errors
 from foundry_lab.engine import spec
@@ -141,7 +141,7 @@ async def test_200_streams_abandoned_half_way_leave_nothing_behind(endpoint: str
                         break
 
         await abandon(20)
-        threads, tasks = threading.active_count(), len(asyncio.all_tasks())
+        threads, tasks = working(), len(asyncio.all_tasks())
         open_before, resident = connections(endpoint), process.memory_info().rss
         gc.collect()
         own = psutil.Process().memory_info().rss
@@ -149,7 +149,7 @@ async def test_200_streams_abandoned_half_way_leave_nothing_behind(endpoint: str
         gc.collect()
         await asyncio.sleep(0.2)
         assert connections(endpoint) <= open_before + 1
-        assert threading.active_count() <= threads and len(asyncio.all_tasks()) == tasks
+        assert left(threads) == set() and len(asyncio.all_tasks()) == tasks
         assert psutil.Process().memory_info().rss - own < 20 * 2**20
         assert process.memory_info().rss - resident < 60 * 2**20
         health = await client.health_check(probe=True)

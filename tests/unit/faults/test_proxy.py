@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import RawServer, sends
 from stub_server import CHAT, DONE, ROLE, StubService, chat, delta, hang, reply, stream
+from threads import left, working
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, engine
 from foundry_lab.engine import ServiceState
@@ -671,7 +672,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(stub: StubServic
 
 
 async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService) -> None:
-    before = set(threading.enumerate())
+    before = working()
     async with FaultProxy(stub.url) as proxy, aiohttp.ClientSession() as session:
         proxy.set_faults("black_hole")
         request = asyncio.ensure_future(session.get(f"{proxy.url}/status"))
@@ -682,5 +683,4 @@ async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService
         response = await asyncio.wait_for(request, 5)
         assert response.status == 503
         await closing
-    begun = {thread.name for thread in set(threading.enumerate()) - before}
-    assert all(name.startswith("asyncio_") for name in begun)  # asyncio.to_thread keeps its worker
+    assert left(before) == set()
