@@ -73,19 +73,23 @@ def latency_by_tokens(tokens: Sequence[int], latencies_s: Sequence[float]) -> La
     longest = max(tokens)
     floor_s = max(0.0, fit.fixed_s)
     ax.axhline(floor_s, color=GREY, linestyle=":", linewidth=1.5)
-    fixed = f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:.0f} ms"
+    fixed = f"fixed cost (prefill, HTTP): {fit.fixed_s * 1000:z.0f} ms"
     ax.annotate(fixed, (longest, floor_s), xytext=(0, 6), textcoords="offset points", ha="right", color=GREY)
-    slope = f"slope: {fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s"
-    middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
-    ax.annotate(slope, middle, xytext=(-12, 12), textcoords="offset points", ha="right")
+    rises = math.isfinite(fit.tokens_per_s)
+    if rises:
+        cost = f"{fit.per_token_s * 1000:.1f} ms a token = {fit.tokens_per_s:.0f} tokens/s"
+        middle = (longest * 0.5, fit.fixed_s + fit.per_token_s * longest * 0.5)
+        ax.annotate(f"slope: {cost}", middle, xytext=(-12, 12), textcoords="offset points", ha="right")
+    else:
+        cost = "longer answers took no longer"
+        ax.text(0.5, 0.25, f"slope: {cost}", transform=ax.transAxes, ha="center")
     ax.set_xlim(0, longest * 1.08)
-    ax.set_ylim(0, max(latencies_s) * 1.15 or None)
+    ax.set_ylim(0, max(latencies_s) * (1.15 if rises else 1.4) or None)  # the legend is where no line is
     ax.legend(loc="upper left", frameon=False)
     points = sorted(zip(tokens, latencies_s, strict=True))
     fig.alt = (
         f"Latency against length, {len(tokens)} requests: {points[0][1]:.2f} s at {points[0][0]} tokens, "
-        f"{points[-1][1]:.2f} s at {longest}. The fitted line: {fit.fixed_s * 1000:.0f} ms fixed, and "
-        f"{fit.per_token_s * 1000:.1f} ms a token, which is {fit.tokens_per_s:.0f} tokens/s."
+        f"{points[-1][1]:.2f} s at {longest}. The fitted line: {fit.fixed_s * 1000:z.0f} ms fixed; {cost}."
     )
     return fig
 
@@ -147,7 +151,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     ttft_ms = 1000 * np.asarray(ttft_s, float)
     fit = _draw_fit(left, prompt_tokens, list(ttft_ms))
     left.set_ylim(bottom=0)
-    label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:.2f} ms a token")
+    label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:z.2f} ms a token")
     decode_ms = 1000 * _known(decode_s, "time per token")
     right.scatter(prompt_tokens, decode_ms, color=BLUE, s=45, zorder=3)
     right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
@@ -156,7 +160,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     label(right, "prompt tokens", "time per token (ms)", f"decode: {np.median(decode_ms):.1f} ms a token")
     fig.alt = (
         f"Two panels, prompts of {min(prompt_tokens)} to {max(prompt_tokens)} tokens. Time to first token: "
-        f"from {ttft_ms.min():.0f} to {ttft_ms.max():.0f} ms, {fit.per_token_s:.2f} ms more a token. Time "
+        f"from {ttft_ms.min():.0f} to {ttft_ms.max():.0f} ms, {fit.per_token_s:z.2f} ms more a token. Time "
         f"per token in decode: from {decode_ms.min():.1f} to {decode_ms.max():.1f} ms, median "
         f"{np.median(decode_ms):.1f} ms."
     )
