@@ -66,7 +66,7 @@ class FoundryAPIClient(ClientCore):
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
 
         Args:
-            probe: also have one token generated.
+            probe: also have one token generated, by the model that a completion without a name would take.
             timeout: seconds for the answer; the client's own limit if not given.
         """
         return await self.caller.health(probe=probe, timeout_s=timeout)

@@ -60,7 +60,7 @@ class SyncFoundryAPIClient(ClientCore):
         """Look at the service once. A service that is down gives `status == "unavailable"`, not an error.
 
         Args:
-            probe: also have one token generated.
+            probe: also have one token generated, by the model that a completion without a name would take.
             timeout: seconds for the answer; the client's own limit if not given.
         """
         return portal.wait(self.caller.health(probe=probe, timeout_s=timeout))

@@ -27,7 +27,8 @@ class ChatOptions(TypedDict, total=False):
     OpenAI's chat completions. `extra_body`: further fields for the body, sent as they are.
     `timeout`: seconds for everything, all attempts included.
     `response_model`: a pydantic model, msgspec Struct, dataclass or JSON schema the answer must fit.
-    `parser`: a function of the text; a ValueError of it makes the model try again.
+    `parser`: a function of the text; a ValueError of it makes the model try again. It is called in the thread
+    of the client's event loop: it may use a client, but mustn't wait for another thread that uses one.
     `parse_attempts`: how often the model is asked before StructuredOutputError.
     `cache`: use the client's response cache, if it has one.
     For streams only: `first_token_timeout` and `idle_timeout` in seconds, both `timeout` by default;

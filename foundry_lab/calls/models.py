@@ -60,17 +60,17 @@ class Directory:
         self._dialect: Dialect | None = None
         self._chosen: dict[str | None, str] = {}
 
-    async def dialect(self, ask: Ask, *, once: bool = False) -> Dialect:
+    async def dialect(self, ask: Ask) -> Dialect:
         """Find out, the first time, which of the two known contracts the service speaks."""
         if self._dialect is None:
             try:
-                await ask(Call("GET", CURRENT.status, once=once))
+                await ask(Call("GET", CURRENT.status))
                 self._dialect = CURRENT
             except errors.BadRequestError as error:
                 if error.status not in UNKNOWN_ROUTE:
                     raise
                 try:
-                    await ask(Call("GET", LEGACY.status, once=once))
+                    await ask(Call("GET", LEGACY.status))
                 except errors.BadRequestError:  # neither: tell what it says to the route of today's services
                     raise errors.ResponseFormatError(
                         f"What answers isn't Foundry Local: it knows neither {CURRENT.status} nor "
@@ -80,10 +80,10 @@ class Directory:
                 self._dialect = LEGACY
         return self._dialect
 
-    async def loaded_models(self, ask: Ask, *, once: bool = False) -> list[str]:
+    async def loaded_models(self, ask: Ask) -> list[str]:
         """Return the ids of the models in memory."""
-        dialect = await self.dialect(ask, once=once)
-        reply = await ask(Call("GET", dialect.loaded, once=once))
+        dialect = await self.dialect(ask)
+        reply = await ask(Call("GET", dialect.loaded))
         return protocol.decode(reply, list[str], "a list of loaded models")
 
     async def list_models(self, ask: Ask) -> list[Model]:

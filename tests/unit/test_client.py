@@ -113,6 +113,27 @@ def test_health_of_a_service_whose_model_fails(kind: str) -> None:
 
 
 @both_clients
+@pytest.mark.parametrize(("model", "probed"), [(None, "phi-4-mini-cpu:1"), (ALIAS, MODEL)])
+def test_health_asks_the_model_that_a_completion_would_take(
+    kind: str, model: str | None, probed: str
+) -> None:
+    """Not the first that is loaded: that may be one for speech."""
+    ids = ["whisper-tiny-cpu:1", MODEL, "phi-4-mini-cpu:1"]
+    with StubService() as stub, Client(kind, stub.url, model=model) as client:
+        stub.on("GET", "/v1/models", reply(200, {"data": [{"id": each} for each in ids]}))
+        stub.on("GET", "/models/loaded", reply(200, ids))
+        assert client.health_check(probe=True).status == "healthy"
+        assert stub.seen[-1].json["model"] == probed
+
+
+@both_clients
+def test_health_names_the_model_that_was_asked_for_and_is_missing(kind: str) -> None:
+    with StubService() as stub, Client(kind, stub.url, model="phi-9") as client:
+        health = client.health_check(probe=True)
+        assert health.status == "degraded" and "no model 'phi-9'" in health.reasons[0]
+
+
+@both_clients
 def test_health_of_a_service_that_is_slow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundry_lab.calls.health.PROBE_SLOW_S", 0.05)
     with StubService() as stub, Client(kind, stub.url) as client:
