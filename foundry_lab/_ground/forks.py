@@ -4,6 +4,7 @@ A fork copies the memory but only the thread that forked. A lock that another th
 ever in the child, and two processes that read one connection take each other's answers.
 """
 
+import contextlib
 import ctypes
 import os
 import weakref
@@ -35,8 +36,9 @@ def keep_unused(thing: object) -> None:
 
 
 def _in_the_child() -> None:
-    for thing in list(_things):
-        thing.after_fork()
+    with contextlib.ExitStack() as calls:  # one that fails keeps none of the others from being renewed
+        for thing in list(_things):
+            calls.callback(thing.after_fork)
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

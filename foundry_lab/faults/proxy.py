@@ -81,7 +81,7 @@ class FaultProxy:
         self._port = port
         self._rng = random.Random(seed)
         self._relay = Relay(None if upstream is None else _named(upstream), self._rng)
-        self._lock = threading.Lock()
+        self._new_locks()
         self._faults: tuple[Fault, ...] = ()
         self._script: deque[Fault | None] = deque()
         self._script_route = "*"
@@ -93,12 +93,16 @@ class FaultProxy:
 
     def after_fork(self) -> None:
         """The proxy runs in the parent; in the child it doesn't, and may be started."""
-        self._lock = threading.Lock()
+        self._new_locks()
         if self._server is not None:
             self._server.after_fork()
         keep_unused((self._server, self._relay))
         self._server, self._port = None, 0
         self._relay = Relay(self._relay.target, self._rng)
+
+    def _new_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._life = threading.Lock()  # one thread at a time starts or closes
 
     @property
     def url(self) -> str:
@@ -177,12 +181,13 @@ class FaultProxy:
             ConfigurationError: the port is taken.
             EngineError: there is no service and none can be started.
         """
-        if self._server is None:
-            self._find()
-            server = Server(self._handle, self._relay, self._port)
-            self._port = server.port
-            self._portal.wait(server.fit(self._wants_to_listen))
-            self._server = server
+        with self._life:
+            if self._server is None:
+                self._find()
+                server = Server(self._handle, self._relay, self._port)
+                self._port = server.port
+                self._portal.wait(server.fit(self._wants_to_listen))
+                self._server = server
         return self
 
     def _find(self) -> None:
@@ -191,10 +196,11 @@ class FaultProxy:
 
     def close(self) -> None:
         """Stop listening and end all connections. Does nothing if it isn't running."""
-        server, self._server = self._server, None
-        if server is not None:
-            self._portal.wait(server.close())
-            self._portal.close()
+        with self._life:
+            server, self._server = self._server, None
+            if server is not None:
+                self._portal.wait(server.close())
+                self._portal.close()
 
     def __enter__(self) -> FaultProxy:
         return self.start()

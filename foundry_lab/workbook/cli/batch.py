@@ -55,7 +55,9 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
     from foundry_lab.sync_client import SyncFoundryAPIClient
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    number: Any = int(concurrency) if concurrency.isdecimal() else concurrency
+    number: Any = concurrency
+    with contextlib.suppress(ValueError):  # "adaptive"; the batch says what else it may be
+        number = int(concurrency)
     elsewhere = bool(options["endpoints"] or Settings().endpoint)
     try:
         with interrupting(), left_as_found(keep=elsewhere):

@@ -62,7 +62,7 @@ class ChatPanel(ipywidgets.VBox):
         self._work: Work[None] | None = None
         self._client = client or FoundryAPIClient()
         check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
-        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.tokens_per_s: float | None = None
         self._note = ""
 
@@ -191,13 +191,15 @@ class ChatPanel(ipywidgets.VBox):
         if growing is not None:
             said.append({"role": "assistant", "content": growing or "…"})
         turns = "".join(
-            f'<p class="{m["role"]}"><b>{WHO[m["role"]]}:</b> {html.escape(m["content"])}</p>' for m in said
+            f'<p class="{m["role"]}"><b>{WHO.get(m["role"], m["role"])}:</b> '
+            f"{html.escape(str(m['content']))}</p>"
+            for m in said
         )
         note = f'<p class="note">{html.escape(self._note)}</p>' if self._note else ""
         return f'{_CSS}<div class="fl-chat">{turns}{note}</div>'
 
-    def _turns(self) -> list[dict[str, str]]:
-        return [m for m in self.messages if m["role"] != "system" and m["content"]]
+    def _turns(self) -> list[dict[str, Any]]:
+        return [m for m in self.messages if m["role"] != "system" and m.get("content")]
 
     def _on_text_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("event") == "submit":  # the Enter key
@@ -209,7 +211,7 @@ class ChatPanel(ipywidgets.VBox):
             self.send(prompt)
 
     def __repr__(self) -> str:
-        turns = [f"{m['role']}: {m['content']}" for m in self.messages]
+        turns = [f"{m['role']}: {m.get('content')}" for m in self.messages]
         return "\n".join(["ChatPanel", *turns])
 
 

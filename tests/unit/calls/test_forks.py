@@ -16,6 +16,7 @@ from forking import answers_of_forks, child_that
 from stub_server import CHAT, ROLE, StubService, chat, delta, stream
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.metrics import Metrics
 from foundry_lab.monitor import HealthMonitor
 
@@ -48,6 +49,23 @@ def test_a_cache_file_keeps_no_other_processs_answers(tmp_path: Path) -> None:
                 stub.url, "sync", questions=40, arguments={"cache": str(tmp_path / "kept")}, temperature=0
             )
             assert [asked for asked, answer, _ in answers if answer != asked] == []
+
+
+def test_one_thing_that_cannot_be_renewed_keeps_none_of_the_others_from_it() -> None:
+    renewed: list[int] = []
+
+    class Thing:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            renew_after_fork(self)
+
+        def after_fork(self) -> None:
+            renewed.append(self.number)
+            raise OSError("no room")
+
+    things = [Thing(number) for number in range(5)]
+    with child_that(lambda: sorted(renewed)) as seen:
+        assert seen == list(range(len(things)))
 
 
 def test_a_stream_is_not_read_on_in_a_fork() -> None:

@@ -671,6 +671,17 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(stub: StubServic
     assert "fault-proxy" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
+def test_several_threads_that_start_or_close_it_at_once_get_one_server(stub: StubService) -> None:
+    before = working()
+    proxy = FaultProxy(stub.url)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            list(pool.map(lambda _: proxy.start(), range(8)))
+            assert fetch(proxy.url, "GET", "/status")[0] == 200
+            list(pool.map(lambda _: proxy.close(), range(8)))
+    assert left(before) == set()
+
+
 async def test_closing_leaves_no_thread_and_no_hanging_request(stub: StubService) -> None:
     before = working()
     async with FaultProxy(stub.url) as proxy, aiohttp.ClientSession() as session:

@@ -20,6 +20,13 @@ def run(stub: StubService, folder: Path, *more: str) -> Result:
     return CliRunner().invoke(batch, [*files, "--endpoint", stub.url, "-c", "1", *more])
 
 
+@pytest.mark.parametrize("concurrency", ["0", "-3", "1.5", "many", "9" * 5_000])
+def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: str, tmp_path: Path) -> None:
+    with StubService() as stub:
+        done = run(stub, tmp_path, "-c", concurrency)
+    assert done.exit_code == 1 and 'from 1 to 1024, or "adaptive"' in str(done.exception)
+
+
 def test_failed_items_of_an_earlier_run_are_no_success(tmp_path: Path) -> None:
     with StubService() as stub:
         stub.on("POST", CHAT, error(400, "no"), chat("ok"))

@@ -103,6 +103,22 @@ def test_a_conversation_that_cannot_be_sent_leaves_the_panel_usable(stub: StubSe
         assert panel.messages[-1]["role"] == "assistant"
 
 
+def test_a_conversation_with_other_turns_is_shown(stub: StubService) -> None:
+    """One that was taken from elsewhere: a call of a tool, its result, text in parts."""
+    told = [
+        {"role": "user", "content": [{"type": "text", "text": "Two?"}]},
+        {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "<4>"},
+    ]
+    with open_panel(stub) as panel:
+        panel.messages.extend(told)
+        ask(panel, "So?")
+        assert panel.messages[-1] == {"role": "assistant", "content": "hello"}
+        shown = panel.transcript_view.value
+        assert "<b>tool:</b> &lt;4&gt;" in shown and "Two?" in shown and "<b>Model:</b> hello" in shown
+        assert "tool: <4>" in repr(panel)
+
+
 def test_every_input_has_a_label_and_every_turn_a_speaker(stub: StubService) -> None:
     with open_panel(stub) as panel:
         labels = [box.description for box in (panel.text, panel.temperature, panel.max_tokens)]
