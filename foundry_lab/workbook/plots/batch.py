@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import msgspec
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from foundry_lab._ground.checks import as_number, check_count
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, label, panels
+from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, RED, LabFigure, label, numbers, panels
 
 if TYPE_CHECKING:  # a notebook without batches does without loading them
     from foundry_lab.batch.report import BatchReport
@@ -31,8 +33,9 @@ class SweepPoint(msgspec.Struct, frozen=True):
         """Return the point that a batch with this concurrency gives.
 
         Raises:
-            ConfigurationError: it answered nothing.
+            ConfigurationError: it answered nothing; a concurrency that is no whole number from 1.
         """
+        check_count(concurrency, "concurrency")
         answered = report.answered_s()
         p50, p95 = report.latency_s(50), report.latency_s(95)
         if p50 is None or p95 is None:
@@ -78,9 +81,15 @@ def sweep_figure(points: Sequence[SweepPoint]) -> LabFigure:
 
     Little's law (J. Little, "A Proof for the Queuing Formula L = λW", 1961): requests under way = throughput
     times mean latency. Where throughput doesn't grow, latency has to.
+
+    Raises:
+        ConfigurationError: no point, or one with a number that is missing.
     """
     if not points:
         raise ConfigurationError("There is nothing to draw: give at least one SweepPoint.")
+    for point in points:
+        if not all(math.isfinite(as_number(each)) for each in msgspec.structs.astuple(point)):
+            raise ConfigurationError(f"{point} lacks a number, so it can't be drawn; leave it out.")
     points = sorted(points, key=lambda point: point.concurrency)
     x = np.array([point.concurrency for point in points])
     fig, (left, right) = panels(2, "How much is done, and how long one waits, by requests at once")
@@ -106,10 +115,19 @@ def sweep_figure(points: Sequence[SweepPoint]) -> LabFigure:
 
 
 def confusion_figure(labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> LabFigure:
-    """Draw a confusion table: a row for each true label, a column for each answer."""
-    table = np.asarray(counts)
-    if table.shape != (len(labels), len(labels)):
+    """Draw a confusion table: a row for each true label, a column for each answer.
+
+    Raises:
+        ConfigurationError: no label, or not a count from 0 for each pair of labels.
+    """
+    try:
+        table = np.asarray(counts)
+    except ValueError:  # rows of different lengths
+        table = np.empty(0)
+    if not table.size or table.shape != (len(labels), len(labels)):
         raise ConfigurationError(f"{len(labels)} labels need as many rows and columns, not {table.shape}.")
+    if (numbers(table.ravel(), "count") < 0).any():
+        raise ConfigurationError(f"A count in {table.tolist()} is below 0; count the answers again.")
     fig, (axes,) = panels(1, title, size=(5.5, 4.5))
     label(axes, "what the model said", "what is true")
     axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, table.sum(axis=1).max() * 1.4))

@@ -5,16 +5,25 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from foundry_lab.errors import ConfigurationError
-from foundry_lab.workbook.plots.style import BLUE, CYCLE, GREY, ORANGE, RED, LabFigure, label, panels
+from foundry_lab.workbook.plots.style import (
+    BLUE,
+    CYCLE,
+    GREY,
+    ORANGE,
+    RED,
+    LabFigure,
+    Times,
+    label,
+    numbers,
+    panels,
+)
 
 LEAST_S = 1e-9
 """A slope below it is flat but for rounding."""
-Times = Sequence[float] | npt.NDArray[np.float64]
 
 
 class LatencyFit(msgspec.Struct, frozen=True):
@@ -36,24 +45,18 @@ def fit_latency(tokens: Sequence[int], latencies_s: Sequence[float]) -> LatencyF
     """Fit a line to latencies in seconds against completion tokens, by least squares.
 
     Raises:
-        ConfigurationError: fewer than two different token counts, through which no line goes; a latency that
-            is missing.
+        ConfigurationError: fewer than two different token counts, through which no line goes; a count or a
+            latency that is missing.
     """
-    if len(tokens) != len(latencies_s) or len(set(tokens)) < 2:
+    counts, times = numbers(tokens, "token count"), numbers(latencies_s, "latency")
+    different = len(set(counts))
+    if len(counts) != len(times) or different < 2:
         raise ConfigurationError(
-            f"{len(tokens)} token counts ({len(set(tokens))} different) and {len(latencies_s)} latencies: a "
-            "line needs as many of one as of the other, and at least two different counts."
+            f"{len(counts)} token counts ({different} different) and {len(times)} latencies: a line needs as "
+            "many of one as of the other, and at least two different counts."
         )
-    slope, intercept = np.polyfit(np.asarray(tokens, float), _known(latencies_s, "latency"), 1)
+    slope, intercept = np.polyfit(counts, times, 1)
     return LatencyFit(fixed_s=float(intercept), per_token_s=float(slope))
-
-
-def _known(times: Times, what: str) -> npt.NDArray[np.float64]:
-    """Return times as an array. Raises ConfigurationError if there is none, or one is missing."""
-    known = np.asarray(times, float)
-    if not known.size or not np.isfinite(known).all():
-        raise ConfigurationError(f"Give at least one {what}, and leave out what is missing (None or NaN).")
-    return known
 
 
 def _draw_fit(ax: Axes, tokens: Sequence[int], latencies: Sequence[float]) -> LatencyFit:
@@ -99,7 +102,13 @@ def token_timeline(streams: Mapping[str, Times], title: str = "When each token c
 
     Args:
         streams: name -> seconds from the call to each token's arrival (`stream.arrivals_s`).
+
+    Raises:
+        ConfigurationError: no stream; an arrival that is missing.
     """
+    if not streams:
+        raise ConfigurationError("There is nothing to draw: give at least one stream, by its name.")
+    streams = {name: numbers(arrivals, "arrival") for name, arrivals in streams.items()}
     fig, (ax,) = panels(1, title, size=(9.0, 1.7 + 0.8 * len(streams)))
     label(ax, "time since the call (s)", "")
     rows = range(0, -len(streams), -1)  # the first on top
@@ -152,7 +161,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
     fit = _draw_fit(left, prompt_tokens, list(ttft_ms))
     left.set_ylim(bottom=0)
     label(left, "prompt tokens", "time to first token (ms)", f"prefill: {fit.per_token_s:z.2f} ms a token")
-    decode_ms = 1000 * _known(decode_s, "time per token")
+    decode_ms = 1000 * numbers(decode_s, "time per token", least=1)
     right.scatter(prompt_tokens, decode_ms, color=BLUE, s=45, zorder=3)
     right.axhline(float(np.median(decode_ms)), color=ORANGE, linewidth=2, label="median")
     right.legend(frameon=False, fontsize=10)
@@ -169,7 +178,7 @@ def prefill_and_decode(prompt_tokens: Sequence[int], ttft_s: Times, decode_s: Ti
 
 def _histogram(ax: Axes, seconds: Times, xlabel: str, ylabel: str, color: str) -> tuple[float, float]:
     """Draw times in ms, with the few longest at the right edge; return p50 and p95 in ms."""
-    ms = 1000 * _known(seconds, xlabel.removesuffix(" (ms)"))
+    ms = 1000 * numbers(seconds, xlabel.removesuffix(" (ms)"), least=1)
     p50, p95, p99_5 = (float(each) for each in np.percentile(ms, (50, 95, 99.5)))
     top = p99_5 * 1.05
     shortest = min(0.9 * float(ms.min()), top)

@@ -4,6 +4,7 @@ Of requests: the attempts of each call, and when retries arrive. Of an outage: t
 service killed and started.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,18 @@ from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import ProxiedRequest
 from foundry_lab.monitor import Look
 from foundry_lab.policies.breaker import Transition
-from foundry_lab.workbook.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, LabFigure, label, panels
+from foundry_lab.workbook.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    LabFigure,
+    label,
+    numbers,
+    panels,
+)
 
 Fill = Mapping[str, Any]
 """How an area looks, as arguments of matplotlib's patches and bars."""
@@ -47,6 +59,8 @@ OUTCOMES = {
     "open": (GREY, "|", "refused by the breaker"),
 }
 """Colour, marker and words of each outcome."""
+MOST_BINS = 10_000
+"""Of a histogram; a figure has about a tenth as many pixels."""
 
 
 def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) -> LabFigure:
@@ -58,8 +72,10 @@ def attempts(log: Iterable[ProxiedRequest], *, deadline_s: float | None = None) 
         deadline_s: draw a line there.
 
     Raises:
-        ConfigurationError: there is nothing to draw.
+        ConfigurationError: there is nothing to draw; a deadline that is no time.
     """
+    if deadline_s is not None:
+        check_seconds(deadline_s, "deadline_s")
     now_s = time.monotonic()
     calls: dict[str, list[tuple[float, float, str]]] = {}
     for entry in list(log):  # a proxy that runs adds to it
@@ -106,13 +122,20 @@ def arrivals(runs: Mapping[str, Sequence[float]], *, bin_s: float = 0.02) -> Lab
         bin_s: width of an interval in seconds.
 
     Raises:
-        ConfigurationError: no run, or an empty one; a `bin_s` that is no time.
+        ConfigurationError: no run, or an empty one; a time that is missing; a `bin_s` that is no time, or so
+            short that nobody could see the bars.
     """
     check_seconds(bin_s, "bin_s", positive=True)
     if not runs or not all(map(len, runs.values())):
         raise ConfigurationError("Give at least one run, and for each the times at which requests arrived.")
-    since = {name: np.asarray(times) - min(times) for name, times in runs.items()}
+    at = {name: numbers(times, "arrival") for name, times in runs.items()}
+    since = {name: times - times.min() for name, times in at.items()}
     longest = max(float(times.max()) for times in since.values())
+    if not longest / bin_s < MOST_BINS or bin_s == math.inf:
+        raise ConfigurationError(
+            f"bin_s={bin_s!r} can't be drawn: the arrivals lie within {longest:.3g} s. "
+            f"Give a number of seconds that cuts this into fewer than {MOST_BINS} intervals."
+        )
     bins = np.arange(0, longest + 2 * bin_s, bin_s)
     title = "The same failure, the same number of retries"
     fig, axes = panels(len(runs), title, size=(9, 2.3 * len(runs)), stacked=True)
@@ -146,10 +169,11 @@ def breaker_timeline(
         dark: when the service was away, in monotonic seconds.
 
     Raises:
-        ConfigurationError: no calls.
+        ConfigurationError: no calls; one that is no `CallOutcome`; times in `dark` that are none.
     """
     if not outcomes:
         raise ConfigurationError("There are no calls to draw.")
+    _check_outcomes(outcomes)
     began = outcomes[0][0]
     marks = [("closed", began), *((each.new, each.at_s) for each in transitions)]
     title = "The breaker while the service goes away and comes back"
@@ -158,7 +182,7 @@ def breaker_timeline(
     label(calls, "seconds", "", "calls, at the moment they ended")
     fig.alt = f"The breaker on a time line: {fig.alt}"
     if dark is not None:
-        away, back = dark[0] - began, dark[1] - began
+        away, back = (check_seconds(each, "dark") - began for each in dark)
         for ax in (states, calls):
             ax.axvline(away, color="black", lw=1, ls=":")
             ax.axvline(back, color="black", lw=1, ls=":")
@@ -181,10 +205,12 @@ def recovery(
         killed_at_s: when, in monotonic seconds.
 
     Raises:
-        ConfigurationError: no looks or no calls.
+        ConfigurationError: no looks or no calls; a call that is no `CallOutcome`; a kill at no time.
     """
     if not outcomes or not looks:
         raise ConfigurationError("There are no calls or no looks to draw.")
+    _check_outcomes(outcomes)
+    check_seconds(killed_at_s, "killed_at_s")
     began = min(killed_at_s, *(began for began, _, _ in outcomes))
     lead = killed_at_s - began
     marks = [(look.health.status, look.at_s) for look in looks]
@@ -217,12 +243,28 @@ def time_to_recovery_s(outcomes: Sequence[CallOutcome], killed_at_s: float) -> f
     """Return the seconds from a kill to the first answer to a call that began after the first failure.
 
     None where there was no failure, or no answer after it.
+
+    Raises:
+        ConfigurationError: a call that is no `CallOutcome`; a kill at no time.
     """
+    _check_outcomes(outcomes)
+    check_seconds(killed_at_s, "killed_at_s")
     failed = [ended for _, ended, word in outcomes if word != "ok" and ended >= killed_at_s]
     if not failed:
         return None
     good = [ended for began, ended, word in outcomes if word == "ok" and began >= failed[0]]
     return min(good) - killed_at_s if good else None
+
+
+def _check_outcomes(outcomes: Sequence[CallOutcome]) -> None:
+    """Raise ConfigurationError for a call that no row of a figure would show."""
+    for outcome in outcomes:
+        *times, word = outcome
+        if len(times) != 2 or word not in OUTCOMES or not all(map(math.isfinite, times)):
+            raise ConfigurationError(
+                f"A call is {outcome!r}; give when it began and ended, in monotonic seconds, and one of the "
+                f"words {', '.join(OUTCOMES)}."
+            )
 
 
 def _time_line(

@@ -7,7 +7,10 @@ import base64
 import html
 import io
 import sys
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +27,29 @@ SHARPNESS = 1.5
 """Pixels of the picture for each one on the page, so that it's sharp on a fine screen."""
 COLORS = 64
 """Of the picture: charts need few, and the file has a third of the size."""
+Times = Sequence[float] | npt.NDArray[np.float64]
+
+
+def numbers(values: Times, what: str, *, least: int = 0) -> npt.NDArray[np.float64]:
+    """Return measured values as an array.
+
+    Args:
+        values: of one kind.
+        what: that kind, for the error.
+        least: how many there must be.
+
+    Raises:
+        ConfigurationError: fewer, or one that is missing or no number: a figure would leave it out silently.
+    """
+    try:
+        known = np.asarray(values, float)
+    except (TypeError, ValueError):
+        known = np.array([np.nan])
+    if known.ndim != 1 or known.size < least or not np.isfinite(known).all():
+        raise ConfigurationError(
+            f"Give a list of numbers, at least one {what}, and leave out what is missing (None or NaN)."
+        )
+    return known
 
 
 class LabFigure(Figure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from stub_server import CHAT, StubService, chat, error
@@ -60,3 +61,18 @@ def test_a_confusion_table_shows_every_count() -> None:
     assert [text.get_text() for text in fig.axes[0].texts] == ["3", "1", "0", "4"]
     with pytest.raises(ConfigurationError, match="2 labels"):
         confusion_figure(["yes", "no"], [[1, 2, 3]], "title")
+
+
+@pytest.mark.parametrize(
+    "counts", [[], [[1, 2], [3]], [[1, -1], [0, 1]], [[1, float("nan")], [0, 1]], [["a", "b"], ["c", "d"]]]
+)
+def test_a_confusion_table_of_what_is_no_count_is_refused(counts: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        confusion_figure(["yes", "no"], counts, "title")
+
+
+def test_a_sweep_point_lacks_no_number(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="lacks a number"):
+        sweep_figure([SweepPoint(1, 1.0, 1.0, 1.0, float("nan"), 1.0)])
+    with pytest.raises(ConfigurationError, match="concurrency='adaptive'"):
+        SweepPoint.of("adaptive", SyncFoundryAPIClient(stub.url).complete_batch(["a"]))  # type: ignore[arg-type]

@@ -50,6 +50,22 @@ def test_a_time_that_is_missing_is_named(missing: Any) -> None:
         plots.prefill_and_decode([8, 16], [0.1, 0.2], [0.1, missing])
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), "many", [1, 2]])
+def test_a_token_count_that_is_missing_is_named(missing: Any) -> None:
+    """An answer without `usage` gave numpy's "SVD did not converge"."""
+    with pytest.raises(ConfigurationError, match="one token count, and leave out what is missing"):
+        plots.fit_latency([8, 16, missing], [0.1, 0.2, 0.3])
+    with pytest.raises(ConfigurationError, match="one token count, and leave"):
+        plots.prefill_and_decode([8, 16, missing], [0.1, 0.2, 0.3], [0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("streams", [{}, {"a": [0.1, None]}, {"a": [0.1, float("nan")]}])
+def test_a_time_line_without_streams_or_with_a_hole_is_refused(streams: Any) -> None:
+    """NaN was "the last after nan s"."""
+    with pytest.raises(ConfigurationError, match="at least one"):
+        plots.token_timeline(streams)
+
+
 def test_latency_figure_names_its_axes_with_units() -> None:
     figure = plots.latency_by_tokens([8, 16, 32], [0.1, 0.15, 0.25])
     (axes,) = figure.axes

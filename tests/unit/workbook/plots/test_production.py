@@ -154,3 +154,30 @@ def test_an_answer_that_was_under_way_is_no_recovery() -> None:
 def test_nothing_to_draw_says_so(draw: object) -> None:
     with pytest.raises(ConfigurationError):
         draw()  # type: ignore[operator]
+
+
+NAN = float("nan")
+CALLS = [(1.0, 1.1, "ok"), (1.2, 1.3, "failed")]
+LOOKS = [look(1.0, "healthy")]
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: plots.breaker_timeline([(1.0, 1.1, "error")], []), "ok, failed, open"),
+        (lambda: plots.recovery([(1.0, 1.1, "error")], LOOKS, [], 1.0), "ok, failed, open"),
+        (lambda: plots.time_to_recovery_s([(1.0, 1.1, "error")], 1.0), "ok, failed, open"),
+        (lambda: plots.breaker_timeline([(1.0, NAN, "ok")], []), "monotonic seconds"),
+        (lambda: plots.breaker_timeline(CALLS, [], dark=(NAN, 1.0)), "dark=nan"),
+        (lambda: plots.recovery(CALLS, LOOKS, [], NAN), "killed_at_s=nan"),
+        (lambda: plots.time_to_recovery_s(CALLS, NAN), "killed_at_s=nan"),
+        (lambda: plots.attempts([request(1.0, "a")], deadline_s=NAN), "deadline_s=nan"),
+        (lambda: plots.arrivals({"a": [1.0, NAN]}), "at least one arrival"),
+        (lambda: plots.arrivals({"a": [0.0, 1.0]}, bin_s=1e-12), "can't be drawn"),
+        (lambda: plots.arrivals({"a": [0.0, 1.0]}, bin_s=float("inf")), "can't be drawn"),
+    ],
+)
+def test_what_a_figure_would_leave_out_is_refused(draw: object, said: str) -> None:
+    """A call with another word was in no row, and NaN in no place; the alt text said "0 answered; 0 sent"."""
+    with pytest.raises(ConfigurationError, match=said):
+        draw()  # type: ignore[operator]
