@@ -26,11 +26,12 @@ class ChatOptions(TypedDict, total=False):
     `max_tokens`, `temperature`, `top_p`, `stop`, `seed`, `tools`, `tool_choice`, `response_format`: as in
     OpenAI's chat completions. `extra_body`: further fields for the body, sent as they are.
     `timeout`: seconds for everything, all attempts included.
+    `cache`: whether to use the client's response cache, if it has one; True by default.
+    For `complete` only:
     `response_model`: a pydantic model, msgspec Struct, dataclass or JSON schema the answer must fit.
     `parser`: a function of the text; a ValueError of it makes the model try again. It is called in the thread
     of the client's event loop: it may use a client, but mustn't wait for another thread that uses one.
     `parse_attempts`: how often the model is asked before StructuredOutputError.
-    `cache`: use the client's response cache, if it has one.
     For streams only: `first_token_timeout` and `idle_timeout` in seconds, both `timeout` by default;
     `on_stall`: "error", or "fallback" to ask once more without streaming when no first token comes in time;
     `first_token_timeout` is then half of `timeout` by default.
@@ -112,13 +113,15 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             check_kind(given["model"], "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
+        cache = given.get("cache", True)
+        check_kind(cache, "cache", (bool,), "True or False, and a file to FoundryAPIClient(cache=…)")
         own = _limits(given, timeout_s) if stream else _shape(given, fields)
         return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
             model=given.get("model"),
             fields=protocol.build_fields(fields),
             timeout_s=timeout_s,
-            cache=bool(given.get("cache", True)),
+            cache=cache,
             **own,
         )
 
@@ -131,7 +134,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 def _limits(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     """Return a stream's own part of a request."""
     on_stall = given.get("on_stall", "error")
-    if on_stall not in ("error", "fallback"):
+    if not isinstance(on_stall, str) or on_stall not in ("error", "fallback"):
         raise ConfigurationError(f'on_stall={on_stall!r} is not allowed. Choose "error" or "fallback".')
     fallback = on_stall == "fallback"
     first_token_s = given.get("first_token_timeout", timeout_s / 2 if fallback else timeout_s)

@@ -180,8 +180,9 @@ _TYPES: dict[str, tuple[tuple[Any, ...], str]] = {
     "top_p": (_NUMBER, "a number"),
     "seed": (_WHOLE, "a whole number"),
     "stop": ((str, list, tuple), "a string or a list of strings"),
-    "tools": ((list, tuple), "a list of tools"),
-    "response_format": ((Mapping,), 'a dict, such as {"type": "json_object"}'),
+    "tools": ((list, tuple), "a list of tools, each a dict"),
+    "tool_choice": ((str, Mapping), 'a text, such as "auto", or a dict'),
+    "response_format": ((Mapping,), 'a dict with a "type", such as {"type": "json_object"}'),
 }
 LARGEST_SEED = 2**31 - 1
 """A larger or a negative seed is ignored or cut to 32 bits without a word (foundry-local-sdk 2.2.1)."""
@@ -203,3 +204,7 @@ def _check_types(fields: Mapping[str, Any]) -> None:
             texts = [value] if isinstance(value, str) else value
             if not all(isinstance(each, str) and each for each in texts):
                 raise ConfigurationError(f"stop={value!r} must be {words}, none of them empty.")
+        if name == "response_format" and not isinstance(value.get("type"), str):
+            raise ConfigurationError(f"response_format={value!r} must be {words}.")
+        if name == "tools" and not all(isinstance(each, Mapping) for each in value):
+            raise ConfigurationError(f"tools={value!r} must be {words}.")

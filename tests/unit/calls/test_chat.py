@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from clients import Client
 from stub_server import CHAT, StubService, chat
@@ -37,6 +38,20 @@ def test_what_belongs_to_the_client_is_told_as_that(name: str, argument: str, st
     with pytest.raises(ConfigurationError, match="belongs to the client") as caught:
         ChatRequest.build("hi", {name: "x"}, 30.0, stream=stream)
     assert f"FoundryAPIClient({argument}=…)" in str(caught.value) and "extra_body" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cache", ["answers.db", 1, "no"])
+def test_a_call_takes_no_cache_of_its_own(cache: Any) -> None:
+    """A file here looked as if answers were kept in it, and nothing was kept."""
+    for stream in (False, True):
+        with pytest.raises(ConfigurationError, match=r"FoundryAPIClient\(cache=…\)"):
+            ChatRequest.build("hi", {"cache": cache}, 30.0, stream=stream)
+
+
+def test_on_stall_of_another_kind_is_told() -> None:
+    """numpy's arrays compare to arrays, and the test of one is a ValueError."""
+    with pytest.raises(ConfigurationError, match="on_stall"):
+        ChatRequest.build("hi", {"on_stall": np.array(["error", "fallback"])}, 30.0, stream=True)
 
 
 def test_a_complaint_is_short_however_long_the_answer() -> None:
