@@ -115,6 +115,11 @@ def _facts(request: msgspec.Struct) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in known.items()}
 
 
+def one_line(name: str) -> str:
+    """Return a name as a line of the log can hold it: one that a service gives may forge no second line."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def prompt_excerpt(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the beginning of the last message, as far as `configure_logging` allows it to be logged."""
     if not messages:

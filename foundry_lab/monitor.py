@@ -28,6 +28,7 @@ from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.client import FoundryAPIClient
 from foundry_lab.engine.service.supervisor import Restart, Restarter, Supervisor
 from foundry_lab.errors import ConfigurationError, FoundryError
+from foundry_lab.logs import one_line
 from foundry_lab.policies.breaker import State
 from foundry_lab.sync_client import SyncFoundryAPIClient
 from foundry_lab.types import Health
@@ -213,7 +214,10 @@ class HealthMonitor:
         if before is not None and before.health.status != found.status:
             change = HealthTransition(before.health.status, found.status, look.at_s, found)
             _log.info(
-                "service %s -> %s: %s", change.old, change.new, " ".join(found.reasons) or "no complaints"
+                "service %s -> %s: %s",
+                change.old,
+                change.new,
+                one_line(" ".join(found.reasons)) or "no complaints",
             )
             _call(self._transition_listeners, change)
 

@@ -17,6 +17,7 @@ from foundry_lab.batch.result import Outcome, ended
 from foundry_lab.calls.chat import ChatRequest, one_token
 from foundry_lab.calls.core import ClientCore
 from foundry_lab.calls.models import Directory, same_model
+from foundry_lab.metrics import outcome_of
 from foundry_lab.policies.breaker import is_failure
 from foundry_lab.policies.retry import is_connect_timeout
 from foundry_lab.protocol import Reply
@@ -150,7 +151,7 @@ class EndpointPool:
                 await endpoint.check(self._models)
             except (errors.ServiceUnavailableError, errors.RequestTimeoutError) as error:
                 missing.append(error)
-                self._lose(endpoint, str(error))
+                self._lose(endpoint, error)
         if len(missing) == len(self.endpoints):
             raise missing[0]
 
@@ -227,20 +228,21 @@ class EndpointPool:
                 self._policy.observe(latency_s, 0, ok=False)
             must_prove = endpoint.failed_in_a_row >= SUSPICIOUS_IN_A_ROW
             if lost or must_prove:
-                self._lose(endpoint, str(error), probe=must_prove)
+                self._lose(endpoint, error, probe=must_prove)
 
-    def _lose(self, endpoint: Endpoint, reason: str, *, probe: bool = False) -> None:
+    def _lose(self, endpoint: Endpoint, error: Exception | None, *, probe: bool = False) -> None:
         """Take an endpoint out until it works again; with `probe`, until it also generates a token."""
         if endpoint.watch is not None:
             return
-        endpoint.reason = reason
+        endpoint.reason = str(error)
+        kind = outcome_of(error)  # for the log: the error's text may quote a prompt
         endpoint.watch = asyncio.create_task(self._watch(endpoint, probe))
         if any(each.watch is None for each in self.endpoints):
-            _log.warning("%s is left out until it works again (%s)", endpoint.url, reason)
+            _log.warning("%s is left out until it works again (%s)", endpoint.url, kind)
         else:
             self._give_up_at = asyncio.get_running_loop().time() + self._patience_s
             self.on_wait(True)
-            _log.warning("no service works; waiting up to %.0f s for one (%s)", self._patience_s, reason)
+            _log.warning("no service works; waiting up to %.0f s for one (%s)", self._patience_s, kind)
         self._changed.set()  # those who wait learn of the time limit
 
     async def _watch(self, endpoint: Endpoint, probe: bool) -> None:

@@ -153,7 +153,7 @@ class AsyncCaller:
             tokens = f"{usage.prompt_tokens}+{usage.completion_tokens}" if usage is not None else "-"
             prompt = f" prompt={record.prompt!r}" if record.prompt else ""
             line = (
-                f"{record.request_id} {record.operation} model={record.model or '-'} "
+                f"{record.request_id} {record.operation} model={logs.one_line(record.model) or '-'} "
                 f"outcome={record.outcome} attempts={record.retries + 1} "
                 f"latency_s={record.latency_s:.3f} tokens={tokens}{prompt}"
             )

@@ -12,7 +12,7 @@ from foundry_lab import errors, protocol
 from foundry_lab._ground.checks import did_you_mean
 from foundry_lab.calls.download import DownloadLines, Report
 from foundry_lab.config import DEFAULT_MODEL, Settings, check_model_name
-from foundry_lab.logs import LOGGER
+from foundry_lab.logs import LOGGER, one_line
 from foundry_lab.protocol import Call, Reply
 from foundry_lab.protocol.dialect import CURRENT, LEGACY, Dialect
 from foundry_lab.protocol.failure import UNKNOWN_ROUTE
@@ -209,7 +209,7 @@ class Directory:
                 by_service=False,
                 hint=f"Load one with load_model(alias); the service knows: {names}.",
             )
-        _log.info("no model was asked for; using %s, which is loaded", ready[0].id)
+        _log.info("no model was asked for; using %s, which is loaded", one_line(ready[0].id))
         return ready[0].id
 
 

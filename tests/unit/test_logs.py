@@ -14,6 +14,7 @@ import pytest
 from clients import Client, both_clients
 from stub_server import CHAT, StubService, chat, error, reply
 
+from foundry_lab import BatchStoppedError
 from foundry_lab.errors import ConfigurationError, FoundryError, ServerError
 from foundry_lab.logs import LOGGER, configure_logging, reset_logging
 
@@ -101,6 +102,30 @@ def test_failures_quote_nothing_into_the_log(
     assert "http_400" in out.getvalue()
     for secret in ("teal", "confidential"):
         assert secret not in out.getvalue()
+
+
+def test_a_batch_quotes_no_prompt_when_its_service_fails(stub: StubService, out: io.StringIO) -> None:
+    configure_logging("DEBUG", stream=out)
+    stub.on("POST", CHAT, error(500, f"can't tokenize {PROMPT!r}"))
+    with client("sync", stub, retries=0) as ours, pytest.raises(BatchStoppedError):
+        ours.complete_batch([PROMPT] * 20, wait_for_service=0.5, progress=False)
+    assert "no service works" in out.getvalue() and "(http_500)" in out.getvalue()
+    assert "teal" not in out.getvalue()
+
+
+@both_clients
+def test_a_model_whose_name_has_line_ends_forges_no_line(
+    kind: str, stub: StubService, out: io.StringIO
+) -> None:
+    configure_logging(stream=out)
+    stub.on("POST", CHAT, chat("hi", model="a\n2026 INFO \x1b[2J"))
+    with client(kind, stub) as ours:
+        ours.complete("hi")
+        with pytest.raises(FoundryError):
+            ours.complete("hi", model="b\n2026 INFO")
+    assert "model=a\\n2026" in out.getvalue() and "model=b\\n2026" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    assert not [line for line in out.getvalue().splitlines() if line.startswith("2026 INFO")]
 
 
 @pytest.mark.parametrize("as_json", [True, False])
