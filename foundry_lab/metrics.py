@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import threading
@@ -108,14 +109,20 @@ def percentile(samples: Sequence[float], q: float) -> float | None:
     """Return the q-th percentile (0-100) of real samples, linearly interpolated; None without samples.
 
     Raises:
-        ConfigurationError: another q.
+        ConfigurationError: another q, or a sample that is missing.
     """
-    if not 0 <= as_number(q) <= 100:
+    percent = as_number(q)
+    if not 0 <= percent <= 100:
         raise errors.ConfigurationError(f"q={q!r} is no percentile; give a number from 0 to 100, such as 95.")
-    if not samples:
+    try:
+        ordered = sorted(map(float, samples))
+    except (TypeError, ValueError):
+        ordered = [math.nan]
+    if not all(map(math.isfinite, ordered)):  # NaN has no place in an order
+        raise errors.ConfigurationError("A sample is None, NaN or no number; leave out what is missing.")
+    if not ordered:
         return None
-    ordered = sorted(samples)
-    position = (len(ordered) - 1) * q / 100
+    position = (len(ordered) - 1) * percent / 100
     below = int(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from foundry_lab._ground.checks import check_count, check_kind, check_timeout
+from foundry_lab._ground.checks import check_count, check_function, check_kind, check_timeout
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls import health
 from foundry_lab.calls.portal import Portal, Work
@@ -127,11 +127,17 @@ class HealthMonitor:
         return self._work is not None and not self._work.done
 
     def on_sample(self, listener: Callable[[Look], None]) -> None:
-        """Call `listener` after every look, in the monitor's thread. One that raises is only logged."""
+        """Call `listener` after every look, in the monitor's thread. One that raises is only logged.
+
+        Raises:
+            ConfigurationError: it can't be called.
+        """
+        check_function(listener, "listener")
         self._look_listeners.append(listener)
 
     def on_transition(self, listener: Callable[[HealthTransition], None]) -> None:
         """Call `listener` when the status changes, as for `on_sample`."""
+        check_function(listener, "listener")
         self._transition_listeners.append(listener)
 
     # --- life ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Number
 from typing import TypeGuard
 
 from foundry_lab.errors import ConfigurationError
@@ -14,8 +14,12 @@ MAX_TIMEOUT_S = 1e6
 
 def as_number(value: object) -> float:
     """Return a value as a number; NaN, which every comparison fails for, where it is none."""
+    if isinstance(value, bool) or not isinstance(
+        value, (Number, str)
+    ):  # numpy's numbers are some, its bools none
+        return math.nan
     try:
-        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
@@ -29,6 +33,14 @@ def check_kind(value: object, name: str, kinds: tuple[type, ...], instead: str) 
     """Raise ConfigurationError, which says what to give instead, for a value of another kind."""
     if not isinstance(value, kinds):
         raise ConfigurationError(f"{name} is a {type(value).__name__}; give {instead}.")
+
+
+def check_function(value: object, name: str) -> None:
+    """Raise ConfigurationError for what can't be called: noticed when it is needed, it would be too late."""
+    if not callable(value):
+        raise ConfigurationError(
+            f"{name}={value!r} can't be called; give a function, without brackets behind it."
+        )
 
 
 def check_seconds(value: object, name: str, *, positive: bool = False) -> float:

@@ -16,7 +16,7 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from foundry_lab._ground.checks import as_number, check_count, check_seconds
+from foundry_lab._ground.checks import as_number, check_count, check_function, check_seconds
 from foundry_lab._ground.forks import renew_after_fork
 from foundry_lab.errors import (
     CircuitOpenError,
@@ -114,6 +114,7 @@ class CircuitBreaker:
         self._slow_rate = _share(slow_call_rate, "slow_call_rate")
         if not callable(record):
             raise ConfigurationError(f"record={record!r} must be a function of an exception: does it count?")
+        check_function(clock, "clock")
         self._is_failure = record
         self._clock = clock
         self._lock = threading.Lock()
@@ -138,7 +139,12 @@ class CircuitBreaker:
         return "half-open" if self._state == "open" and self._is_due(self._clock()) else self._state
 
     def add_listener(self, listener: Callable[[Transition], None]) -> None:
-        """Call `listener` after every change of state. One that raises is logged and does no harm."""
+        """Call `listener` after every change of state. One that raises is logged and does no harm.
+
+        Raises:
+            ConfigurationError: it can't be called.
+        """
+        check_function(listener, "listener")
         self._listeners.append(listener)
 
     # --- by hand ----------------------------------------------------------------------------------------

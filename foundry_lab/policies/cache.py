@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
-from foundry_lab._ground.checks import check_count, check_seconds
+from foundry_lab._ground.checks import check_count, check_function, check_seconds
 from foundry_lab._ground.files import as_path, check_links
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.errors import ConfigurationError, FoundryError
@@ -91,6 +91,7 @@ class ResponseCache:
             math.inf if max_age_s is None else check_seconds(max_age_s, "max_age_s", positive=True)
         )
         self._whole_ends = ("stop", "tool_calls", "length") if keep_length else ("stop", "tool_calls")
+        check_function(clock, "clock")
         self._clock = clock
         self._hits = self._shared = self._misses = self._stores = 0
         self._open()

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -160,6 +161,13 @@ def test_timeouts_are_positive_and_finite(value: float) -> None:
     else:
         with pytest.raises(ConfigurationError, match="timeout="):
             check_timeout(value)
+
+
+@pytest.mark.parametrize("value", [np.True_, b"5", [5]])
+def test_what_only_looks_like_a_number_is_no_time(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout="):
+        check_timeout(value)
+    assert check_timeout(np.float32(2.5)) == 2.5 and check_timeout(" 5 ") == 5.0
 
 
 @given(st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.binary(max_size=3)))

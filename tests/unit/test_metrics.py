@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from clients import Client, both_clients
 from hypothesis import given
@@ -282,3 +283,17 @@ def test_a_percentile_that_is_none_is_refused(samples: list[float], q: Any) -> N
     with pytest.raises(ConfigurationError, match="0 to 100"):
         percentile(samples, q)
     assert percentile([1.0, 2.0], 100) == 2.0
+
+
+def test_a_percentile_is_taken_of_an_array_too() -> None:
+    """A stream's `inter_token_s` is one; numpy's "the truth value is ambiguous" came."""
+    assert percentile(np.array([4.0, 1.0, 3.0, 2.0]), 50) == 2.5  # type: ignore[arg-type]
+    assert percentile(np.array([]), 50) is None  # type: ignore[arg-type]
+    assert percentile([1.0, 2.0, 3.0], "50") == 2.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None, "late", float("inf")])
+def test_a_sample_that_is_missing_is_told(missing: Any) -> None:
+    """NaN has no place in an order: the median of 3, NaN, 1 and 2 was NaN, that of others a wrong number."""
+    with pytest.raises(ConfigurationError, match="leave out what is missing"):
+        percentile([3.0, missing, 1.0, 2.0], 50)

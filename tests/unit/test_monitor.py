@@ -108,6 +108,14 @@ def test_history_is_bounded(stub: StubService) -> None:
     assert list(monitor.history) == looks[-3:]
 
 
+def test_a_listener_that_cant_be_called_is_refused(stub: StubService) -> None:
+    with SyncFoundryAPIClient(stub.url) as client:
+        monitor = HealthMonitor(client)
+        for listen in (monitor.on_sample, monitor.on_transition):
+            with pytest.raises(ConfigurationError, match="can't be called"):
+                listen(None)  # type: ignore[arg-type]
+
+
 def test_transitions_are_told_and_a_listener_that_raises_does_no_harm(stub: StubService) -> None:
     changes: list[HealthTransition] = []
     with sync_client(stub) as client:

@@ -382,12 +382,20 @@ def test_every_change_has_its_reason_in_words(number: int, expected: list[str]) 
         {"slow_call_rate": 0},
         {"slow_call_rate": "often"},
         {"record": 503},
+        {"clock": 5},
     ],
     ids=str,
 )
 def test_thresholds_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         CircuitBreaker(**wrong)
+
+
+@pytest.mark.parametrize("listener", [None, "print"])
+def test_a_listener_that_cant_be_called_is_refused(listener: Any) -> None:
+    """It was taken, and the first change of state then wrote a traceback into a log that nobody reads."""
+    with pytest.raises(ConfigurationError, match=r"listener=.*can't be called"):
+        CircuitBreaker().add_listener(listener)
 
 
 def test_numbers_written_as_text_count_like_those_of_the_environment() -> None:

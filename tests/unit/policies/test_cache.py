@@ -347,7 +347,7 @@ def test_frequent_hits_write_nothing(stub: StubService, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_entries": 0}, {"max_entries": "many"}, {"max_bytes": -1}, {"max_age_s": 0}]
+    "limits", [{"max_entries": 0}, {"max_entries": "many"}, {"max_bytes": -1}, {"max_age_s": 0}, {"clock": 5}]
 )
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(limits))):
