@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from foundry_lab._ground.checks import check_function
 from foundry_lab.errors import ConfigurationError
 from foundry_lab.faults.proxy import Fault, FaultProxy
 from foundry_lab.protocol import CHAT_PATH
@@ -82,6 +83,7 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
     Raises:
         ConfigurationError: the client can't answer even without a fault, so no trial would tell anything.
     """
+    check_function(make, "make")
     with FaultProxy(upstream) as proxy:
         healthy = _call(make(proxy.url), proxy, TIMEOUT_S)
         if not isinstance(healthy.text, str) or not healthy.text or not healthy.sent:

@@ -73,7 +73,7 @@ class Fault(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigurationError(f"There is no fault {self.kind!r}. Choose one of: {', '.join(KINDS)}.")
-        check_kind(self.route, "route", (str,), 'a path, such as "/v1/*"')
+        check_route(self.route)
         for name in ("rate", "delay_s", "sigma"):
             check_kind(getattr(self, name), name, (Real,), "a number")
         for name in ("status", "after"):
@@ -95,6 +95,15 @@ class Fault(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"status {self.status}" if self.kind == "status" else self.kind
+
+
+def check_route(route: object) -> None:
+    """Raise ConfigurationError for what no path of a request can match."""
+    check_kind(route, "route", (str,), 'a path, such as "/v1/*"')
+    if not str(route).startswith(("/", "*", "?", "[")):
+        raise ConfigurationError(
+            f'route={route!r} meets no request: paths begin with a slash, such as "/v1/*".'
+        )
 
 
 def pick(faults: tuple[Fault, ...], path: str, draw: float) -> Fault | None:

@@ -23,13 +23,12 @@ from collections import Counter, deque
 import msgspec
 from aiohttp import web
 
-from foundry_lab._ground.checks import check_kind
 from foundry_lab._ground.forks import keep_unused, renew_after_fork
 from foundry_lab.calls.portal import Portal
 from foundry_lab.calls.target import Target, locate
 from foundry_lab.config import Settings, check_endpoint
 from foundry_lab.errors import ConfigurationError, EngineError, FoundryError
-from foundry_lab.faults.kinds import Fault, FaultKind, pick
+from foundry_lab.faults.kinds import Fault, FaultKind, check_route, pick
 from foundry_lab.faults.relay import STATUS_SENT, Relay, refuse
 from foundry_lab.faults.server import HOST, Server
 
@@ -156,7 +155,7 @@ class FaultProxy:
             ConfigurationError: a kind that doesn't exist, or "refused", which isn't for single requests; or a
                 route that is no path.
         """
-        check_kind(route, "route", (str,), 'a path, such as "/v1/*"')
+        check_route(route)
         chosen = [fault if isinstance(fault, Fault) or fault is None else Fault(fault) for fault in faults]
         if any(fault is not None and fault.kind == "refused" for fault in chosen):
             raise ConfigurationError("'refused' can't be in a script, as it closes the port. Take 'reset'.")

@@ -130,6 +130,11 @@ def test_a_client_that_never_works_is_no_trial(stub: StubService, ask: Ask, seen
         run_checklist(lambda url: ask, stub.url)
 
 
+def test_what_makes_no_client_is_told_as_that(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="make='client' can't be called"):
+        run_checklist("client", stub.url)  # type: ignore[arg-type]
+
+
 def test_a_client_that_asks_elsewhere_is_no_trial(stub: StubService) -> None:
     """It would be told to have passed what it never met."""
     with pytest.raises(ConfigurationError, match="came of 0 requests for /v1/chat/completions to the URL"):

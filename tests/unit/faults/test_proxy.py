@@ -517,6 +517,8 @@ def test_another_service_is_not_replaced_by_the_labs(lab_service: list[str]) -> 
         ({"kind": "cut", "after": 2.5}, "after is a float; give a whole number"),  # no event has that number
         ({"kind": "status", "retry_after": "1"}, "retry_after is a str"),
         ({"kind": "reset", "route": None}, "route is a NoneType; give a path"),
+        ({"kind": "stall", "route": "v1/chat/completions"}, "begin with a slash"),
+        ({"kind": "stall", "route": ""}, "begin with a slash"),
         ({"kind": "refused", "rate": 0.5}, "refused"),
         ({"kind": "refused", "route": "/v1/*"}, "refused"),
     ],
@@ -597,6 +599,8 @@ def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
 def test_a_route_that_is_none_is_refused_at_once(proxy: FaultProxy) -> None:
     with pytest.raises(ConfigurationError, match="route is a NoneType; give a path"):
         proxy.script("reset", route=None)
+    with pytest.raises(ConfigurationError, match="begin with a slash"):
+        proxy.script("reset", route=CHAT.removeprefix("/"))  # which met no request, and no error told
 
 
 @pytest.mark.parametrize("ends", ["closed", "refused"])
