@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from foundry_lab._ground.checks import check_count, check_kind
 from foundry_lab.errors import ResponseFormatError
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -33,10 +34,13 @@ class SSEDecoder:
 
     Args:
         max_event_bytes: an event, or a line, longer than this is refused instead of filling the memory.
+
+    Raises:
+        ConfigurationError: a limit that is no whole number from 1.
     """
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
-        self._max_bytes = max_event_bytes
+        self._max_bytes = check_count(max_event_bytes, "max_event_bytes")
         self._line = bytearray()  # a line whose end hasn't come yet
         self._data: list[bytes] = []  # the data lines of the event being read
         self._data_bytes = 0
@@ -46,7 +50,13 @@ class SSEDecoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take the next bytes; return the events they complete. Raises ResponseFormatError as `events`."""
+        """Take the next bytes; return the events they complete.
+
+        Raises:
+            ConfigurationError: a text: a piece may end in the middle of a letter, so decode what comes out.
+            ResponseFormatError: as `events`.
+        """
+        check_kind(data, "data", (bytes, bytearray), "the bytes as they came, before they are decoded")
         return list(self.events(data))
 
     def events(self, data: bytes) -> Iterator[Event]:

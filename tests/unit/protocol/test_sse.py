@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_lab.errors import ResponseFormatError
+from foundry_lab.errors import ConfigurationError, ResponseFormatError
 from foundry_lab.protocol.sse import Event, SSEDecoder
 
 
@@ -143,3 +143,11 @@ def test_what_never_ends_is_given_up_at_the_cap(block: bytes) -> None:
 def test_a_line_far_above_other_readers_limits_is_read() -> None:
     long = b"x" * 1_000_000
     assert [event.data for event in decode(b"data: ", long[:400_000], long[400_000:], b"\n\n")] == [long]
+
+
+def test_a_text_and_a_limit_that_is_none_are_told() -> None:
+    """A learner's `feed(raw.decode())` ended in "'in <string>' requires string as left operand, not bytes"."""
+    with pytest.raises(ConfigurationError, match="data is a str; give the bytes as they came"):
+        SSEDecoder().feed("data: a\n\n")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="max_event_bytes='8 MB'"):
+        SSEDecoder("8 MB")  # type: ignore[arg-type]
