@@ -6,7 +6,7 @@ from typing import Any
 
 from foundry_lab.exercises.double import ALIAS, MODEL, Answer, Asked, Double, completion, error
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Outcome, Wrong, attempt, described, number_of, shown
+from foundry_lab.exercises.trying import Outcome, Wrong, attempt, described, number_of, returned, shown
 from foundry_lab.protocol import CHAT_PATH
 
 
@@ -25,7 +25,7 @@ def body_until(body_until: Any) -> None:
                 f"{call}: messages is {shown(body['messages'])}. It is a list, with one message in it: role "
                 "user, and the question as it was given."
             )
-        if body["stop"] not in (word, [word]):
+        if body["stop"] not in (word, [word], (word,)):
             raise Wrong(f"{call}: the answer should end before {word!r}, and stop is {shown(body['stop'])}.")
 
 
@@ -36,7 +36,7 @@ def ask(ask: Any) -> None:
     value = outcome.result()
     _check_request(asked, "What is the sea?", 60)
     if value != "The sea is wide.":
-        raise Wrong(f'the answer was "The sea is wide.", and you returned {shown(value)}.')
+        raise Wrong(f'the answer was "The sea is wide.", and you {returned(value)}.')
     refused, _ = _asked(ask, error(400, "max_tokens must be >= 1"), "What is the sea?", 0)
     if refused.error is None:
         raise Wrong(f"the service refused the request (400), and you returned {shown(refused.value)}.")
@@ -50,6 +50,13 @@ def ask(ask: Any) -> None:
         raise Wrong(f"the answer was cut (finish_reason 'length'), and taken for whole: {shown(cut.value)}.")
     if not isinstance(cut.error, ValueError):
         raise Wrong(f"a cut answer should be a ValueError, and it raised {described(cut.error)}")
+    full, _ = _asked(ask, completion("It is blue."), "What is the sea?", 3)
+    if full.error is not None or full.value != "It is blue.":
+        what = f"raised {described(full.error)}" if full.error is not None else returned(full.value)
+        raise Wrong(
+            "an answer was whole (finish_reason 'stop') and had as many tokens as max_tokens allows, 3, and "
+            f"ask {what}. Look at its finish_reason."
+        )
     empty, _ = _asked(ask, Answer(body={"object": "chat.completion", "choices": []}), "Hi", 60)
     if empty.error is None:
         raise Wrong(f"an answer without choices should be an error, and you returned {shown(empty.value)}.")
@@ -92,7 +99,9 @@ def two_turns(two_turns: Any) -> None:
     if len(seen) != 2:
         raise Wrong(f"ask was called {len(seen)} times; two questions are two requests.")
     if seen[0] != [{"role": "user", "content": questions[0]}]:
-        raise Wrong(f"the first request should be one user message, the first question. It was {seen[0]}.")
+        raise Wrong(
+            f"the first request should be one user message, the first question. It was {shown(seen[0])}."
+        )
     if not isinstance(seen[1], list) or not all(isinstance(each, dict) for each in seen[1]):
         raise Wrong(f"messages are a list of dicts, and the second request was {shown(seen[1])}.")
     roles = [message.get("role") for message in seen[1]]
@@ -102,7 +111,7 @@ def two_turns(two_turns: Any) -> None:
     if texts != [questions[0], answers[0], questions[1]]:
         raise Wrong(f"the second request says {texts}. It needs what was really said, in its order.")
     if value != answers[1]:
-        raise Wrong(f"the last answer was {answers[1]!r}, and you returned {shown(value)}.")
+        raise Wrong(f"the last answer was {answers[1]!r}, and you {returned(value)}.")
 
 
 @exercise("1.4", "Unload and load", points=2)
@@ -143,6 +152,8 @@ def cost_per_token(cost_per_token: Any) -> None:
             continue
         if abs(number * per_token_s - 1) < 0.01:
             raise Wrong(f"{what} returned {number:.4g}, tokens a second. Seconds a token are wanted.")
+        if abs(number - 1000 * per_token_s) <= 10 * per_token_s:
+            raise Wrong(f"{what} returned {number:.4g}: milliseconds a token. Seconds are wanted.")
         if abs(number - fixed_s) <= 0.01 * fixed_s:
             raise Wrong(f"{what} returned {number:.4g}: that is the fixed cost.")
         if per_token_s < number < per_token_s + fixed_s:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, number_of, shown
+from foundry_lab.exercises.trying import Wrong, attempt, described, number_of, returned
 
 RECORDED = ((1, 2.25, 0.44), (2, 2.28, 0.87), (4, 2.22, 1.79), (8, 2.19, 3.6), (16, 2.14, 7.1))
 """Runs of 64-token answers on two cores: at once, items a second, mean latency in seconds."""
@@ -38,7 +38,7 @@ def ask_some(ask_some: Any) -> None:
         if most < limit:
             raise Wrong(f"in {call} at most {most} was under way; {limit} are allowed, use them.")
         if list(value) != [prompt.upper() for prompt in prompts]:
-            raise Wrong(f"{call} returned {shown(value)}. The answers' order should be that of the prompts.")
+            raise Wrong(f"{call} {returned(value)}. The answers' order should be that of the prompts.")
 
 
 @exercise("3.2", "Little's law", points=2)
@@ -134,6 +134,10 @@ def run_all(run_all: Any) -> None:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             file = Path(folder) / "results.jsonl"
             first = attempt(run_all, service.ask, prompts, file, call="run_all(ask, prompts, file)")
+            if first.error is None and not service.asked and killed_after:
+                raise Wrong(
+                    "with a new file it asked nothing. Does it keep answers outside of its file, too?"
+                )
             if first.error is None:
                 raise Wrong("the run was killed in the middle, and your function went on as if nothing were.")
             if not isinstance(first.error, _Killed | BaseExceptionGroup):  # a TaskGroup makes a group of it
@@ -144,10 +148,10 @@ def run_all(run_all: Any) -> None:
         if twice := {prompt for prompt in service.asked if service.asked.count(prompt) > 1}:
             raise Wrong(f"{when}, it asked {min(twice)!r} twice. Is each answer in the file at once?")
         if value != wanted:
-            raise Wrong(f"{when}, it returned {shown(value)}; all five by name, old and new, are wanted.")
+            raise Wrong(f"{when}, it {returned(value)}; all five by name, old and new, are wanted.")
         if again != wanted:
             raise Wrong(
-                f"when nothing was left to do, it returned {shown(again)}. Did the second run keep the "
+                f"when nothing was left to do, it {returned(again)}. Did the second run keep the "
                 "lines of the first?"
             )
 
@@ -184,3 +188,5 @@ def with_examples(with_examples: Any) -> None:
             behind = behind.partition(next_text)[0]
         if label not in behind:
             raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the next.")
+    if prompt.index("Is it open?") < max(prompt.index(text) for text, _ in EXAMPLES):
+        raise Wrong(f"the message, {{text}}, should come last, behind the examples: {prompt!r}")

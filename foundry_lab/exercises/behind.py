@@ -1,5 +1,6 @@
 """What checks share that use a client: a call with a client of its own, and one behind a fault proxy."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,12 +29,19 @@ def with_client(function: Callable[..., Any], url: str, *args: Any, call: str) -
     return attempt(run, call=call, limit_s=CALL_S).result()
 
 
-def behind(fault: Fault | None, function: Callable[..., Any], *args: Any, call: str) -> tuple[Any, list[str]]:
+TEXT = "1 2 3 4 5 6 7 8 "
+"""What `behind` answers, a number a piece."""
+
+
+def behind(
+    fault: Fault | None, function: Callable[..., Any], *args: Any, call: str
+) -> tuple[Any, list[str], list[Any]]:
     """Return what such a call gives if the first request for a completion meets a fault on its way.
 
     Beyond the fault is a double, which counts: on a busy machine the real service is silent for a while, too.
 
-    Also returned: what each request for a completion met, a fault or nothing.
+    Also returned: what each request for a completion met, a fault or nothing; and the bodies of those that
+    came through.
 
     Raises:
         Wrong: it raised, or didn't end in time.
@@ -42,9 +50,10 @@ def behind(fault: Fault | None, function: Callable[..., Any], *args: Any, call: 
     with Double(_count) as double, FaultProxy(double.url) as proxy:
         proxy.script(fault)
         value = with_client(function, proxy.url, *args, call=call)
-        return value, [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
+        chats = [entry.fault for entry in proxy.log if entry.path == CHAT_PATH]
+        return value, chats, [asked.body for asked in double.asked]
 
 
 def _count(asked: Asked) -> Answer:
-    words = [f"{number} " for number in range(1, 9)]
-    return Answer(pieces=words) if asked.body.get("stream") else completion("".join(words))
+    pieces = re.findall(r"\d ", TEXT)
+    return Answer(pieces=pieces) if asked.body.get("stream") else completion(TEXT)

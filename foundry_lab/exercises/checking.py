@@ -37,7 +37,11 @@ class Check:
         exercise = find(number)
         grading = GRADING in os.environ
         # Under nbgrader a line on stderr costs all points, though it may be a mere warning.
-        with contextlib.redirect_stderr(io.StringIO()) if grading else contextlib.nullcontext():
+        with (
+            contextlib.redirect_stderr(io.StringIO()) if grading else contextlib.nullcontext(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited": the hint says it better
             mark, hint, earned = _verdict(exercise, answers)
         said = f"{mark} {number} {exercise.title}{hint}"
         if grading and not earned:
@@ -73,10 +77,8 @@ def _verdict(exercise: Exercise, answers: tuple[Any, ...]) -> tuple[str, str, fl
         wanted = ", ".join([f'"{exercise.number}"', *names])
         raise ConfigurationError(f"This exercise is checked with check({wanted}).")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited": the hint says it better
-            need_function(answers[0], names[0])
-            exercise.test(*answers)
+        need_function(answers[0], names[0])
+        exercise.test(*answers)
     except Unanswered:
         return OPEN, ": not answered yet. Fill in the cell above, then run both.", 0.0
     except Partly as partly:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from foundry_lab import errors
-from foundry_lab.exercises.behind import behind
+from foundry_lab.exercises.behind import TEXT, behind
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Unanswered, Wrong, attempt, is_stub, number_of, shown
+from foundry_lab.exercises.trying import Unanswered, Wrong, attempt, is_stub, number_of, returned, shown
 from foundry_lab.faults import Fault
 
 _LATE = errors.RequestTimeoutError("no answer", phase="total", limit_s=30)
@@ -65,23 +65,27 @@ def wait_s(wait_s: Any) -> None:
 def read_or_keep(read_or_keep: Any) -> None:
     """Behind a stream that falls silent: the text so far, and the phase."""
     call = 'behind a stream that stalls, read_or_keep(client, "Count from 1 to 20.", 1.0)'
-    value, chats = behind(Fault("stall", after=4), read_or_keep, "Count from 1 to 20.", 1.0, call=call)
+    value, chats, _ = behind(Fault("stall", after=4), read_or_keep, "Count from 1 to 20.", 1.0, call=call)
     if chats != ["stall"]:
         raise Wrong(f"{call} sent {len(chats)} requests; one is wanted.")
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise Wrong(f"{call} returned {shown(value)}; a text and a phase are wanted.")
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise Wrong(f"{call} {returned(value)}; a text and a phase are wanted.")
     text, phase = value
     if not isinstance(text, str) or not text:
         raise Wrong(f"{call} returned the text {shown(text)}, but some had come before the silence.")
+    if not TEXT.startswith(text.strip()):
+        raise Wrong(f"{call} returned the text {shown(text)}, and {TEXT[:8]!r} had come: keep all pieces.")
     if phase != "idle":
         raise Wrong(
             f"{call} returned the phase {phase!r}. The silence came between two tokens; which of the four "
             "limits is for that?"
         )
     call = 'with nothing wrong, read_or_keep(client, "Say hello.", 30.0)'
-    value, _ = behind(None, read_or_keep, "Say hello.", 30.0, call=call)
-    if not isinstance(value, tuple) or len(value) != 2 or not value[0] or value[1] is not None:
-        raise Wrong(f"{call} returned {shown(value)}; the text and None are wanted.")
+    value, _, _ = behind(None, read_or_keep, "Say hello.", 30.0, call=call)
+    if not isinstance(value, tuple | list) or len(value) != 2 or value[1] is not None:
+        raise Wrong(f"{call} {returned(value)}; the text and None are wanted.")
+    if str(value[0]).strip() != TEXT.strip():
+        raise Wrong(f"{call} returned the text {shown(value[0])}; the whole text is {TEXT!r}.")
 
 
 @exercise("4.4", "A breaker that looks at the rate", points=3)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Wrong, attempt, described, shown
+from foundry_lab.exercises.trying import Wrong, attempt, described, returned, shown
 from foundry_lab.faults import FaultProxy
 
 
@@ -24,7 +24,7 @@ def text_of(text_of: Any) -> None:
         if outcome.value == "a second choice":
             raise Wrong("that is the second choice's text, and the first is wanted. Python counts from 0.")
         if outcome.value != said:
-            raise Wrong(f"the reply said {said!r}, and you returned {shown(outcome.value)}.")
+            raise Wrong(f"the reply said {said!r}, and you {returned(outcome.value)}.")
 
 
 @exercise("0.2", "GET by hand", points=1)
@@ -39,7 +39,7 @@ def status_of(status_of: Any) -> None:
         raise Wrong(f"the service was asked {', '.join(asked)}, and GET /status, once, is wanted.")
     value = outcome.result(dict, "the JSON in the answer is wanted, as a dict")
     if not {"endpoints", "pid"} & value.keys():
-        raise Wrong(f"you returned {shown(value)}, which isn't what /status answered.")
+        raise Wrong(f"you {returned(value)}, which isn't what /status answered.")
 
 
 class _Client:
@@ -48,8 +48,10 @@ class _Client:
     def __init__(self, text: str) -> None:
         self.text = text
         self.handed_out: list[Any] = []
+        self.asked: Any = None
 
-    def complete(self, prompt: str, **_: Any) -> Any:
+    def complete(self, prompt: str | None = None, **options: Any) -> Any:
+        self.asked = prompt if prompt is not None else options.get("messages")
         self.handed_out.append(self._answer())
         return self.handed_out[-1]
 
@@ -74,35 +76,41 @@ def greet(greet: Any) -> None:
         value, times = outcome.result(), len(client.handed_out)
         if times != 1:
             raise Wrong(f"client.complete was called {times} times, and should be once.")
+        if client.asked not in ("Say hello.", [{"role": "user", "content": "Say hello."}]):
+            raise Wrong(f"the client was asked {shown(client.asked)}; keep the question, 'Say hello.'.")
         if value != text:
-            raise Wrong(f"the client said {text!r}, and you returned {shown(value)}.")
+            raise Wrong(f"the client said {text!r}, and you {returned(value)}.")
 
 
 @exercise("0.4", "Three at once", points=2)
 def ask_all(ask_all: Any) -> None:
-    """All three wait at the same time, and their answers come back in the order of the questions."""
-    questions = ["slow", "middle", "quick"]
-    now = most = 0
+    """However many there are, all wait at the same time, and the answers come in the questions' order."""
+    for questions in (["slow", "middle", "quick"], ["middle", "quick"]):
+        now = most = 0
 
-    async def ask(question: str) -> str:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-        await asyncio.sleep({"slow": 0.3, "middle": 0.2, "quick": 0.1}[question])
-        now -= 1
-        return question.upper()
+        async def ask(question: str) -> str:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep({"slow": 0.3, "middle": 0.2, "quick": 0.1}[question])
+            now -= 1
+            return question.upper()
 
-    value = attempt(ask_all, ask, questions, call=f"ask_all(ask, {questions})").result()
-    if asyncio.isfuture(value):
-        if value.done() and not value.cancelled():
-            value.exception()  # or Python complains later, in its own words, that nobody looked at it
-        raise Wrong("you returned what gather gives before it is awaited. Which word is missing?")
-    if not isinstance(value, list | tuple) or sorted(map(str, value)) != ["MIDDLE", "QUICK", "SLOW"]:
-        raise Wrong(f"you returned {shown(value)}; three answers are wanted, one for each question.")
-    if most < 3:
-        raise Wrong(
-            f"never more than {most} of the three was under way: each began when the one before had ended, "
-            "so the waits add up. All should wait at the same time."
-        )
-    if list(value) != ["SLOW", "MIDDLE", "QUICK"]:
-        raise Wrong(f"for {questions} you returned {shown(value)}: that is the order in which they ended.")
+        call = f"ask_all(ask, {questions})"
+        value = attempt(ask_all, ask, questions, call=call).result()
+        wanted = [question.upper() for question in questions]
+        if asyncio.isfuture(value):
+            if value.done() and not value.cancelled():
+                value.exception()  # or Python complains later, in its own words, that nobody looked at it
+            raise Wrong("you returned what gather gives before it is awaited. Which word is missing?")
+        if isinstance(value, list) and any(map(asyncio.iscoroutine, value)):
+            raise Wrong("you returned coroutines, which nobody has awaited. What begins them all?")
+        if not isinstance(value, list | tuple) or sorted(map(str, value)) != sorted(wanted):
+            raise Wrong(f"{call} {returned(value)}; a list is wanted, with one answer for each question.")
+        if most < len(questions):
+            raise Wrong(
+                f"never more than {most} of the {len(questions)} was under way: each began when the one "
+                "before had ended, so the waits add up. All should wait at the same time."
+            )
+        if list(value) != wanted:
+            raise Wrong(f"{call} {returned(value)}: that is the order in which they ended.")

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from foundry_lab.exercises.behind import behind, with_client
+from foundry_lab.exercises.behind import CALL_S, TEXT, behind, with_client
 from foundry_lab.exercises.double import DONE, STOP, Answer, Double, delta, event
 from foundry_lab.exercises.registry import exercise
-from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, number_of, shown
+from foundry_lab.exercises.trying import Partly, Wrong, attempt, described, number_of, returned, shown
 from foundry_lab.faults import Fault
 
 _ROLE = delta(role="assistant")
@@ -20,13 +20,13 @@ def stream_text(stream_text: Any) -> None:
     def fed(pieces: list[bytes], wanted: str, what: str) -> None:
         value = attempt(stream_text, iter(pieces), call=f"fed {what}, it").result()
         if value != wanted:
-            raise Wrong(f"fed {what}, it returned {shown(value)}; the text is {wanted!r}.")
+            raise Wrong(f"fed {what}, it {returned(value)}; the text is {wanted!r}.")
 
     def refused(stream: bytes, what: str, no: tuple[type[Exception], ...] = ()) -> None:
         call = f"fed {what}, it"
         outcome = attempt(stream_text, iter([stream]), call=call)
         if outcome.error is None:
-            raise Wrong(f"{call} returned {shown(outcome.value)}, as if all were well. Raise an error.")
+            raise Wrong(f"{call} {returned(outcome.value)}, as if all were well. Raise an error.")
         if isinstance(outcome.error, no):
             raise Wrong(
                 f"{call} raised {described(outcome.error)}. "
@@ -39,8 +39,8 @@ def stream_text(stream_text: Any) -> None:
     cafe = delta(content="café") + STOP + DONE
     middle = cafe.index("é".encode()) + 1
     fed([cafe[:middle], cafe[middle:]], "café", 'b"…\\xc3" and b"\\xa9…" apart, the two bytes of é')
-    done_inside = delta(content="[DONE] is no JSON") + STOP + DONE
-    fed([done_inside], "[DONE] is no JSON", "an event whose text holds [DONE]")
+    done_inside = delta(content="data: [DONE] is no JSON") + STOP + DONE
+    fed([done_inside], "data: [DONE] is no JSON", "an event whose text holds `data: [DONE]`")
     fed([whole.replace(b"\n", b"\r\n")], "Red and blue", r"lines that end in b'\r\n'")
     refused(_ROLE + delta(content="Red"), "a stream that ends without [DONE]")
     refused(done_inside.removesuffix(DONE), "a stream without [DONE] at its end, but in its text")
@@ -70,7 +70,9 @@ def percentile(percentile: Any) -> None:
             raise Wrong(f"{what} changed the list that it was given. Who called it may still need it.")
         if not low <= value <= high:
             mean = sum(values) / len(values)
-            told = " That is the mean: one large value pulls it up." if value == mean != low else ""
+            told = (
+                " That is the mean: one large value pulls it up." if value == mean and percent == 50 else ""
+            )
             raise Wrong(f"{what} returned {value:g}, which isn't right.{told}")
 
 
@@ -89,7 +91,7 @@ def first_sentence(first_sentence: Any) -> None:
             call = f"first_sentence, streamed {text!r},"
             value = with_client(first_sentence, double.url, "Tell me.", call=call)
         if value != wanted:
-            raise Wrong(f"streamed {text!r}, you returned {shown(value)}; the first sentence is {wanted!r}.")
+            raise Wrong(f"streamed {text!r}, you {returned(value)}; the first sentence is {wanted!r}.")
         if not double.asked:
             raise Wrong("nothing was asked. Use the client that your function is given.")
         if double.asked[0].sent >= 100:
@@ -100,7 +102,7 @@ def first_sentence(first_sentence: Any) -> None:
     with Double(Answer(pieces=["No", " end"])) as double:
         value = with_client(first_sentence, double.url, "Tell me.", call="first_sentence")
     if value != "No end":
-        raise Wrong(f"streamed 'No end', and nothing more, you returned {shown(value)}.")
+        raise Wrong(f"streamed 'No end', and nothing more, you {returned(value)}.")
 
 
 LAWS = {
@@ -120,17 +122,21 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
             call = f"first_tokens(client, {together})"
             values = with_client(first_tokens, double.url, together, call=call)
         if not isinstance(values, list | tuple):
-            raise Wrong(f"{call} returned {shown(values)}; a list of seconds is wanted.")
+            raise Wrong(f"{call} {returned(values)}; a list of seconds is wanted.")
         values = [number_of(each, call, "a list of seconds is wanted") for each in values]
         if len(values) != together or len(double.asked) != together:
             raise Wrong(f"{call} sent {len(double.asked)} requests and returned {len(values)} numbers.")
         if double.most_at_once != together:
             raise Wrong(f"in {call} at most {double.most_at_once} was under way: they ran one by one.")
+        if len({str(asked.body) for asked in double.asked}) < together:
+            raise Wrong(f"in {call} two streams asked the same. Give each another question.")
         half_s = min((asked.first_s + asked.ended_s) / 2 - asked.began_s for asked in double.asked)
         if min(values) < 0.15:
-            raise Wrong(f"{call} returned {shown(values)}, but no first token came so early.")
+            raise Wrong(f"{call} {returned(values)}, but no first token came so early.")
+        if min(values) > CALL_S:
+            raise Wrong(f"{call} {returned(values)}. Are these milliseconds? Seconds are wanted.")
         if all(asked.sent == 5 for asked in double.asked) and min(values) > half_s:
-            raise Wrong(f"{call} returned {shown(values)}: that is the time until the last token.")
+            raise Wrong(f"{call} {returned(values)}: that is the time until the last token.")
     if law not in list(LAWS):
         raise Partly(f"Measure, then set law to one of: {', '.join(LAWS)}. It is {shown(law)}.", points=1)
     if LAWS[law]:
@@ -141,10 +147,16 @@ def first_tokens(first_tokens: Any, law: Any) -> None:
 def patient(patient: Any) -> None:
     """The stalled stream is left in time, and the question is asked once more without streaming."""
     call = 'behind a stream that stalls, patient(client, "Say hello.", 1.0)'
-    value, chats = behind(Fault("stall", after=0), patient, "Say hello.", 1.0, call=call)
+    value, chats, bodies = behind(Fault("stall", after=0), patient, "Say hello.", 1.0, call=call)
     if not chats:
         raise Wrong("nothing was asked. Use the client that your function is given.")
     if len(chats) != 2 or "stall" not in chats[0]:
         raise Wrong(f"{len(chats)} requests were sent: the one that stalled, and then one more, are wanted.")
-    if not isinstance(value, str) or not value.strip():
-        raise Wrong(f"the second request was answered, and you returned {shown(value)}; return the text.")
+    if bodies[-1].get("stream"):
+        raise Wrong(
+            "the second request asked for a stream again, which may hang again: ask without streaming."
+        )
+    if bodies[-1]["messages"] != bodies[0]["messages"]:
+        raise Wrong(f"the second request asked something else: {shown(bodies[-1]['messages'])}.")
+    if not isinstance(value, str) or value.strip() != TEXT.strip():
+        raise Wrong(f"the second request was answered {TEXT!r}, and you {returned(value)}; return the text.")

@@ -36,6 +36,11 @@ shown = _short.repr
 """Says a value as a hint names it: short."""
 
 
+def returned(value: Any) -> str:
+    """Say what came back, as a hint does. Who prints a value, or forgets the word, gets None."""
+    return f"returned {shown(value)}" + (" (is a `return` missing?)" if value is None else "")
+
+
 class Wrong(Exception):
     """The answer isn't right; the message is the hint."""
 
@@ -60,7 +65,7 @@ def number_of(value: Any, call: str, wanted: str = "a number is wanted") -> floa
     """
     number = as_number(value) if hasattr(value, "__float__") else math.nan
     if math.isnan(number):
-        raise Wrong(f"{call} returned {shown(value)}; {wanted}.")
+        raise Wrong(f"{call} {returned(value)}; {wanted}.")
     return number
 
 
@@ -118,7 +123,7 @@ class Outcome:
         if self.error is not None:
             raise Wrong(f"{self.call} raised {described(self.error)}")
         if not isinstance(self.value, kind):
-            raise Wrong(f"{self.call} returned {shown(self.value)}; {wanted}.")
+            raise Wrong(f"{self.call} {returned(self.value)}; {wanted}.")
         return self.value
 
     def wait(self, limit_s: float) -> bool:

@@ -8,7 +8,7 @@ Write `stream_text(pieces)`. It takes the pieces of a stream's body one after th
 - lines end in `\r\n` instead of `\n`;
 - a line begins with a colon, such as `: keep-alive`: a comment, which says nothing;
 - the last event, with the token counts, has no choices;
-- the text itself holds the characters `[DONE]`;
+- the text itself holds the characters `data: [DONE]`;
 - the stream ends without the event `[DONE]`, or an event holds an `error`: then raise an error.
 """
 

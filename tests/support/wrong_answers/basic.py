@@ -244,3 +244,18 @@ def cost_per_token(tokens, seconds):
 @WRONG.case("1.5", "for 0.08 s + 0.006 s a token, it returned 0.")
 def cost_per_token(tokens, seconds):
     return min(seconds)
+
+
+@WRONG.case("1.2", "Look at its finish_reason")
+def ask(url, model, question, max_tokens):
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": max_tokens}
+    response = http.post(url + CHAT, json=body, timeout=30)
+    response.raise_for_status()
+    if response.json()["usage"]["completion_tokens"] >= max_tokens:
+        raise ValueError("cut")
+    return response.json()["choices"][0]["message"]["content"]
+
+
+@WRONG.case("1.5", "milliseconds a token. Seconds are wanted")
+def cost_per_token(tokens, seconds):
+    return 1000 * numpy.polyfit(tokens, seconds, 1)[0]

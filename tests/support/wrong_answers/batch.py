@@ -258,3 +258,21 @@ def with_examples(template, examples):
 def with_examples(template, examples):
     shown = "\n".join(text for text, label in examples).replace("{", "{{").replace("}", "}}")
     return shown + "\n" + template
+
+
+remembered = {}
+
+
+@WRONG.case("3.4", "Does it keep answers outside of its file")
+async def run_all(ask, prompts, file):
+    for name in prompts:
+        if name not in remembered:
+            remembered[name] = await ask(prompts[name])
+            file.write_text(json.dumps(remembered))
+    return remembered
+
+
+@WRONG.case("3.5", "should come last, behind the examples")
+def with_examples(template, examples):
+    shown = "\n".join(f"{text}: {label}" for text, label in examples)
+    return template + "\n\n" + shown.replace("{", "{{").replace("}", "}}")

@@ -193,7 +193,7 @@ def RateBreaker(clock):
     return Almost(clock)
 
 
-@WRONG.case("4.4", "allow() returned None; True or False is wanted")
+@WRONG.case("4.4", "allow() returned None (is a `return` missing?); True")
 class RateBreaker:
     def __init__(self, clock):
         self.clock = clock
@@ -250,3 +250,25 @@ class RateBreaker(Almost):
     def after_probe(self, worked):
         self.probing = False
         self.opened_at = None if worked else self.clock()
+
+
+@WRONG.case("4.3", "returned the text '4 ', and '1 2 3 4 ' had come")
+async def read_or_keep(client, question, limit_s):
+    text = ""
+    try:
+        async for chunk in client.stream_complete(question, idle_timeout=limit_s):
+            text = chunk.content
+    except Exception as error:
+        return text, error.phase
+    return text, None
+
+
+@WRONG.case("4.3", "returned the text ''; the whole text is '1 2")
+async def read_or_keep(client, question, limit_s):
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    try:
+        async for chunk in stream:
+            pass
+    except Exception as error:
+        return stream.text, error.phase
+    return "", None

@@ -76,7 +76,7 @@ async def greet(client):
     return "Hello!"
 
 
-@WRONG.case("0.4", "never more than 1 of the three was under way")
+@WRONG.case("0.4", "never more than 1 of the 3 was under way")
 async def ask_all(ask, questions):
     return [await ask(each) for each in questions]
 
@@ -96,7 +96,7 @@ async def ask_all(ask, questions):
     return [await each for each in asyncio.as_completed([ask(each) for each in questions])]
 
 
-@WRONG.case("0.4", "you returned None")
+@WRONG.case("0.4", "returned None (is a `return` missing?)")
 async def ask_all(ask, questions):
     await asyncio.gather(*map(ask, questions))
 
@@ -104,3 +104,23 @@ async def ask_all(ask, questions):
 @WRONG.case("0.2", "isn't what /status answered")
 def status_of(address):
     return {"code": http.get(address + "/status").status_code}
+
+
+@WRONG.case("0.1", "you returned None (is a `return` missing?)")
+def text_of(reply):
+    print(reply["choices"][0]["message"]["content"])
+
+
+@WRONG.case("0.3", "keep the question, 'Say hello.'")
+async def greet(client):
+    return (await client.complete("Name one colour.", max_tokens=8)).content
+
+
+@WRONG.case("0.4", "ask_all(ask, ['middle', 'quick']) raised IndexError")
+async def ask_all(ask, questions):
+    return await asyncio.gather(ask(questions[0]), ask(questions[1]), ask(questions[2]))
+
+
+@WRONG.case("0.4", "you returned coroutines")
+async def ask_all(ask, questions):
+    return [ask(each) for each in questions]

@@ -46,7 +46,7 @@ def stream_text(pieces):
     return text
 
 
-@WRONG.case("2.1", "an event whose text holds [DONE]")
+@WRONG.case("2.1", "event whose text holds `data: [DONE]`")
 def stream_text(pieces):
     text = b"".join(pieces).decode().replace("\r", "")
     return "".join(
@@ -265,3 +265,82 @@ async def patient(client, question, limit_s):
             pass
     except FoundryError:
         return "Nothing came."
+
+
+@WRONG.case("2.1", "an event whose text holds `data: [DONE]`")
+def stream_text(pieces):
+    text = b"".join(pieces).decode().replace("\r", "")
+    events = [each.strip() for each in text.split("data: ")[1:]]
+    return "".join(
+        c["delta"].get("content", "")
+        for event in events
+        if not event.startswith("[DONE]")
+        for c in json.loads(event)["choices"]
+    )
+
+
+@WRONG.case("2.4", "two streams asked the same")
+async def first_tokens(client, together):
+
+    async def one():
+        stream = client.stream_complete("Describe the sea.")
+        async for chunk in stream:
+            pass
+        return stream.ttft_s
+
+    return await asyncio.gather(*(one() for _ in range(together)))
+
+
+@WRONG.case("2.4", "Are these milliseconds?")
+async def first_tokens(client, together):
+
+    async def one(n):
+        stream = client.stream_complete(f"Thing {n}")
+        async for chunk in stream:
+            pass
+        return stream.ttft_s * 1000
+
+    return await asyncio.gather(*map(one, range(together)))
+
+
+async def second_try(client, question, limit_s, again):
+    from foundry_lab.errors import RequestTimeoutError
+
+    try:
+        stream = client.stream_complete(question, first_token_timeout=limit_s)
+        async for chunk in stream:
+            pass
+        return stream.text
+    except RequestTimeoutError:
+        return await again()
+
+
+@WRONG.case("2.5", "asked for a stream again")
+async def patient(client, question, limit_s):
+
+    async def again():
+        stream = client.stream_complete(question)
+        async for chunk in stream:
+            pass
+        return stream.text
+
+    return await second_try(client, question, limit_s, again)
+
+
+@WRONG.case("2.5", "asked something else")
+async def patient(client, question, limit_s):
+
+    async def again():
+        return (await client.complete("Are you there?")).content
+
+    return await second_try(client, question, limit_s, again)
+
+
+@WRONG.case("2.5", "and you returned 'Sorry.'; return the text")
+async def patient(client, question, limit_s):
+
+    async def again():
+        await client.complete(question)
+        return "Sorry."
+
+    return await second_try(client, question, limit_s, again)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 from course_sources import answers, handed_over, stub_of
 from wrong_answers import WRONG
 
+from foundry_lab.errors import RequestTimeoutError
 from foundry_lab.exercises import check, exercises
 
 CASES = [(number, *case) for number, cases in WRONG.items() for case in cases]
@@ -24,6 +26,35 @@ def test_the_solution_passes(number: str, capsys: pytest.CaptureFixture[str]) ->
 def test_the_stub_is_told_to_be_unanswered(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(number, *handed_over(number, stub_of(answers()[number])))
     assert f"· {number} " in capsys.readouterr().out
+
+
+async def greet_with_messages(client: Any) -> str:
+    said = await client.complete(messages=[{"role": "user", "content": "Say hello."}], max_tokens=8)
+    return str(said.content)
+
+
+def body_with_a_tuple(model: str, question: str, word: str) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": question}], "stop": (word,)}
+
+
+async def kept_as_a_list(client: Any, question: str, limit_s: float) -> list[Any]:
+    stream = client.stream_complete(question, idle_timeout=limit_s)
+    try:
+        async for _ in stream:
+            pass
+    except RequestTimeoutError as error:
+        return [stream.text, error.phase]
+    return [stream.text.strip(), None]
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"), [("0.3", greet_with_messages), ("1.1", body_with_a_tuple), ("4.3", kept_as_a_list)]
+)
+def test_a_right_answer_that_is_written_in_another_way_passes(
+    number: str, answer: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(number, answer)
+    assert f"✓ {number} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

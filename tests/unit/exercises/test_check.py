@@ -78,7 +78,20 @@ def test_a_stub_counts_as_unanswered(capsys: Capture, answer: object) -> None:
 
 
 def test_a_forgotten_return_is_not_taken_for_a_stub(capsys: Capture) -> None:
-    assert "returned None" in said(capsys, lambda values, percent: print(end=""))
+    text = said(capsys, lambda values, percent: print(end=""))
+    assert "returned None (is a `return` missing?)" in text
+
+
+def test_what_nobody_awaited_is_told_by_the_hint_alone(
+    capsys: Capture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Python's own warning would stand in red above the hint."""
+
+    async def wait_s(retry: int, initial_s: float, cap_s: float) -> float:
+        return 0.0
+
+    assert "returned <coroutine" in said(capsys, wait_s, number="4.2")
+    assert not [each for each in recwarn if "never awaited" in str(each.message)]
 
 
 def test_what_raises_is_told_with_its_line(capsys: Capture) -> None:
