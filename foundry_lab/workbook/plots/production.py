@@ -214,7 +214,7 @@ def recovery(
     began = min(killed_at_s, *(began for began, _, _ in outcomes))
     lead = killed_at_s - began
     marks = [(look.health.status, look.at_s) for look in looks]
-    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, outcomes)
+    fig, health, calls = _time_line("Killed, found dead, started again", began, marks, outcomes, zero=lead)
     label(health, "", "", "health, as the monitor saw it")
     title = "calls, at the moment they ended"
     recovered = "No answer came."
@@ -235,7 +235,7 @@ def recovery(
     if restarts:
         at = restarts[-1].at_s - began  # from there to the right: the line of the kill is just before it
         calls.text(at, len(OUTCOMES) - 0.45, " restart", ha="left", fontsize=9)
-    fig.alt = f"A service killed after {lead:.1f} s on a time line. Health: {fig.alt} {recovered}"
+    fig.alt = f"A service killed at 0 s on a time line. Health: {fig.alt} {recovered}"
     return fig
 
 
@@ -268,16 +268,21 @@ def _check_outcomes(outcomes: Sequence[CallOutcome]) -> None:
 
 
 def _time_line(
-    title: str, began: float, marks: Iterable[tuple[str, float]], outcomes: Sequence[CallOutcome]
+    title: str,
+    began: float,
+    marks: Iterable[tuple[str, float]],
+    outcomes: Sequence[CallOutcome],
+    *,
+    zero: float = 0.0,
 ) -> tuple[LabFigure, Axes, Axes]:
     """Return a figure of two panels, its alt text begun: a band of states, and the calls, from `began` on.
 
-    Each of `marks` is a state, and since when.
+    Each of `marks` is a state, and since when. The alt text counts from `zero` seconds behind `began`.
     """
     seen = [(word, max(0.0, at - began)) for word, at in marks]
     end = max(seen[-1][1], *(ended - began for _, ended, _ in outcomes))
     fig, (above, below) = panels(2, title, size=(9, 4.6), stacked=True)
-    states = _draw_states(above, seen, end)
+    states = _draw_states(above, seen, end, zero)
     calls = _draw_calls(below, [(ended - began, word) for _, ended, word in outcomes], end)
     for ax in (above, below):
         ax.set_xlim(0, end)
@@ -286,7 +291,7 @@ def _time_line(
     return fig, above, below
 
 
-def _draw_states(ax: Axes, marks: Sequence[tuple[str, float]], end: float) -> str:
+def _draw_states(ax: Axes, marks: Sequence[tuple[str, float]], end: float, zero: float) -> str:
     """Fill the time from each mark to the next with its word's look; return the changes in words."""
     for (word, start), (_, until) in pairwise([*marks, ("", end)]):
         if until > 0:
@@ -296,7 +301,7 @@ def _draw_states(ax: Axes, marks: Sequence[tuple[str, float]], end: float) -> st
     present = {word for word, _ in marks}
     _legend_beside(ax, {word: fill for word, fill in STATES.items() if word in present})
     changes = [next(group) for _, group in groupby(marks, key=lambda mark: mark[0])]
-    return ", ".join(f"{word} from {at:.1f} s" for word, at in changes)
+    return ", ".join(f"{word} from {at - zero:z.1f} s" for word, at in changes)
 
 
 def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:

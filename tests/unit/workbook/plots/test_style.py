@@ -77,7 +77,7 @@ ALTS = {
     ),
     "recovery": (
         (CALLS, SICK, [], 1.0),
-        ["killed after 1.0 s", "unavailable from 2.5 s", "came 3.5 s after"],
+        ["killed at 0 s", "healthy from -0.5 s, unavailable from 1.5 s", "came 3.5 s after"],
     ),
 }
 
