@@ -90,7 +90,7 @@ print(reply["choices"][0])
 """
 ## One request by hand
 
-A **service** is a program that waits for requests and answers them. The one of this course holds a language model, and it runs on your own machine. The next cell starts it, if it isn't running yet, and gives its address.
+A **service** is a program that waits for requests and answers them. The one of this course holds a **language model**, which continues a text piece by piece. It runs on your own machine. The next cell starts it, if it isn't running yet, and gives its address, the **endpoint**.
 """
 
 # %%
@@ -101,9 +101,9 @@ endpoint
 
 # %% [markdown]
 """
-The address is a **URL**, as in a browser. `127.0.0.1` means "this machine".
+The address is a **URL**, as in a browser. Its first word names the language that browsers and services talk: **HTTP**. `127.0.0.1` means "this machine".
 
-The simplest request is **GET**: "give me this page". The page `/status` says how the service is. Look at the **status code** first: 200 means "it worked", 404 means "there is no such page".
+The simplest request is **GET**: "give me this page". The page `/status` says how the service is. `requests` is a library that sends requests; `timeout=5` says for how many seconds it waits at most. Look at the **status code** first: 200 means "it worked", 404 means "there is no such page".
 """
 
 # %% tags=["nbval-check-output"]
@@ -187,11 +187,11 @@ print(f"{took_s:.1f} s")
 """
 Both pots are on the stove at the same time. So it takes as long as the slower one. The results come back in the order in which you wrote them, whichever was done first.
 
-There is still only one cook (one **thread**). While he stands there and cuts onions, nothing else happens: only *waiting* can be shared, not work.
+There is still only one cook (one **thread**: one line of work). While the cook stands there and cuts onions, nothing else happens: only *waiting* can be shared, not work.
 
 ## `async for`
 
-Some things come piece by piece, and you wait for each piece. A loop that waits between the pieces is `async for`.
+Some things come piece by piece, and you wait for each piece. A loop that waits between the pieces is `async for`. (`yield` hands over one piece. The function goes on there when the next piece is asked for.)
 """
 
 # %% tags=["nbval-check-output"]
@@ -210,7 +210,7 @@ In notebook 2 the pieces are the words of an answer, as the model writes them.
 
 ## Two errors that everybody meets
 
-**The first: a forgotten `await`.** The lab's client asks the model. `complete` is an async function. The next cell fails on purpose. Read the last line of the error.
+**The first: a forgotten `await`.** A **client** is a program that asks a service. The lab's client asks the model, and its `complete` is an async function. First the right way. (`max_tokens=8` keeps the answer short, and `temperature=0` takes chance out of it. Notebook 1 explains both.)
 """
 
 # %%
@@ -219,6 +219,11 @@ from foundry_lab import FoundryAPIClient
 client = FoundryAPIClient()
 answer = await client.complete(QUESTION, max_tokens=8, temperature=0)
 print(answer.content)
+
+# %% [markdown]
+"""
+Now without `await`. The next cell makes this mistake on purpose, and prints the error instead of stopping. Read it.
+"""
 
 # %% tags=["nbval-check-output"]
 answer = client.complete(QUESTION, max_tokens=8)
@@ -232,7 +237,7 @@ answer.close()  # throw the order away
 """
 "A coroutine has no content": you have the order in your hand, not the meal. Whenever an error names a *coroutine*, look for the call that has no `await` before it. (Python may also warn: "coroutine … was never awaited". That is the same mistake.)
 
-**The second: `await` before something that comes in pieces.** `stream_complete` gives a stream. It must be read with `async for`.
+**The second: `await` before something that comes in pieces.** `stream_complete` gives a stream. It must be read with `async for`. The next cell makes this mistake, too.
 """
 
 # %%
@@ -244,12 +249,17 @@ except TypeError as error:
 
 # %% [markdown]
 """
-A stream can't be awaited: it is nothing that is done once. Read it piece by piece.
+A stream isn't one result that is there at the end. So it can't be awaited. Read it piece by piece; here a `|` shows where each piece ends.
 """
 
 # %%
 async for chunk in client.stream_complete(QUESTION, max_tokens=8, temperature=0):
     print(chunk.content, end="|")
+
+# %% [markdown]
+"""
+Most pieces are a word or a part of one. A piece may also be empty: it only says that the answer begins or is over.
+"""
 
 # %% exercise="0.3"
 

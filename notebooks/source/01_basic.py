@@ -96,7 +96,7 @@ print("names       ", sorted(answer.json()))
 """
 Status code 200 means "it worked". The header `Content-Type` says that the content is JSON.
 
-`endpoints` are the service's addresses, `modelCachePath` is the folder of its models, and `pid` is the number of its process. (Print `answer.json()` to see the values of your machine.) There is nothing about memory or time. The next cell gets these in another way: the lab's client takes the `pid` and asks the operating system.
+`endpoints` are the service's addresses, `modelCachePath` is the folder of its models, and `pid` is the number of its process. (Print `answer.json()` to see the values of your machine.) There is nothing about memory. The next cell gets it in another way: the lab's client takes the `pid` and asks the operating system.
 """
 
 # %%
@@ -233,7 +233,7 @@ print(f"latency           {completion.latency_s:.2f} s")
 """
 - `finish_reason`: `stop` means that the model had finished.
 - **Tokens** are the pieces that a model reads and writes. A token is a word or a part of one.
-- The prompt has more tokens than you typed. The **chat template** adds some. It is the pattern that turns the list of messages into one text, which the model reads. It puts in marks for who speaks, and here a system prompt as well.
+- The **prompt** is the text that the model is given. It has more tokens than you typed. The **chat template** adds some. It is the pattern that turns the list of messages into one text, which the model reads. It puts in marks for who speaks, and here a system prompt as well.
 - **Latency** is the time from question to answer.
 
 The client also *checks* what comes back. Something that is not a completion never reaches your code. Here is an answer without its choices, given to the function that the client uses.

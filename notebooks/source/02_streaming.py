@@ -189,7 +189,7 @@ except FoundryError as error:
 """
 ## With the client
 
-`stream_complete` gives one chunk after another. Look at the text while the cell runs: it grows.
+`stream_complete` gives one **chunk** (a piece of the answer) after another. Look at the text while the cell runs: it grows.
 """
 
 # %%
@@ -249,7 +249,7 @@ plots.latency_distributions(ttfts, gaps)
 
 # %% [markdown]
 """
-If p50 and p95 are close, nearly everybody waits for about the same time. If they are far apart, some people wait much longer than most. An average would hide that. So latencies are given as p50 and p95, here and in the next notebooks. (Of so few values, the p95 is hardly more than the slowest one. The right side has hundreds of values.)
+If p50 and p95 are close, nearly everybody waits for about the same time. If they are far apart, some people wait much longer than most. An average would hide that. So latencies are given as p50 and p95, here and in the next notebooks. (The left side has few values, so its p95 lies near the slowest of them. The right side has many more.)
 """
 
 # %% exercise="2.2"
@@ -329,7 +329,7 @@ else:
 
 # %% [markdown]
 """
-A number near 0 means that the service has stopped writing. A number near 1 means that one processor core worked all the time. Now the same with a **plain** request, one that isn't streamed: we wait for half a second and then hang up.
+A number near 0 means that the service has stopped writing. A number near 1 means that one processor core worked all the time, near 2 that two did. Now the same with a **plain** request, one that isn't streamed: we wait for half a second and then hang up.
 """
 
 # %%

@@ -47,7 +47,7 @@ PRICE_PER_KWH = 0.30  # in your currency
 
 # %% [markdown]
 """
-A batch writes files. The ones of this notebook go into a temporary folder, which the last cell deletes.
+A batch writes files. The ones of this notebook go into a temporary folder, which the last cell deletes. (In a `.jsonl` file, each line is JSON.)
 """
 
 # %%
@@ -55,6 +55,11 @@ import tempfile
 
 folder = tempfile.TemporaryDirectory(prefix="batch-")
 output = Path(folder.name) / "verdicts.jsonl"
+
+# %% [markdown]
+"""
+Now the client, and one short request, which isn't measured. It also shows which model answers.
+"""
 
 # %%
 from foundry_lab import FoundryAPIClient
@@ -186,7 +191,7 @@ Left: each step up is a finished prompt. Look whether the steps follow a straigh
 
 ## How many at once?
 
-Measure it: the same prompts with 1, 2, 4, 8 and 16 at once, in rounds.
+Measure it: the same prompts with 1, 2, 4, 8 and 16 at once, in rounds. (`concurrency` is the number at once.)
 """
 
 # %%
@@ -225,7 +230,7 @@ plots.sweep_figure(middle)
 
 # %% [markdown]
 """
-How to read it. Left: where the curve is flat, more requests at once bring nothing. (From 1 to 2 it may rise a little. A large graphics card rises for longer, because it works on several requests in parallel. And if the spread in the table is large, other programs were at work; then don't trust the curve.) Right: the latency. The dashed line isn't fitted to the points. It is **Little's law**, which holds for everything that waits in a line, in a shop too:
+How to read it. Left: where the curve is flat, more requests at once bring nothing. (From 1 to 2 it may rise or fall a little. A large graphics card rises for longer, because it works on several requests in parallel. And if the spread in the table is large, other programs were at work; then don't trust the curve.) Right: the latency. The dashed line isn't fitted to the points. It is **Little's law**, which holds for everything that waits in a line, in a shop too:
 
 > **requests at once = throughput × mean latency**
 
@@ -381,7 +386,7 @@ plots.confusion_figure(labels, table, f"{right} of {len(messages)} right")
 
 # %% [markdown]
 """
-Every answer has the right *form*. Is it also the right *word*? Somebody who only guesses gets about one third right. Is the model better than that? Look for a column that is too full: a word that the model likes too much.
+Every answer in the table has the right *form*. Is it also the right *word*? Somebody who only guesses gets about one third right. Is the model better than that? Look for a column that is too full: a word that the model likes too much.
 
 A check of the form says nothing about the content. Only a sample with known answers does. So grade sixty before you run ten thousand.
 """
@@ -412,7 +417,7 @@ print(f"{first.wall_s:.2f} s, then {second.wall_s:.3f} s")
 
 # %% [markdown]
 """
-The second run only looked the answers up. An answer is found again only if the model and *every* setting are the same. A request with chance in it (a temperature and no seed) is never kept, and neither is an error.
+The second run only looked the answers up: each was a *hit*, an answer that the cache has. A *miss* must be asked. An answer is found again only if the model and *every* setting are the same. A request with chance in it (a temperature and no seed) is never kept, and neither is an error.
 
 ## What do 1,000 items cost?
 

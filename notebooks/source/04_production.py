@@ -59,7 +59,7 @@ print(len(KINDS), "kinds of fault:", ", ".join(KINDS))
 
 # %% [markdown]
 """
-First a client **without** protection. `script` says what the next requests meet. Here the next one gets the status 503, which means "not available now".
+First a client **without** protection. (`metrics=False` turns off its counters, which notebook 5 shows.) `script` says what the next requests meet. Here the next one gets the status 503, which means "not available now".
 """
 
 # %% tags=["nbval-check-output"]
@@ -115,7 +115,7 @@ proxy.set_faults(
 
 # %% [markdown]
 """
-This client may retry six times. The proxy keeps a log of what happened to each request.
+This client may retry six times. The proxy keeps a **log**: a list of what happened to each request.
 """
 
 # %%
@@ -139,7 +139,7 @@ plots.attempts([entry for entry in proxy.log if entry.path == CHAT])
 
 # %% [markdown]
 """
-Every call came back with an answer, or the cell above would have failed. The wait before a retry is random: between zero and a limit that doubles with each attempt. So a later wait can be shorter than an earlier one. The next section tells why.
+Every call came back with an answer, or the cell that sends them would have stopped with an error. The wait before a retry is random: between zero and a limit that doubles with each attempt. So a later wait can be shorter than an earlier one. The next section tells why.
 
 Not everything should be sent again:
 
@@ -182,7 +182,7 @@ The client does as it is told, if the wait fits its own limits.
 
 Think of fifty clients that fail at the same moment, because the service was started again. If all of them wait for the same time, all of them come back at the same moment.
 
-We try both. First fixed waits: 0.2 s, 0.4 s, 0.8 s, and so on. Then random ones: each between zero and the fixed one. This is called **full jitter**.
+We try both. First fixed waits: 0.2 s, 0.4 s, 0.8 s, and so on. (To wait longer each time is called **backoff**.) Then random ones: each between zero and the fixed one. This is called **full jitter**.
 """
 
 # %%

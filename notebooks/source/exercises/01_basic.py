@@ -120,7 +120,7 @@ check("1.4", reload)
 
 Write `cost_per_token(tokens, seconds)`. It takes two lists: how many tokens each answer had, and how long each took. It returns how many seconds **one more token** costs. The fixed cost of a request is not a part of it.
 
-NumPy finds the line through points: `np.polyfit(x, y, 1)` gives its slope and where it starts.
+NumPy finds the line through points. After `import numpy as np`, `np.polyfit(x, y, 1)` gives two numbers: how steep the line is, and where it starts.
 """
 
 

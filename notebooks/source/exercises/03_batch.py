@@ -33,7 +33,7 @@ check("3.1", ask_some)
 
 Write `mean_latency_s(at_once, items_per_s)`. It predicts the mean latency of a run in seconds, from the number of requests at once and the throughput. The check compares your predictions with runs that were recorded.
 
-Then it tries your function on your own machine: a run with 4 at once gives the throughput, your function predicts the mean latency with 6 at once, and a run with 6 at once measures it. The prediction must be within 30 percent. (If your machine became faster or slower between the two runs, the check says so, and takes the throughput of the second run.) Before you run the check, write down what you expect, by your table above.
+Then it tries your function on your own machine: a run with 4 at once gives the throughput, your function predicts the mean latency with 6 at once, and a run with 6 at once measures it. (The cell makes both runs before it checks, so it takes a while.) The prediction must be within 30 percent. (If your machine became faster or slower between the two runs, the check says so, and takes the throughput of the second run.) Before you run the check, write down what you expect, by your table above.
 """
 
 
