@@ -56,7 +56,8 @@ is_mine = engine.service_status() is not None and not os.environ.get("FOUNDRY_EN
 client = FoundryAPIClient()
 health = await client.health_check(probe=True)
 print(health.status, health.reasons)
-print(f"one token in {health.probe_latency_s or 0:.2f} s")
+if health.probe_latency_s is not None:
+    print(f"one token in {health.probe_latency_s:.2f} s")
 
 # %% [markdown]
 """
@@ -125,7 +126,7 @@ async def traffic(client, outcomes, seconds):
 
 # %% [markdown]
 """
-They ask for ten seconds. After two seconds, the service is killed. Look at what the monitor prints.
+They ask for `TRAFFIC_S` seconds. After two seconds, the service is killed, if it is your own. Look at what the monitor prints.
 """
 
 # %%
@@ -147,6 +148,11 @@ from foundry_lab import plots
 
 plots.recovery(outcomes, list(monitor.history), list(monitor.restarts), killed_at)
 
+# %% [markdown]
+"""
+The same in numbers:
+"""
+
 # %%
 seconds = plots.time_to_recovery_s(outcomes, killed_at)
 words = [word for _, _, word in outcomes]
@@ -164,7 +170,7 @@ How to read it:
 
 (Windows takes about two seconds to refuse a connection, so there you may see fewer refusals.)
 
-The new service has another port. The client found it by itself.
+A new service has another port, as a rule. Did the client find it by itself?
 """
 
 # %%

@@ -2,7 +2,7 @@
 """
 ### Exercise 5.1 · Explain an outage
 
-Here is a log of five minutes (made shorter; times in seconds). Users said: "First it was slow, then nothing worked, then it was fine again."
+Here is the log of an outage, a time when a service didn't work (made shorter; times in seconds; a request has a line when it ends). Users said: "First it was slow, then nothing worked, then it was fine again."
 
 | time | what | outcome | attempts | seconds | reason |
 |--:|---|---|--:|--:|---|
@@ -10,16 +10,16 @@ Here is a log of five minutes (made shorter; times in seconds). Users said: "Fir
 | 2.1 | request a2 | ok | 1 | 0.5 | |
 | 60.0 | request a3 | ok | 3 | 1.9 | |
 | 61.2 | request a4 | ok | 2 | 1.1 | |
-| 63.0 | request a5 | failed | 4 | 3.2 | `ServiceUnavailableError`: connection refused |
-| 63.1 | breaker closed → open | | | | 5 failures in a row |
+| 63.0 | request a5 | failed | 4 | 1.7 | `ServiceUnavailableError`: connection refused |
+| 63.0 | breaker closed → open | | | | 4 failures in a row |
 | 63.2 | request a6 | refused | 0 | 0.0 | `CircuitOpenError` |
 | 63.9 | health healthy → unavailable | | | | nobody answers |
 | 64.0 | supervisor | restarted | | | attempt 1 |
 | 64.9 | health unavailable → healthy | | | | |
 | 65.0 | request a7 | refused | 0 | 0.0 | `CircuitOpenError` |
-| 68.2 | breaker open → half-open | | | | 5 s later |
-| 68.2 | request a8 | ok | 1 | 0.6 | |
-| 68.8 | breaker half-open → closed | | | | the probe succeeded |
+| 68.1 | breaker open → half-open | | | | 5 s later |
+| 68.7 | request a8 | ok | 1 | 0.6 | |
+| 68.7 | breaker half-open → closed | | | | the probe succeeded |
 
 Answer in the cell below, in a few sentences: **What happened, and when? Why was a7 refused, although the service was healthy again? What would you change, or watch, so that it is noticed earlier next time?** (A person grades this one.)
 """
@@ -27,15 +27,15 @@ Answer in the cell below, in a few sentences: **What happened, and when? Why was
 # %% [markdown] answer="5.1" points=3
 """
 ### BEGIN SOLUTION
-From about 60 s the service failed for single attempts: a3 and a4 still got their answers, but only after retries, so they were slow. At 63 s the process was gone (connection refused): a5 failed with all its attempts, the breaker opened, and a6 was refused at once. The monitor saw it at 63.9 s, the supervisor started the service again, and at 64.9 s it was healthy: it was down for about two seconds.
+From about 58 s the service failed for single attempts: a3 and a4 still got their answers, but only after retries, so they were slow. At 63 s the process was gone (connection refused): a5 failed with all its attempts, the breaker opened, and a6 was refused at once. The monitor saw it at 63.9 s, the supervisor started the service again, and at 64.9 s it was healthy: it was down for two seconds at least.
 
-a7 was refused because the breaker doesn't know of the restart. It stays open for five seconds, until it lets a probe through at 68.2 s. The probe worked, so it closed.
+a7 was refused because the breaker doesn't know of the restart. It stays open for five seconds, until it lets a probe through at 68.1 s. The probe worked, so it closed.
 
 The first sign was the number of attempts, three seconds before the first failure: watch the retries, and raise an alarm when they grow. With a shorter `open_s` the breaker would have tried earlier. And find out why the process died: the service's own log says what it did last.
 
 **For the person who grades:** one point for each of these.
 
-1. The order: retries first (60 s), then the process gone (63 s), restarted (64 s), healthy (64.9 s), answers again (68.2 s).
+1. The order: retries first (58 to 61 s), then the process gone (63 s), restarted (64 s), healthy (64.9 s), answers again (68.7 s).
 2. a7: the breaker was still open. It opens for a fixed time, and only a probe closes it.
 3. Something that would have been seen earlier, or would have made it shorter: an alarm on attempts or retries, a shorter `open_s`, the service's own log for the cause.
 ### END SOLUTION
