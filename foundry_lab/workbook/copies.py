@@ -13,6 +13,7 @@ from foundry_lab.workbook import GRADING, SOLUTIONS, WorkbookError
 from foundry_lab.workbook.static_output import forget_run
 
 _ONE_UP = re.compile(r'(\]\(|Path\("|src=")\.\./')
+_LINK = re.compile(r"\]\((?=(\d\d_\w+)\.ipynb\))")
 
 
 class CopyReport(msgspec.Struct, frozen=True):
@@ -73,14 +74,22 @@ def _for_teachers() -> Iterator[tuple[str, bytes]]:
         source = f"{GRADING}/source/{assignment}"
         yield f"{source}/{assignment}.ipynb", _without_outputs(path, raise_paths=True)
         for name, file in workbook.data_files().items():
-            yield f"{source}/{name}", file.read_bytes()
+            content = file.read_bytes()
+            if file.suffix == ".md":
+                content = _as_assignment(content.decode()).encode()
+            yield f"{source}/{name}", content
 
 
 def _without_outputs(path: Path, *, raise_paths: bool = False) -> bytes:
-    """Return a notebook as one that was never run; `raise_paths` for one that will lie a folder higher."""
+    """Return a notebook as one that was never run; `raise_paths` for an assignment of nbgrader."""
     book = nbformat.read(path, as_version=4)
     forget_run(book)
     if raise_paths:
         for cell in book.cells:
-            cell.source = _ONE_UP.sub(r"\1", cell.source)
+            cell.source = _as_assignment(_ONE_UP.sub(r"\1", cell.source))
     return (nbformat.writes(book) + "\n").encode()
+
+
+def _as_assignment(text: str) -> str:
+    """Return text whose links to notebooks lead where nbgrader has them, each in a folder of its own."""
+    return _LINK.sub(r"](../\1/", text)

@@ -154,13 +154,22 @@ def grades(course: Path, assignment: str) -> dict[str, dict[str, float]]:
 
 
 def test_what_nbgrader_hands_out_is_what_learners_have(course: Path) -> None:
-    """Who worked alone first, and in a class later, finds the same cells."""
+    """Who worked alone first, and in a class later, finds the same cells. Links lead to other assignments."""
     api = in_process(course)
-    for assignment in sorted(path.name for path in (course / "source").iterdir()):
+    assignments = sorted(path.name for path in (course / "source").iterdir())
+    texts: dict[Path, str] = {}
+    for assignment in assignments:
         assert api.generate_assignment(assignment)["success"], assignment
-        released = read(course / "release" / assignment / f"{assignment}.ipynb")
+        folder = course / "release" / assignment
+        released = read(folder / f"{assignment}.ipynb")
         lesson = read(course.parent / f"{assignment}.ipynb")
-        assert [cell.source for cell in released.cells] == [cell.source for cell in lesson.cells]
+        sources = [re.sub(r"\]\(\.\./\d\d_\w+/", "](", cell.source) for cell in released.cells]
+        assert sources == [cell.source for cell in lesson.cells]
+        texts[folder / "notebook"] = "\n".join(cell.source for cell in released.cells)
+        texts[folder / "glossary.md"] = (folder / "glossary.md").read_text(encoding="utf-8")
+    links = [(place, link) for place, text in texts.items() for link in re.findall(r"\]\(([\w./]+)\)", text)]
+    assert len(links) > len(assignments) * 3
+    assert [(place, link) for place, link in links if not (place.parent / link).exists()] == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's exchange isn't available on Windows")
