@@ -8,8 +8,9 @@ c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
 c.ClearSolutions.text_stub = "Your answer here."
 c.ExecutePreprocessor.timeout = 600
 # What zip_collect understands: STUDENT.zip, STUDENT/02_streaming.ipynb, STUDENT_02_streaming.ipynb. Numbers
-# may stand behind the name, as in STUDENT_1234_02_streaming.ipynb.
+# may stand behind the name, as in STUDENT_1234_02_streaming.ipynb or STUDENT_LATE_1234_02_streaming.ipynb,
+# and a number behind the file's own, as in "02_streaming (1).ipynb".
 c.FileNameCollectorPlugin.named_regexp = (
-    r".*[/\\]extracted[/\\](?!\d\d_[a-z])(?P<student_id>[^/\\]+?)(?:_\d{2,}[^/\\]*?)?(?:_|[/\\](?:.*[/\\])?)"
-    r"(?P<file_id>\d\d_[a-z]+)(?:-\d+)?\.ipynb$"
+    r".*[/\\]extracted[/\\](?!\d\d_[a-z])(?P<student_id>[^/\\]+?)(?:_LATE)?(?:_\d{2,}[^/\\]*?)?(?:_|[/\\](?:.*[/\\])?)"
+    r"(?P<file_id>\d\d_[a-z]+)(?:-\d+| ?\(\d+\))?\.ipynb$"
 )

@@ -208,6 +208,10 @@ def test_a_whole_lesson_goes_out_and_comes_back_through_the_exchange(course: Pat
         ("20261127_01_basic.ipynb", "20261127"),
         ("Jane Doe_2345_assignsubmission_file/01_basic.ipynb", "Jane Doe"),
         ("doejane_1234_5678_01_basic-1.ipynb", "doejane"),
+        ("doejane_LATE_1234_5678_01_basic.ipynb", "doejane"),
+        ("late_01_basic.ipynb", "late"),
+        ("anna_01_basic (1).ipynb", "anna"),
+        ("anna/01_basic(2).ipynb", "anna"),
         ("01_basic.ipynb", None),
         ("01_basic/01_basic.ipynb", None),
         ("all/doejane_1234_5678_01_basic.ipynb", None),  # a class's ZIP file, which is to be unpacked first
