@@ -140,6 +140,14 @@ def fill_in(file: Path, answers: dict[str, str]) -> None:
     nbformat.write(book, file)
 
 
+def copy_the_first_answer(file: Path) -> None:
+    """Copy an answer's cell with nbgrader's mark, as JupyterLab's "Duplicate Cell" does."""
+    book = read(file)
+    place = next(place for place, cell in enumerate(book.cells) if is_answer(cell))
+    book.cells.insert(place, nbformat.from_dict({**book.cells[place], "id": "copied"}))
+    nbformat.write(book, file)
+
+
 def grades(course: Path, assignment: str) -> dict[str, dict[str, float]]:
     """What nbgrader wrote into its grade book: points by learner and exercise."""
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "foundry-lab") as book:
@@ -265,6 +273,7 @@ def test_full_points_for_the_solutions_none_for_the_empty_copy_some_between(cour
     right = solutions(course, EXERCISES)
     wrong = {number: wrong_answer(number, right[number]) for number in WRONG if number not in right_in_naive}
     fill_in(naive, right | wrong | {"5.1": "Your answer here.", "5.2": NEVER_AGAIN})
+    copy_the_first_answer(naive)
 
     nbgrader(course, "zip_collect", EXERCISES)
     nbgrader(course, "autograde", EXERCISES)
