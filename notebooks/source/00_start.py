@@ -210,7 +210,7 @@ In notebook 2 the pieces are the words of an answer, as the model writes them.
 
 ## Two errors that everybody meets
 
-**The first: a forgotten `await`.** A **client** is a program that asks a service. The lab's client asks the model, and its `complete` is an async function. First the right way. (`max_tokens=8` keeps the answer short, and `temperature=0` takes chance out of it. Notebook 1 explains both.)
+**The first: a forgotten `await`.** A **client** is a program that asks a service. The lab's client asks the model, and its `complete` is an async function. The next cell does it right. (`max_tokens=8` keeps the answer short, and `temperature=0` takes chance out of it. Notebook 1 explains both.)
 """
 
 # %%

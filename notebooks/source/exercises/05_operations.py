@@ -27,7 +27,7 @@ Answer in the cell below, in a few sentences: **What happened, and when? Why was
 # %% [markdown] answer="5.1" points=3
 """
 ### BEGIN SOLUTION
-From about 58 s the service failed for single attempts: a3 and a4 still got their answers, but only after retries, so they were slow. At 63 s the process was gone (connection refused): a5 failed with all its attempts, the breaker opened, and a6 was refused at once. The monitor saw it at 63.9 s, the supervisor started the service again, and at 64.9 s it was healthy: it was down for two seconds at least.
+From about 58 s the service failed for single attempts: a3 and a4 still got their answers, but only after retries, so they were slow. By 63 s the process was gone (connection refused): a5 failed with all its attempts, the breaker opened, and a6 was refused at once. The monitor saw it at 63.9 s, the supervisor started the service again, and at 64.9 s it was healthy: it was down for two seconds at least.
 
 a7 was refused because the breaker doesn't know of the restart. It stays open for five seconds, until it lets a probe through at 68.1 s. The probe worked, so it closed.
 
