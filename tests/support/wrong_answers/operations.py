@@ -30,6 +30,21 @@ def my_client(url):
     return lambda prompt, timeout_s: ""
 
 
-@WRONG.case("5.2", "'NoneType' object is not callable")
+@WRONG.case("5.2", "Return the function itself")
 def my_client(url):
     print("hello")
+
+
+@WRONG.case("5.2", "0 of 9 trials passed")
+def my_client(url):
+    model = http.get(url + "/models/loaded").json()[0]
+
+    def ask(prompt, timeout_s):
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
+        try:
+            answer = http.post(url + CHAT, json=body, timeout=timeout_s)
+            return answer.json()["choices"][0]["message"]["content"]
+        except Exception:
+            return "Sorry."
+
+    return ask

@@ -86,6 +86,28 @@ def test_bare_requests_fails_where_it_has_no_policy(stub: StubService) -> None:
     assert "never repeats a 400" not in failed
 
 
+@pytest.mark.parametrize("instead", ["Sorry.", "", None])
+def test_a_text_of_the_clients_own_is_no_answer(stub: StubService, instead: str | None) -> None:
+    """Who catches everything has something to show, but nobody was asked again."""
+
+    def polite(url: str) -> object:
+        once = naive(url)
+
+        def ask(prompt: str, timeout_s: float) -> str | None:
+            try:
+                return once(prompt, timeout_s)
+            except Exception:
+                return instead
+
+        return ask
+
+    assert {
+        "answers in spite of one 503",
+        "answers in spite of one broken connection",
+        "waits as long as Retry-After says",
+    } <= set(failures(polite, stub.url))
+
+
 def test_a_limit_for_each_attempt_is_no_deadline(stub: StubService) -> None:
     assert "is back soon after 0.6 s though bytes trickle in" in failures(limited_by_attempt, stub.url)
 
