@@ -418,7 +418,7 @@ print("time for a token, two together / one alone:", ", ".join(f"{each:.1f}" for
 
 # %% [markdown]
 """
-A value near 2 means: the two take turns, and each runs at half speed. A value near 1 would mean: the device writes both at the same time, as some large ones can. If your values differ much from each other, the machine was busy with something else.
+A value near 2 means: the two take turns, and each runs at half speed. A value near 1 would mean: the device writes both at the same time, as some large ones can. If your values differ much from each other, or are below 1, the machine was busy with something else.
 
 [3 · Batch](03_batch.ipynb) measures this for many requests.
 """
