@@ -183,10 +183,10 @@ def with_examples(with_examples: Any) -> None:
     for text, label in EXAMPLES:
         _, found, behind = rest.partition(text)
         if not found:
-            raise Wrong(f"the example {text!r} is not in the prompt, behind the instruction: {prompt!r}")
+            raise Wrong(f"the example {text!r} is not in the prompt, after the instruction: {prompt!r}")
         for next_text in ("Is it open?", *dict(EXAMPLES)):
             behind = behind.partition(next_text)[0]
         if label not in behind:
             raise Wrong(f"the example {text!r} is not followed by its label, {label!r}, before the next.")
     if prompt.index("Is it open?") < max(prompt.index(text) for text, _ in EXAMPLES):
-        raise Wrong(f"the message, {{text}}, should come last, behind the examples: {prompt!r}")
+        raise Wrong(f"the message, {{text}}, should come last, after the examples: {prompt!r}")

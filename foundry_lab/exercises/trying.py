@@ -81,7 +81,7 @@ def need_function(thing: Any, name: str) -> None:
     if inspect.iscoroutine(thing):
         thing.close()  # or Python complains that nobody awaited it
     if not callable(thing):
-        raise Wrong(f"Give {name} itself, without brackets behind it. This is {shown(thing)}.")
+        raise Wrong(f"Give {name} itself, without brackets after it. This is {shown(thing)}.")
 
 
 def is_stub(thing: Any) -> bool:

@@ -101,7 +101,7 @@ def run_checklist(make: Callable[[str], Ask], upstream: str) -> Checklist:
         if not callable(ask):
             raise ConfigurationError(
                 f"What makes the client returned {ask!r}, and a function ask(prompt, timeout_s) is wanted. "
-                "Return the function itself, without brackets behind it."
+                "Return the function itself, without brackets after it."
             )
         healthy = _call(ask, proxy, TIMEOUT_S)
         if not healthy.answered or not healthy.sent:

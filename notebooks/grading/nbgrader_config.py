@@ -32,8 +32,8 @@ c.Autograde.sanitize_preprocessors = [
     preprocessors.CheckCellMetadata,
 ]
 # What zip_collect understands: STUDENT.zip, STUDENT/02_streaming.ipynb, STUDENT_02_streaming.ipynb. Numbers
-# may stand behind the name, as in STUDENT_1234_02_streaming.ipynb or STUDENT_LATE_1234_02_streaming.ipynb,
-# and a number behind the file's own, as in "02_streaming (1).ipynb".
+# may stand after the name, as in STUDENT_1234_02_streaming.ipynb or STUDENT_LATE_1234_02_streaming.ipynb,
+# and a number after the file's own, as in "02_streaming (1).ipynb".
 c.FileNameCollectorPlugin.named_regexp = (
     r".*[/\\]extracted[/\\](?!\d\d_[a-z])(?P<student_id>[^/\\]+?)(?:_LATE)?(?:_\d{2,}[^/\\]*?)?(?:_|[/\\](?:.*[/\\])?)"
     r"(?P<file_id>\d\d_[a-z]+)(?:-\d+| ?\(\d+\))?\.ipynb$"

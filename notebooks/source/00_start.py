@@ -22,7 +22,7 @@ There are six notebooks: this one, then basic, streaming, batch, and production 
 
 - Run a cell with **Shift+Enter**. Run the cells from top to bottom; later ones use what earlier ones have made.
 - Before you look at a result, **guess** it. You learn most where the guess was wrong.
-- Change things and run them again. You can't break anything: `Run → Run All Cells` puts all in order.
+- Change things and run them again. You can't break anything: `Run → Run All Cells` puts everything in order again.
 - An **exercise** has three cells: the task, a cell for your answer, and a check. The check prints `✓`, or one hint. `·` means that there is no answer yet.
 
 The numbers in your notebook are your own machine's. They will not be equal to anybody else's.
@@ -286,7 +286,7 @@ async def main():
 asyncio.run(main())
 ```
 
-In a notebook, `asyncio.run` fails in turn: the loop is running already. So remember: `await` in a notebook, `asyncio.run` once in a script. (If you want neither, `SyncFoundryAPIClient` has the same functions without `await`.)
+In a notebook, `asyncio.run` fails: the loop is running already. So remember: `await` in a notebook, `asyncio.run` once in a script. (If you want neither, `SyncFoundryAPIClient` has the same functions without `await`.)
 
 ## Done
 

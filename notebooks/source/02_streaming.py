@@ -93,7 +93,7 @@ These are **server-sent events**: a line that begins with `data:`, then an empty
 
 (Foundry Local may send the value of `Content-Type` twice, as `text/event-stream, text/event-stream`. A client must accept that.)
 
-Now the end. What stands in the last two events?
+Now the end. What do the last two events say?
 """
 
 # %%

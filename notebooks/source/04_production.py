@@ -259,7 +259,7 @@ plots.attempts([entry for entry in proxy.log if entry.path == CHAT], deadline_s=
 
 # %% [markdown]
 """
-If the next wait would be longer than what is left of the budget, the call ends at once, with the last error of the service. It would be of no use to wait.
+If the next wait would be longer than what is left of the budget, the call ends at once, with the last error of the service. To wait longer would not help.
 
 What if an attempt is *under way* when the budget ends? It is cut off, and `.phase` says which limit it was. `drip` sends the answer a few bytes at a time.
 """
@@ -377,7 +377,7 @@ plots.breaker_timeline(outcomes, transitions, dark=dark)
 
 # %% [markdown]
 """
-The same in words. The reason stands behind each change.
+The same in words. The reason stands after each change.
 """
 
 # %%

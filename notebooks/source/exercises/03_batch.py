@@ -121,7 +121,7 @@ check("3.4", run_all)
 
 A model often does better if the prompt shows it some examples. (This is called **few-shot**.) To find out whether they help, change nothing else: the wording must stay as it is.
 
-Write `with_examples(template, examples)`. `template` is one like that of the task above; `examples` is a list of pairs, a message and its label. It returns a new template: the instruction as it was, then each example with its label behind it, then the message, `{text}`.
+Write `with_examples(template, examples)`. `template` is one like that of the task above; `examples` is a list of pairs, a message and its label. It returns a new template: the instruction as it was, then each example with its label after it, then the message, `{text}`.
 
 Careful: a message may hold braces, `{` or `}`. In a template these are written twice.
 """

@@ -254,7 +254,7 @@ def with_examples(template, examples):
     return "\n".join([instruction, "\n".join(shown).replace("{", "{{").replace("}", "}}"), message])
 
 
-@WRONG.case("3.5", "is not in the prompt, behind the instruction")
+@WRONG.case("3.5", "is not in the prompt, after the instruction")
 def with_examples(template, examples):
     shown = "\n".join(text for text, label in examples).replace("{", "{{").replace("}", "}}")
     return shown + "\n" + template
@@ -272,7 +272,7 @@ async def run_all(ask, prompts, file):
     return remembered
 
 
-@WRONG.case("3.5", "should come last, behind the examples")
+@WRONG.case("3.5", "should come last, after the examples")
 def with_examples(template, examples):
     shown = "\n".join(f"{text}: {label}" for text, label in examples)
     return template + "\n\n" + shown.replace("{", "{{").replace("}", "}}")
