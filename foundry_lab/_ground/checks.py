@@ -15,7 +15,7 @@ MAX_TIMEOUT_S = 1e6
 def as_number(value: object) -> float:
     """Return a value as a number; NaN, which every comparison fails for, where it is none."""
     if isinstance(value, bool) or not isinstance(
-        value, (Number, str)
+        value, Number | str
     ):  # numpy's numbers are some, its bools none
         return math.nan
     try:

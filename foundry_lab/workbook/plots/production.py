@@ -310,7 +310,7 @@ def _draw_calls(ax: Axes, ends: Sequence[tuple[float, str]], end: float) -> str:
     for row, (word, (color, marker, text)) in enumerate(OUTCOMES.items()):
         times = [at for at, outcome in ends if outcome == word]
         counts.append(f"{len(times)} {text}")
-        ax.scatter(times, [row] * len(times), s=16, color=color, marker=marker)
+        ax.scatter(times, [row] * len(times), s=16, color=color, marker=marker, clip_on=False)
         ax.text(end * 1.02, row, counts[-1], va="center", fontsize=9)
     ax.set_ylim(-0.6, len(OUTCOMES) - 0.2)
     return "; ".join(counts)

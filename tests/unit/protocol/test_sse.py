@@ -146,7 +146,7 @@ def test_a_line_far_above_other_readers_limits_is_read() -> None:
 
 
 def test_a_text_and_a_limit_that_is_none_are_told() -> None:
-    """A learner's `feed(raw.decode())` ended in "'in <string>' requires string as left operand, not bytes"."""
+    """A learner's `feed(raw.decode())` ended in "'in <string>' requires string as left operand"."""
     with pytest.raises(ConfigurationError, match="data is a str; give the bytes as they came"):
         SSEDecoder().feed("data: a\n\n")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="max_event_bytes='8 MB'"):
