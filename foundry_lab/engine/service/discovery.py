@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from foundry_lab._ground.checks import check_seconds, is_whole
+from foundry_lab._ground.checks import check_kind, check_seconds, is_whole
 from foundry_lab.config import Settings
+from foundry_lab.engine.model.genai import thread_count
 from foundry_lab.engine.model.prepare import prepare_model
 from foundry_lab.engine.private import locked
 from foundry_lab.engine.service import foundry_cli, probe
@@ -46,10 +47,12 @@ def ensure_service(settings: Settings | None = None, *, progress: bool = True) -
     Raises:
         EngineError: the endpoint is no Foundry Local service, or the embedded service doesn't start.
         ServiceUnavailableError: an endpoint was given and nobody answers there.
-        ConfigurationError: a bad value in the environment.
+        ConfigurationError: a bad value in the environment, or `settings` that are none.
     """
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    check_kind(settings, "settings", (Settings,), "a foundry_lab.Settings(…)")
     idle_stop_s()  # a bad value is to be an error here, not in the service's log
+    thread_count()
     if settings.endpoint:
         probe.check_foundry_local(settings.endpoint)
         return settings.endpoint

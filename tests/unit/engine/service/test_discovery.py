@@ -163,6 +163,22 @@ def test_what_cannot_serve_here_leaves_the_umask(monkeypatch: pytest.MonkeyPatch
     assert state.live_state() is None
 
 
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5"])
+def test_threads_that_are_none_are_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, started: list[bool], value: str
+) -> None:
+    """The service's process was started to say so, and it was an EngineError."""
+    monkeypatch.setenv("FOUNDRY_LAB_THREADS", value)
+    with pytest.raises(ConfigurationError, match="FOUNDRY_LAB_THREADS="):
+        discovery.ensure_service()
+    assert not started
+
+
+def test_settings_that_are_none_are_told() -> None:
+    with pytest.raises(ConfigurationError, match="settings is a str"):
+        discovery.ensure_service("http://127.0.0.1:5273")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("timeout", ["soon", None, -1, float("nan")])
 def test_a_time_to_stop_that_is_none_is_told(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"timeout=.* must be 0 or more seconds"):
