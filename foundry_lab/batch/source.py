@@ -67,14 +67,15 @@ class Source:
                 return csv_rows(self.path, self._template)
             case ".txt":
                 return text_lines(self.path)
-        raise BatchInputError(f"{self.path.name}: the ending says what a file holds; {ENDINGS}.")
+        raise BatchInputError(f"{self.path}: the ending says what a file holds; {ENDINGS}.")
 
 
 def _check_kind(items: object) -> None:
     """Refuse what isn't many items; for what is one, the error says how to give it."""
     if isinstance(items, str | bytes):
         raise BatchInputError(
-            f"items is one text; give a list of prompts, or pathlib.Path({items!r:.200}) for a file of them."
+            f"items is one text; give a list of prompts, or pathlib.Path({os.fsdecode(items)!r:.200}) for a "
+            "file of them."
         )
     if isinstance(items, Mapping):
         raise BatchInputError("items is one dict. Put it in a list: [{…}].")

@@ -54,6 +54,8 @@ def batch(source: Path, output: Path, concurrency: str, cache: Path | None, **op
     """
     from foundry_lab.sync_client import SyncFoundryAPIClient
 
+    if output == Path("-"):  # elsewhere that is the standard output
+        raise click.UsageError("The next run goes on with the results, so name a file: -o results.jsonl")
     given = {name: value for name, value in options.items() if value not in (None, ())}
     number: Any = concurrency
     with contextlib.suppress(ValueError):  # "adaptive"; the batch says what else it may be

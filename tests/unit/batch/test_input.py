@@ -133,6 +133,8 @@ async def test_an_input_that_breaks_off_leaves_no_worker_behind(
         ([7], "An item is '7', of type int"),
         (["half \ud800 a character"], "surrogates not allowed"),
         ("one text", "items is one text"),
+        (b"in.csv", r"pathlib\.Path\('in\.csv'\)"),  # of bytes, Path takes none
+        (Path(), r"^\.: the ending says what a file holds"),  # it began with the colon
         (7, "items is a int"),
         ({"prompt": "a", "max_tokens": 3}, "one dict. Put it in a list"),
         ([{1: "a", "prompt": "b"}], "a field named 1"),

@@ -27,6 +27,15 @@ def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: str, tmp_path
     assert done.exit_code == 1 and 'from 1 to 1024, or "adaptive"' in str(done.exception)
 
 
+def test_results_need_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-o -` is the standard output with other programs; here it made a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    with StubService() as stub:
+        done = run(stub, tmp_path, "-o", "-")
+    assert done.exit_code == 2 and "name a file" in done.output
+    assert not (tmp_path / "-").exists()
+
+
 def test_failed_items_of_an_earlier_run_are_no_success(tmp_path: Path) -> None:
     with StubService() as stub:
         stub.on("POST", CHAT, error(400, "no"), chat("ok"))
