@@ -98,7 +98,7 @@ class APIStatusError(FoundryError):
 
 
 class BadRequestError(APIStatusError):
-    """400 or another 4xx: the request itself is wrong; sending it again won't help."""
+    """400, or a 4xx without a class of its own but 408: the request is wrong; sending it again won't help."""
 
 
 class AuthenticationError(APIStatusError):

@@ -106,6 +106,8 @@ def _kind_and_hint(
         return errors.ModelNotLoadedError, "Load it first: load_model(alias)."
     if _names_context_length(low):
         return errors.ContextLengthError, "Shorten the prompt or ask for fewer max_tokens."
+    if status == 408:  # it isn't the request that is wrong, and the retry policy sends it again
+        return errors.APIStatusError, "The server waited too long for the request. Try again."
     if status >= 400:
         return errors.BadRequestError, lasting or "Change the request: sending the same again won't help."
     return errors.APIStatusError, "Foundry Local doesn't answer so; check the endpoint."

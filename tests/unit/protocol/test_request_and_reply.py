@@ -416,6 +416,7 @@ TOO_LONG = (
         (403, "wrong key", errors.AuthenticationError, "FOUNDRY_API_KEY"),
         (404, "Model not found: No model matching 'x'", errors.ModelNotFoundError, "list_models"),
         (422, "what?", errors.BadRequestError, "Change the request"),
+        (408, "late", errors.APIStatusError, "Try again"),
         (429, "slow down", errors.RateLimitError, "Wait"),
         (500, "boom", errors.ServerError, "restart"),
         (500, "1 session(s) still using it", errors.ModelBusyError, "Wait"),
