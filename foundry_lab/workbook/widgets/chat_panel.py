@@ -3,16 +3,17 @@
 import asyncio
 import html
 import time
+from types import NoneType
 from typing import Any
 
 import ipywidgets
 from IPython.display import HTML
 
-from foundry_lab._ground.checks import check_kind
+from foundry_lab._ground.checks import as_number, check_count, check_kind
 from foundry_lab.calls.portal import Portal, Work
 from foundry_lab.calls.streams import CompletionStream
 from foundry_lab.client import FoundryAPIClient
-from foundry_lab.errors import ContextLengthError
+from foundry_lab.errors import ConfigurationError, ContextLengthError
 
 REDRAW_S = 0.05
 """Time between two redraws: as fast as eyes follow, and far slower than tokens come."""
@@ -30,6 +31,10 @@ _CSS = """<style>
 # A box whose direction is reversed keeps its end in sight while it grows. Its one child is in reading order.
 
 
+MOST_TEMPERATURE = 2
+MOST_TOKENS = 500
+
+
 class ChatPanel(ipywidgets.VBox):
     """Chat with the loaded model. Enter sends; Tab reaches every control.
 
@@ -39,10 +44,10 @@ class ChatPanel(ipywidgets.VBox):
         client: whom to ask, used by the panel alone; by default one that finds the service by itself.
         system: a system prompt for the whole conversation.
         temperature: where its box starts, 0 to 2.
-        max_tokens: where its box starts, tokens of one answer.
+        max_tokens: where its box starts, tokens of one answer, 1 to 500.
 
     Raises:
-        ConfigurationError: the client is another thing than an async one.
+        ConfigurationError: the client is another thing than an async one; a setting that the box can't hold.
 
     Attributes:
         messages: the conversation so far, as chat messages.
@@ -62,6 +67,13 @@ class ChatPanel(ipywidgets.VBox):
         self._work: Work[None] | None = None
         self._client = client or FoundryAPIClient()
         check_kind(self._client, "client", (FoundryAPIClient,), "a FoundryAPIClient(…), the async one")
+        check_kind(system, "system", (str, NoneType), "a text")
+        if not 0 <= as_number(temperature) <= MOST_TEMPERATURE:  # the boxes would cut it without a word
+            raise ConfigurationError(
+                f"temperature={temperature!r} must be a number from 0 to {MOST_TEMPERATURE}."
+            )
+        if check_count(max_tokens, "max_tokens") > MOST_TOKENS:
+            raise ConfigurationError(f"max_tokens={max_tokens!r} must be at most {MOST_TOKENS} in a panel.")
         self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.tokens_per_s: float | None = None
         self._note = ""
@@ -79,10 +91,10 @@ class ChatPanel(ipywidgets.VBox):
             button.layout.width = "auto"  # or the text box has no room
         # Boxes and not sliders: a screen reader finds no label of ipywidgets' sliders.
         self.temperature = ipywidgets.BoundedFloatText(
-            value=temperature, min=0, max=2, step=0.1, description="temperature", **small
+            value=temperature, min=0, max=MOST_TEMPERATURE, step=0.1, description="temperature", **small
         )
         self.max_tokens = ipywidgets.BoundedIntText(
-            value=max_tokens, min=1, max=500, description="max_tokens", **small
+            value=max_tokens, min=1, max=MOST_TOKENS, description="max_tokens", **small
         )
         self.status = ipywidgets.Label()
         self.text.on_msg(self._on_text_message)
@@ -95,7 +107,12 @@ class ChatPanel(ipywidgets.VBox):
         self._show("ready")
 
     def send(self, prompt: str) -> None:
-        """Ask; the answer arrives in the background. Does nothing while one is being written."""
+        """Ask; the answer arrives in the background. Does nothing while one is being written.
+
+        Raises:
+            ConfigurationError: the prompt is no text.
+        """
+        check_kind(prompt, "prompt", (str,), "a question as text")
         if not prompt.strip() or self.busy:
             return
         messages = [*self.messages, {"role": "user", "content": prompt}]

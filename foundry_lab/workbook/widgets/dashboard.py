@@ -8,6 +8,7 @@ import itertools
 import textwrap
 import threading
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 import ipywidgets as widgets
@@ -53,7 +54,7 @@ class HealthDashboard:
         interval_s: seconds between two looks.
 
     Raises:
-        ConfigurationError: no client; an interval that makes no sense.
+        ConfigurationError: no client; a proxy that is none; an interval that makes no sense.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class HealthDashboard:
         proxy: FaultProxy | None = None,
         interval_s: float = 1.0,
     ) -> None:
+        check_kind(proxy, "proxy", (FaultProxy, NoneType), "a FaultProxy(…) that runs")
         given = client or SyncFoundryAPIClient(proxy.url if proxy else None, metrics=Metrics())
         check_kind(given, "client", (FoundryAPIClient, SyncFoundryAPIClient), "a FoundryAPIClient(…)")
         # It shares the given one's breaker and metrics; no cache, as "Ask" asks the service.

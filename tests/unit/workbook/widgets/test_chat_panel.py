@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from stub_server import CHAT, StubService, chat, delta, error_body, event, stream
@@ -132,6 +133,30 @@ def test_a_panel_of_the_wrong_client_is_refused_and_forgotten() -> None:
     with pytest.raises(errors.ConfigurationError, match="the async one"):
         ChatPanel(SyncFoundryAPIClient("http://127.0.0.1:1"))  # type: ignore[arg-type]
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"temperature": 2.5}, "from 0 to 2"),
+        ({"temperature": float("nan")}, "from 0 to 2"),
+        ({"temperature": "hot"}, "from 0 to 2"),
+        ({"max_tokens": 0}, "whole number from 1"),
+        ({"max_tokens": 1000}, "at most 500"),
+        ({"system": 5}, "system is a int"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_its_box_cant_hold_is_refused(setting: dict[str, Any], said: str) -> None:
+    """The boxes cut 1000 tokens to 500, and a temperature of 2.5 to 2, without a word."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        ChatPanel(FoundryAPIClient("http://127.0.0.1:1"), **setting)
+    gc.collect()
+
+
+def test_a_question_is_a_text(stub: StubService) -> None:
+    with open_panel(stub) as panel, pytest.raises(errors.ConfigurationError, match="prompt is a NoneType"):
+        panel.send(None)  # type: ignore[arg-type]
 
 
 def test_without_a_kernel_the_conversation_can_be_read(stub: StubService) -> None:

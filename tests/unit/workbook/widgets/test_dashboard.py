@@ -179,6 +179,11 @@ def test_without_a_proxy_there_are_no_switches(stub: StubService) -> None:
     dashboard.close()
 
 
+def test_a_proxy_that_is_none_is_refused(stub: StubService) -> None:
+    with pytest.raises(ConfigurationError, match="proxy is a str"):
+        HealthDashboard(SyncFoundryAPIClient(stub.url), proxy=stub.url)  # type: ignore[arg-type]
+
+
 def test_an_interval_that_makes_no_sense_is_refused(stub: StubService) -> None:
     with pytest.raises(ConfigurationError, match="interval_s"):
         HealthDashboard(SyncFoundryAPIClient(stub.url), interval_s=0)
