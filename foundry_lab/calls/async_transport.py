@@ -19,7 +19,7 @@ from foundry_lab.calls.target import Target
 from foundry_lab.calls.unanswered import another_answers, broken_body, no_answer
 from foundry_lab.errors import ConfigurationError, RequestTimeoutError, ResponseFormatError
 from foundry_lab.policies.retry import Deadline
-from foundry_lab.protocol import Call, Reply, raise_for_status
+from foundry_lab.protocol import CHAT_PATH, Call, Reply, raise_for_status
 from foundry_lab.protocol.headers import without_credentials
 from foundry_lab.protocol.request import MAX_BODY_BYTES
 
@@ -92,7 +92,7 @@ class Transport:
         except RequestTimeoutError:
             raise
         except TimeoutError:
-            raise deadline.error() from None
+            raise deadline.error(generating=call.path == CHAT_PATH) from None
         reply = Reply(response.status, response.headers, body, request_id)
         raise_for_status(reply)
         return reply

@@ -32,11 +32,16 @@ class Deadline:
         """Return the seconds left; never negative."""
         return max(0.0, self.at - time.monotonic())
 
-    def error(self) -> RequestTimeoutError:
-        """Return the error that says this budget is spent."""
+    def error(self, *, generating: bool = True) -> RequestTimeoutError:
+        """Return the error that says this budget is spent; `generating` if a model was to write an answer."""
+        if generating:
+            said = (
+                "; the service may go on with it for a while. Ask for fewer max_tokens, or allow more time: "
+            )
+        else:
+            said = ". The service may be busy, or hang: `foundry-lab status` shows it. Or allow more time: "
         return RequestTimeoutError(
-            f"No whole answer within {self.limit_s:g} s; the service may go on with it for a while. Ask for "
-            "fewer max_tokens, or allow more time: timeout=… on the call, or FOUNDRY_TIMEOUT.",
+            f"No whole answer within {self.limit_s:g} s{said}timeout=… on the call, or FOUNDRY_TIMEOUT.",
             phase="total",
             limit_s=self.limit_s,
         )

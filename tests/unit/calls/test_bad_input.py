@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 from clients import Client, both_clients
 from raw_server import STREAM_HEAD, RawServer, Script, drips, floods, http_response, sends
-from stub_server import CHAT, DONE, MODEL, ROLE, STOP, StubService, chat_body, delta, event, reply, stream
+from stub_server import (
+    CHAT,
+    DONE,
+    MODEL,
+    ROLE,
+    STOP,
+    StubService,
+    chat_body,
+    delta,
+    event,
+    hang,
+    reply,
+    stream,
+)
 
 from foundry_lab import errors
 from foundry_lab.protocol import request
@@ -172,6 +185,20 @@ def test_nobody_listens(kind: str, how: str) -> None:
     with pytest.raises(errors.ServiceUnavailableError, match="Nobody answers") as caught:
         ask(kind, url, how)
     assert url in str(caught.value) and "foundry-lab status" in str(caught.value)
+
+
+@both_clients
+def test_a_list_that_never_comes_is_no_matter_of_max_tokens(kind: str) -> None:
+    with StubService() as stub:
+        for path in ("/status", "/models/loaded", "/v1/models"):
+            stub.on("GET", path, hang)
+        with Client(kind, stub.url, retries=0, timeout=0.5) as client:
+            with pytest.raises(errors.RequestTimeoutError) as caught:
+                client.list_models()
+            words = [str(caught.value), *client.health_check().reasons]
+    assert len(words) == 2
+    for said in words:
+        assert "max_tokens" not in said and "`foundry-lab status`" in said and "FOUNDRY_TIMEOUT" in said
 
 
 @both_clients
