@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from foundry_lab._ground.checks import check_kind
 from foundry_lab.calls.async_caller import AsyncCaller
 from foundry_lab.config import Settings
+from foundry_lab.errors import ConfigurationError
 from foundry_lab.metrics import Metrics
 from foundry_lab.policies.breaker import CircuitBreaker
 from foundry_lab.policies.cache import ResponseCache
@@ -73,6 +74,10 @@ class ClientCore:
         off = (bool, NoneType)
         check_kind(settings, "settings", (Settings, NoneType), "a foundry_lab.Settings(…)")
         check_kind(retry, "retry", (RetryPolicy, NoneType), "a foundry_lab.RetryPolicy(…), or retries=…")
+        if retry is not None and retries is not None:
+            raise ConfigurationError(
+                "Give retries or retry, not both: retry=RetryPolicy(retries=…) has the number."
+            )
         check_kind(breaker, "breaker", (CircuitBreaker, *off), "a foundry_lab.CircuitBreaker(…), or False")
         check_kind(metrics, "metrics", (Metrics, *off), "a foundry_lab.metrics.Metrics(…), or False")
         check_kind(cache, "cache", (ResponseCache, str, os.PathLike, *off), "True, a path or a ResponseCache")

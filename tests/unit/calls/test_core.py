@@ -14,13 +14,14 @@ from aiohttp import web
 from clients import Client, both_clients
 from stub_server import ALIAS, CHAT, StubService, chat
 
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab import FoundryAPIClient, RetryPolicy, SyncFoundryAPIClient, errors
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"timeout": 3}}, "settings is a dict; give a foundry_lab.Settings"),
     ({"headers": ["x"]}, "headers is a list; give a dict"),
     ({"headers": "abc"}, "headers is a str; give a dict"),
     ({"retry": 3}, "retry is a int; give a foundry_lab.RetryPolicy"),
+    ({"retry": RetryPolicy(), "retries": 0}, "retries or retry, not both"),  # it was asked three times more
     ({"breaker": "x"}, "breaker is a str; give a foundry_lab.CircuitBreaker"),
     ({"metrics": "x"}, "metrics is a str; give a foundry_lab.metrics.Metrics"),
     ({"cache": 5}, "cache is a int; give True, a path"),
