@@ -60,6 +60,8 @@ def find(number: Any) -> Exercise:
     known = exercises()
     if isinstance(number, str) and number in known:
         return known[number]
+    if str(number) in known:
+        raise ConfigurationError(f'Write the number of an exercise in quotes: check("{number}", …).')
     raise ConfigurationError(
         f"There is no exercise {number!r}. {did_you_mean(str(number), known)}There are: {', '.join(known)}."
     )

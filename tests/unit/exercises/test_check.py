@@ -232,6 +232,12 @@ def test_an_unknown_exercise_is_an_error(number: object) -> None:
         check(number, right)  # type: ignore[arg-type]
 
 
+def test_a_number_without_quotes_is_told_as_that() -> None:
+    """It was "There is no exercise 2.1. Did you mean 2.1?"."""
+    with pytest.raises(ConfigurationError, match=r'in quotes: check\("2\.1", …\)'):
+        check(2.1, right)  # type: ignore[arg-type]
+
+
 def test_a_missing_answer_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r'check\("2.2", percentile\)'):
         check("2.2")
