@@ -12,9 +12,19 @@ SHARED_VARIABLE = "FOUNDRY_LAB_MODELS"
 
 
 def named_by(variable: str) -> Path | None:
-    """The path that an environment variable names, or None. Raises ConfigurationError if it can't be one."""
+    """The path that an environment variable names, or None. Raises ConfigurationError if it can't be one.
+
+    A relative one is made absolute in the environment: after a change of folder, and in a notebook's kernel,
+    which runs in the folder of the notebook, it would name another place, and so another service.
+    """
     value = os.environ.get(variable, "").strip()
-    return as_path(value, variable).absolute() if value else None
+    if not value:
+        return None
+    path = as_path(value, variable)
+    if not path.is_absolute():
+        path = path.absolute()
+        os.environ[variable] = str(path)
+    return path
 
 
 def home() -> Path:
