@@ -129,6 +129,8 @@ class ItemReader:
         prompt = options.pop("prompt", None)
         request = ChatRequest.build(prompt, {**self._options, **options}, self._timeout_s)
         _check_answerable(request)
+        if options.keys().isdisjoint(("response_model", "parser")):
+            return msgspec.structs.replace(request, shape=self.plain.shape)  # by which one of its own is told
         return request
 
     def _arguments(self, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from foundry_lab.batch.output import BatchOutput
 from foundry_lab.batch.report import BatchReport
 from foundry_lab.batch.source import Source
 from foundry_lab.config import Settings
+from foundry_lab.protocol.structured import Shape
 
 MAX_PROBLEMS = 100
 
@@ -30,6 +31,7 @@ class Plan:
         self.choices = Choices(options)
         self.reader = ItemReader(self.choices.chat, settings, override_model=self.choices.override_model)
         self.models: set[str | None] = set()
+        self.own_shapes: dict[str, Shape] = {}  # of the items with one of their own, by custom_id
         self._source = Source(items, self.reader, self.choices.template)
         output, source = self.choices.output, self._source.path
         with contextlib.suppress(OSError):  # one that isn't there, or is out of reach: who opens it tells
@@ -124,6 +126,9 @@ class Plan:
                 item = BatchItem(item.number, name, item.fingerprint, None, problem)
             if item.request is not None and len(self.models) < MAX_PROBLEMS:
                 self.models.add(item.request.model)
+            shape = item.request.shape if item.request is not None else None
+            if shape is not None and shape is not self.reader.plain.shape:
+                self.own_shapes[item.custom_id] = shape
             yield place, item
 
     def _is_done(self, item: BatchItem, line: tuple[str, bool]) -> bool:

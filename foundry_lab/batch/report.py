@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,15 @@ class BatchReport:
         samples: at most 8,192 of the items, evenly over the run; percentiles are exact up to that number.
     """
 
-    def __init__(self, output: BatchOutput, shape: Shape | None, concurrency: object) -> None:
+    def __init__(
+        self,
+        output: BatchOutput,
+        shape: Shape | None,
+        concurrency: object,
+        own_shapes: Mapping[str, Shape] | None = None,
+    ) -> None:
         self._store = output
-        self._shape = shape
+        self._shape, self._own_shapes = shape, own_shapes  # the second of single items, by custom_id
         self.concurrency = concurrency
         self.output: Path | None = output.path
         self.total = self.skipped = self.done = self.failed = self.cached = self.retries = 0
@@ -81,7 +87,8 @@ class BatchReport:
         self._started = time.perf_counter()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shape": None}  # a reader of the caller's own stays in its process
+        # A reader of the caller's own stays in its process.
+        return self.__dict__ | {"_shape": None, "_own_shapes": None}
 
     def add(self, outcome: Outcome) -> None:
         """Count one finished item."""
@@ -140,7 +147,7 @@ class BatchReport:
         """
         try:
             for line in self._store.read():
-                yield read_line(line, self._shape)
+                yield read_line(line, self._shape, self._own_shapes)
         except (OSError, ValueError) as error:
             where = f" in {self.output}" if self.output else ""
             raise FoundryError(f"The results{where} can't be read any more: {error}.") from error

@@ -1,6 +1,7 @@
 """One result line: the OpenAI Batch API's format, written and read."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -149,15 +150,22 @@ def fingerprint_in(line_id: str) -> str:
     return line_id.removeprefix(ID_PREFIX).partition("_")[0]
 
 
-def read_line(line: bytes, shape: Shape | None = None) -> BatchResult:
-    """Return the result on a line; `shape` reads the answer's text as `response_model` did.
+def read_line(
+    line: bytes, shape: Shape | None = None, own_shapes: Mapping[str, Shape] | None = None
+) -> BatchResult:
+    """Return the result on a line, its text read as `response_model` did.
 
     A text that doesn't fit the shape, as an earlier run had another parser, makes a result with an error.
+
+    Args:
+        shape: of an item that has none of its own.
+        own_shapes: of those that have, by custom_id.
 
     Raises:
         ValueError: it is no result line.
     """
     parsed = decode_line(line)
+    shape = (own_shapes or {}).get(parsed.custom_id, shape)
     completion, failure = None, parsed.error
     if parsed.response is not None and parsed.response.status_code < 300:
         reply = Reply(200, {}, bytes(parsed.response.body), parsed.response.request_id)

@@ -40,7 +40,7 @@ async def run_batch(core: ClientCore, items: Items, options: Mapping[str, Any]) 
         total = await plan.check_input()
         output = BatchOutput(plan.choices.output, plan.index, ordered=plan.choices.ordered)
         stack.callback(output.close)
-        report = BatchReport(output, plan.reader.plain.shape, plan.choices.concurrency)
+        report = BatchReport(output, plan.reader.plain.shape, plan.choices.concurrency, plan.own_shapes)
         report.total, report.total_is_known = total or 0, total is not None
         await plan.compare(output, report)
         if report.skipped != total:

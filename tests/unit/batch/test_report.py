@@ -7,6 +7,7 @@ import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -45,6 +46,35 @@ async def test_answers_are_validated(client: FoundryAPIClient, stub: StubService
     assert bad.error.code == "structured_output"
     assert bad.content == "nothing of the kind"  # what it did say is kept
     assert report.failures == {"structured_output": 1}
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_an_item_with_a_shape_of_its_own_is_read_by_that(
+    client: FoundryAPIClient, stub: StubService, tmp_path: Path, kind: Any
+) -> None:
+    """It was read by the shape of the others: an answer that was right was an error "of an earlier run"."""
+
+    class Label(msgspec.Struct):
+        label: str
+
+    class Count(msgspec.Struct):
+        count: int
+
+    stub.on("POST", CHAT, chat('{"label": "good"}'), chat('{"count": 3}'), chat("12"))
+    items: list[Any] = [{"prompt": "a"}, {"prompt": "b", "response_model": Count}]
+    for _ in range(2):  # the second time nothing is asked, and all is read again
+        report = await client.complete_batch(
+            kind(items), output=tmp_path / "out.jsonl", response_model=Label, concurrency=1
+        )
+        read = {result.custom_id: result for result in report.results()}
+        assert [each.error for each in read.values()] == [None, None]
+        assert [each.completion.parsed for each in read.values()] == [Label("good"), Count(3)]  # type: ignore[union-attr]
+        assert stub.count("POST", CHAT) == 2
+    alone = await client.complete_batch(kind([{"prompt": "c", "parser": int}, "d"]), concurrency=1)
+    parsed = [result.completion.parsed for result in alone.results()]  # type: ignore[union-attr]
+    assert parsed == [12, None]
+    copied = pickle.loads(pickle.dumps(alone))
+    assert copied.done == 2
 
 
 async def test_a_policy_is_told_in_words(client: FoundryAPIClient, stub: StubService) -> None:
