@@ -152,13 +152,19 @@ class FaultProxy:
         Requests after the last, and to other routes, meet what `set_faults` has switched on.
 
         Raises:
-            ConfigurationError: a kind that doesn't exist, or "refused", which isn't for single requests; or a
-                route that is no path.
+            ConfigurationError: a kind that doesn't exist, or "refused", which isn't for single requests; a
+                fault for a share of the requests, or for another route; a route that is no path.
         """
         check_route(route)
         chosen = [fault if isinstance(fault, Fault) or fault is None else Fault(fault) for fault in faults]
         if any(fault is not None and fault.kind == "refused" for fault in chosen):
             raise ConfigurationError("'refused' can't be in a script, as it closes the port. Take 'reset'.")
+        for fault in chosen:
+            if fault is not None and (fault.rate < 1 or not fnmatch.fnmatchcase(route, fault.route)):
+                raise ConfigurationError(
+                    f"In a script each fault meets one request to {route}: leave out rate={fault.rate:g} and "
+                    f"route={fault.route!r} of the fault, and give script(…, route=…)."
+                )
         with self._lock:
             self._script = deque(chosen)
             self._script_route = route

@@ -596,6 +596,14 @@ def test_refused_cannot_be_scripted(proxy: FaultProxy) -> None:
         proxy.script("refused")
 
 
+@pytest.mark.parametrize("fault", [Fault("reset", rate=0.5), Fault("reset", route="/v1/models")], ids=str)
+def test_a_scripted_fault_has_no_rate_and_no_other_route(proxy: FaultProxy, fault: Fault) -> None:
+    """Both were passed over: it met the next request to the script's own route."""
+    with pytest.raises(ConfigurationError, match=r"give script\(…, route=…\)"):
+        proxy.script(fault)
+    proxy.script(Fault("reset", route=CHAT), None)
+
+
 def test_a_route_that_is_none_is_refused_at_once(proxy: FaultProxy) -> None:
     with pytest.raises(ConfigurationError, match="route is a NoneType; give a path"):
         proxy.script("reset", route=None)
