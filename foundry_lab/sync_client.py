@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Self, Unpack
 
 from foundry_lab.calls import portal
@@ -11,6 +11,7 @@ from foundry_lab.calls.core import LOAD_TIMEOUT_S, ClientCore
 from foundry_lab.calls.download import DOWNLOAD_TIMEOUT_S, Report, reporter
 from foundry_lab.calls.models import Directory
 from foundry_lab.calls.streams import SyncCompletionStream
+from foundry_lab.config import Settings
 from foundry_lab.types import Completion, Health, Model
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ class SyncFoundryAPIClient(ClientCore):
         self.close()
 
 
-@cache
-def _client() -> SyncFoundryAPIClient:
-    return SyncFoundryAPIClient()
+@lru_cache(maxsize=1)
+def _client(settings: Settings) -> SyncFoundryAPIClient:
+    """The client that the one-liners share for as long as the environment says the same."""
+    return SyncFoundryAPIClient(settings=settings)
 
 
 def complete(prompt: str | None = None, **options: Unpack[ChatOptions]) -> Completion:
@@ -116,7 +118,7 @@ def complete(prompt: str | None = None, **options: Unpack[ChatOptions]) -> Compl
     Raises:
         FoundryError: as `SyncFoundryAPIClient.complete`.
     """
-    return _client().complete(prompt, **options)
+    return _client(Settings()).complete(prompt, **options)
 
 
 def stream(prompt: str | None = None, **options: Unpack[ChatOptions]) -> SyncCompletionStream:
@@ -125,4 +127,4 @@ def stream(prompt: str | None = None, **options: Unpack[ChatOptions]) -> SyncCom
     Raises:
         FoundryError: as `SyncFoundryAPIClient.stream_complete`.
     """
-    return _client().stream_complete(prompt, **options)
+    return _client(Settings()).stream_complete(prompt, **options)

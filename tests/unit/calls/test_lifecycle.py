@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from clients import Client, both_clients
-from stub_server import CHAT, StubService, delta, error, reply, stream
+from stub_server import CHAT, StubService, chat, delta, error, reply, stream
 
 import foundry_lab
-from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient, errors
+from foundry_lab import FoundryAPIClient, Settings, SyncFoundryAPIClient, errors
 
 
 def run(code: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -171,8 +171,22 @@ def test_the_module_has_one_liners(monkeypatch: pytest.MonkeyPatch) -> None:
             assert foundry_lab.complete("hi").content == "hello"
             assert "".join(chunk.content for chunk in foundry_lab.stream("hi")) == "hello"
         finally:
-            oneliners._client().close()
+            oneliners._client(Settings()).close()
             oneliners._client.cache_clear()
+
+
+def test_the_one_liners_ask_whom_the_environment_names_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first use, another FOUNDRY_ENDPOINT was passed over without a word."""
+    with StubService() as first, StubService() as second:
+        for stub, said in ((first, "one"), (second, "two")):
+            stub.on("POST", CHAT, chat(said))
+            monkeypatch.setenv("FOUNDRY_ENDPOINT", stub.url)
+            assert foundry_lab.complete("hi").content == said
+            assert foundry_lab.complete("hi").content == said
+        assert (first.count("POST", CHAT), second.count("POST", CHAT)) == (2, 2)
+        monkeypatch.setenv("FOUNDRY_TIMEOUT", "soon")
+        with pytest.raises(errors.ConfigurationError, match="FOUNDRY_TIMEOUT"):
+            foundry_lab.stream("hi")
 
 
 # --- secrets ----------------------------------------------------------------------------------------------
