@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from clients import Client, both_clients
 from stub_server import (
     CHAT,
@@ -78,7 +79,7 @@ def test_reasoning_is_a_sign_of_life_and_no_part_of_the_text(kind: str) -> None:
 @both_clients
 def test_silence_after_reasoning_is_silence_between_pieces(kind: str) -> None:
     with StubService() as stub, Client(kind, stub.url, retries=0) as client:
-        stub.on("POST", CHAT, stream(ROLE, thinks("Hm."), then="hang"))
+        stub.on("POST", CHAT, stream(ROLE + thinks("Hm."), then="hang"))
         answer = client.open(idle_timeout=0.3)
         assert client.next(answer).reasoning == "Hm."
         with pytest.raises(errors.RequestTimeoutError) as caught:
@@ -87,12 +88,13 @@ def test_silence_after_reasoning_is_silence_between_pieces(kind: str) -> None:
 
 
 @both_clients
-def test_the_connection_of_a_whole_answer_is_used_again(kind: str) -> None:
+def test_the_connection_of_a_whole_answer_is_used_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundry_lab.calls.stream_reader.DRAIN_S", 30.0)  # the stub may be slow to end one
     with StubService() as stub, Client(kind, stub.url) as client:
         for _ in range(5):
             assert client.stream_text() == "hello"
         assert client.complete("hi").content == "hello"
-        assert len(stub.peers) <= 2, "one, and another where the end of an answer was slow to come"
+        assert len(stub.peers) == 1
 
 
 @both_clients
@@ -202,7 +204,7 @@ def test_no_first_token_in_time(kind: str) -> None:
 @both_clients
 def test_silence_between_tokens(kind: str) -> None:
     with StubService() as stub, Client(kind, stub.url) as client:
-        stub.on("POST", CHAT, stream(delta("a"), delta("b"), then="hang"))
+        stub.on("POST", CHAT, stream(delta("a") + delta("b"), then="hang"))
         answer = client.open(timeout=20, idle_timeout=1.0)
         with pytest.raises(errors.RequestTimeoutError) as caught:
             client.read(answer)
@@ -228,15 +230,26 @@ def test_a_clock_with_a_coarse_tick_names_the_right_limit(kind: str, monkeypatch
 
 @both_clients
 def test_a_reader_who_takes_time_is_no_silence_of_the_service(kind: str) -> None:
+    all_sent = threading.Event()
+
+    async def answer(request: web.Request, stop: asyncio.Event) -> web.StreamResponse:
+        response = await stream(*text_events("a b c d e"), pause_s=0.05)(request, stop)
+        all_sent.set()
+        return response
+
+    def take_time() -> None:
+        time.sleep(0.7)
+        assert all_sent.wait(15)  # a stub that is slow is a silent service
+
     with StubService() as stub, Client(kind, stub.url) as client:
-        stub.on("POST", CHAT, stream(*text_events("a b c d e"), pause_s=0.05))
-        answer = client.open(idle_timeout=0.3, timeout=20)
-        text = client.next(answer).content
+        stub.on("POST", CHAT, answer)
+        reading = client.open(idle_timeout=0.3, timeout=20)
+        text = client.next(reading).content
         if kind == "async":
-            client._finish(asyncio.sleep(0.7))
+            client._finish(asyncio.to_thread(take_time))
         else:
-            time.sleep(0.7)
-        assert text + "".join(chunk.content for chunk in client.read(answer)) == "a b c d e"
+            take_time()
+        assert text + "".join(chunk.content for chunk in client.read(reading)) == "a b c d e"
 
 
 @both_clients
