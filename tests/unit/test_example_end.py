@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,20 +61,28 @@ def wait_until_at_rest(worker: subprocess.Popen[str]) -> None:
 
 @POSIX_ONLY
 def test_a_signal_lets_the_deadline_end_what_hangs_and_begins_nothing_more(stub: StubService) -> None:
-    stub.on("POST", CHAT, hang)
-    worker = begin(stub.url, FOUNDRY_TIMEOUT="1")
-    assert worker.stdin is not None
-    worker.stdin.write("one\ntwo\nthree\n")
+    worker = begin(stub.url, FOUNDRY_TIMEOUT="2")
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write("zero\n")
     worker.stdin.flush()
-    wait_for(stub, 1)
+    assert json.loads(worker.stdout.readline())["answer"]  # the deadline isn't for finding the model
+    stub.on("POST", CHAT, hang)
+    worker.stdin.write("one\n")
+    worker.stdin.flush()
+    wait_for(stub, 2)
     worker.send_signal(signal.SIGTERM)  # stdin stays open: its end is not what ends the worker
+    # After the signal: where this process was kept from sending it in time, the deadline came first, and the
+    # worker would rightly have begun the next prompt.
+    with contextlib.suppress(BrokenPipeError):
+        worker.stdin.write("two\nthree\n")
+        worker.stdin.flush()
     worker.wait(LIMIT_S)
     out, log = worker.communicate()
     [line] = [json.loads(line) for line in out.splitlines()]
     assert line["prompt"] == "one" and "error" in line
     assert worker.returncode == 0
     asked = [(each.headers["x-request-id"], each.body) for each in stub.seen if each.path == CHAT]
-    assert len(asked) == 1 and b'"one"' in asked[0][1], f"{asked}\n{log}"
+    assert len(asked) == 2 and b'"one"' in asked[1][1], f"{asked}\n{log}"
     assert "Traceback" not in log
 
 
