@@ -111,11 +111,13 @@ def test_readers_never_see_half_a_state() -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
+    while not seen:  # a thread may be slow to begin
+        time.sleep(0.001)
     for _ in range(200):
         state.write_state(own_state(log_file="x" * 50_000))
     done.set()
     reader.join()
-    assert seen and None not in seen
+    assert None not in seen
 
 
 def test_the_token_is_not_in_the_repr() -> None:
