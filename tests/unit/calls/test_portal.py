@@ -38,8 +38,8 @@ print(client.complete("and now?").content, flush=True)
 IN_A_THREAD = """
 import threading
 thread = threading.Thread(target=ways[sys.argv[1]], daemon=True)
-thread.start()
 try:
+    thread.start()
     thread.join()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -165,11 +165,15 @@ def test_ctrl_c_ends_at_once_and_the_client_goes_on(stub: StubService, way: str,
 @posix_only
 def test_two_ctrl_c_within_one_call_leave_it_though_its_cleaning_up_hangs(stub: StubService) -> None:
     code = """
-import asyncio, sys
+import asyncio, sys, threading
 from foundry_lab.calls import portal
 
+def waits():
+    return sys._current_frames()[threading.main_thread().ident].f_code is portal.Work.wait.__code__
+
 async def stubborn():
-    await asyncio.sleep(1)  # the main thread has begun to wait
+    while not waits():
+        await asyncio.sleep(0.01)
     print("waiting", flush=True)
     try:
         await asyncio.sleep(3600)
