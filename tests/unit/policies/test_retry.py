@@ -211,23 +211,26 @@ def test_a_generation_that_timed_out_is_never_sent_twice(kind: str, how: str) ->
     with StubService() as stub, Client(kind, stub.url, retry=QUICK) as client:
         client.complete("hi")  # what a new client has to find out first is found out
         stub.on("POST", CHAT, hang)
-        with pytest.raises(errors.RequestTimeoutError):
-            client.ask(how, timeout=0.5)
+        for _ in range(5):  # a thread that is kept from running may spend the limit before it sends
+            with pytest.raises(errors.RequestTimeoutError):
+                client.ask(how, timeout=0.5)
+            if stub.count("POST", CHAT) > 1:
+                break
         assert stub.count("POST", CHAT) == 1 + 1
 
 
 @both_clients
 @both_ways
 def test_the_deadline_spans_all_attempts(kind: str, how: str) -> None:
-    slow = error(503, "busy", "server_error", delay_s=0.2)
+    slow = error(503, "busy", "server_error", delay_s=0.4)
     policy = RetryPolicy(retries=100, backoff_initial_s=0.001, backoff_max_s=0.001)
     with StubService() as stub, Client(kind, stub.url, retry=policy, breaker=False) as client:
         client.complete("hi")
         stub.on("POST", CHAT, slow)
         began = time.monotonic()
         with pytest.raises((errors.ServerError, errors.RequestTimeoutError)):
-            client.ask(how, timeout=1.5)
-        assert time.monotonic() - began < 10  # all attempts would take 20 s
+            client.ask(how, timeout=3)
+        assert time.monotonic() - began < 20  # all attempts would take 40 s
         assert 2 <= stub.count("POST", CHAT) - 1 <= 9
 
 
