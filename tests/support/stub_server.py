@@ -232,6 +232,14 @@ class StubService:
         """Return how many connections are open now."""
         return len(self._server.connections)
 
+    def wait_until_read(self) -> None:
+        """Wait until all that callers have sent by now is in `seen`."""
+        asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(10)
+
+    async def _read(self) -> None:
+        for _ in range(20):  # rounds of the loop, as in `_left`
+            await asyncio.sleep(0)
+
     def wait_until_left(self) -> None:
         """Wait until every caller has gone and all they sent is in `seen`."""
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(self._left(), 10), self._loop).result()

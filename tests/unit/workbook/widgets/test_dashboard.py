@@ -152,11 +152,14 @@ def test_readable_without_javascript_and_safe_against_html(
     assert "<script" not in bundle["text/html"]
 
 
-def test_stop_ends_the_looks(stub: StubService, dashboard: HealthDashboard) -> None:
+def test_stop_ends_the_looks(stub: StubService, dashboard: HealthDashboard, proxy: FaultProxy) -> None:
     dashboard.start()
     wait_for(dashboard, 'data-status="healthy"')
     dashboard.stop()
-    time.sleep(0.2)  # the stub may still read what the last look sent
+    dashboard._ask_once()  # when the proxy has answered this, it has read what the last look sent
+    while proxy.in_flight:
+        time.sleep(0.01)
+    stub.wait_until_read()
     looks = stub.count("GET", "/status")
     time.sleep(0.2)
     assert stub.count("GET", "/status") == looks
