@@ -34,14 +34,14 @@ class Asked:
         path: with the query, if there is one.
         body: what its JSON says; the bytes, if it is none; None without a body.
         sent: pieces of the stream that were sent before its end, or before the other side hung up.
-        began_s, first_s, ended_s: when the request came, and the stream's first piece and end went out, in
-            seconds of `time.perf_counter()`.
+        began_s, first_s, last_s, ended_s: when the request came, and the stream's first piece, last piece and
+            end went out, in seconds of `time.perf_counter()`.
     """
 
     def __init__(self, method: str, path: str, body: Any) -> None:
         self.method, self.path, self.body = method, path, body
         self.sent = 0
-        self.began_s = self.first_s = self.ended_s = time.perf_counter()
+        self.began_s = self.first_s = self.last_s = self.ended_s = time.perf_counter()
 
 
 class Answer(NamedTuple):
@@ -138,6 +138,7 @@ class Double:
             await asyncio.sleep(answer.first_s)
             asked.first_s = time.perf_counter()
             for piece in answer.pieces:
+                asked.last_s = time.perf_counter()
                 await response.write(delta(content=piece))
                 asked.sent += 1
                 await asyncio.sleep(answer.pause_s)
