@@ -179,7 +179,7 @@ async def test_a_model_unloaded_in_mid_batch_is_waited_for(
 async def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
     """The stub is stopped and a new one takes its port: the batch pauses and loses nothing."""
     first = StubService()
-    first.on("POST", CHAT, *[chat("first", delay_s=0.02)] * 10, chat("first", delay_s=60))  # or until it stops
+    first.on("POST", CHAT, *[chat("first", delay_s=0.02)] * 10, chat("first", delay_s=60))  # or until it ends
     first.__enter__()
     metrics = Metrics()
     async with FoundryAPIClient(first.url, retry=QUICK, metrics=metrics) as client:
