@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import sys
 from pathlib import Path
 
 import platformdirs
 import pytest
 from hurried import hurry
+from jupyter_client.provisioning.local_provisioner import LocalPortCache
 from nbval.plugin import IPyNbCell
 
 from foundry_lab.engine import paths
@@ -47,6 +50,24 @@ def pytest_configure(config: pytest.Config) -> None:
         _copy_prepared_model(paths.home(), home)
         os.environ["FOUNDRY_LAB_HOME"] = str(home)
         os.environ["FOUNDRY_LAB_THREADS"] = "1"
+    if sys.platform == "linux":
+        LocalPortCache.find_available_port = _reserved_port
+
+
+_RESERVED: list[socket.socket] = []
+
+
+def _reserved_port(cache: LocalPortCache, ip: str) -> int:
+    """Find a port for a kernel that the system gives to nobody else, such as a server of another worker.
+
+    jupyter_client lets go of it at once, seconds before the kernel listens there. On Linux two sockets that
+    allow it may have one port while neither listens.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((ip, 0))
+    _RESERVED.append(reserved)
+    return int(reserved.getsockname()[1])
 
 
 @pytest.hookimpl(optionalhook=True)
