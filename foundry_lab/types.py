@@ -17,7 +17,7 @@ class Result(msgspec.Struct, frozen=True):
     """What all results can do."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as dicts, lists, numbers and texts, as JSON and tables take them."""
+        """Return the fields as dicts, lists, tuples, numbers and texts, as JSON and tables take them."""
         return msgspec.to_builtins(self, enc_hook=_plain)
 
     def __hash__(self) -> int:

@@ -179,7 +179,8 @@ async def test_a_model_unloaded_in_mid_batch_is_waited_for(
 async def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
     """The stub is stopped and a new one takes its port: the batch pauses and loses nothing."""
     first = StubService()
-    first.on("POST", CHAT, *[chat("first", delay_s=0.02)] * 10, chat("first", delay_s=60))  # or until it ends
+    # Ten answers, and no more until it stops.
+    first.on("POST", CHAT, *[chat("first", delay_s=0.02)] * 10, chat("first", delay_s=60))
     first.__enter__()
     metrics = Metrics()
     async with FoundryAPIClient(first.url, retry=QUICK, metrics=metrics) as client:
@@ -204,7 +205,7 @@ async def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
 async def test_a_service_that_stays_away_stops_the_batch(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     stub = StubService()
-    stub.on("POST", CHAT, *[chat(delay_s=0.02)] * 10, chat(delay_s=60))  # or until it stops
+    stub.on("POST", CHAT, *[chat(delay_s=0.02)] * 10, chat(delay_s=60))  # ten, and no more until it stops
     stub.__enter__()
     async with FoundryAPIClient(stub.url, retry=QUICK) as client:
         items = [str(n) for n in range(60)]
