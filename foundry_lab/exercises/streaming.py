@@ -118,25 +118,27 @@ LAWS = {
 def first_tokens(first_tokens: Any, law: Any) -> None:
     """As many streams as asked for are under way together, each one's own wait is returned; and the law."""
     for together in (1, 3):
-        with Double(Answer(pieces=["a"] * 5, first_s=0.2, pause_s=0.3)) as double:
-            call = f"first_tokens(client, {together})"
-            values = with_client(first_tokens, double.url, together, call=call)
-        if not isinstance(values, list | tuple):
-            raise Wrong(f"{call} {returned(values)}; a list of seconds is wanted.")
-        values = [number_of(each, call, "a list of seconds is wanted") for each in values]
-        if len(values) != together or len(double.asked) != together:
-            raise Wrong(f"{call} sent {len(double.asked)} requests and returned {len(values)} numbers.")
-        if double.most_at_once != together:
-            raise Wrong(f"in {call} at most {double.most_at_once} was under way: they ran one by one.")
-        if len({str(asked.body) for asked in double.asked}) < together:
-            raise Wrong(f"in {call} two streams asked the same. Give each another question.")
-        # Not some time before: where the machine is busy, the first token comes late to a right answer, too.
-        last_s = min(asked.last_s - asked.began_s for asked in double.asked)
-        if min(values) < 0.15:
-            raise Wrong(f"{call} {returned(values)}, but no first token came so early.")
-        if min(values) > CALL_S:
-            raise Wrong(f"{call} {returned(values)}. Are these milliseconds? Seconds are wanted.")
-        if all(asked.sent == 5 for asked in double.asked) and min(values) > last_s:
+        call = f"first_tokens(client, {together})"
+        for pause_s in (0.3, 0.9):  # where the machine is busy, a right answer may be late, too: look again
+            with Double(Answer(pieces=["a"] * 5, first_s=0.2, pause_s=pause_s)) as double:
+                values = with_client(first_tokens, double.url, together, call=call)
+            if not isinstance(values, list | tuple):
+                raise Wrong(f"{call} {returned(values)}; a list of seconds is wanted.")
+            values = [number_of(each, call, "a list of seconds is wanted") for each in values]
+            if len(values) != together or len(double.asked) != together:
+                raise Wrong(f"{call} sent {len(double.asked)} requests and returned {len(values)} numbers.")
+            if double.most_at_once != together:
+                raise Wrong(f"in {call} at most {double.most_at_once} was under way: they ran one by one.")
+            if len({str(asked.body) for asked in double.asked}) < together:
+                raise Wrong(f"in {call} two streams asked the same. Give each another question.")
+            if min(values) < 0.15:
+                raise Wrong(f"{call} {returned(values)}, but no first token came so early.")
+            if min(values) > CALL_S:
+                raise Wrong(f"{call} {returned(values)}. Are these milliseconds? Seconds are wanted.")
+            last_s = min(asked.last_s - asked.began_s for asked in double.asked)
+            if min(values) <= last_s or any(asked.sent < 5 for asked in double.asked):
+                break
+        else:
             raise Wrong(f"{call} {returned(values)}: that is the time until the last token.")
     if law not in list(LAWS):
         raise Partly(f"Measure, then set law to one of: {', '.join(LAWS)}. It is {shown(law)}.", points=1)
