@@ -113,15 +113,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             check_kind(given["model"], "model", (str,), "the name of a model")
         if "timeout" in given:
             timeout_s = check_timeout(given["timeout"])
-        cache = given.get("cache", True)
-        check_kind(cache, "cache", (bool,), "True or False, and a file to FoundryAPIClient(cache=…)")
+        if "cache" in given:
+            check_kind(
+                given["cache"], "cache", (bool,), "True or False, and a file to FoundryAPIClient(cache=…)"
+            )
         own = _limits(given, timeout_s) if stream else _shape(given, fields)
         return cls(
             messages=protocol.build_messages(prompt, given.get("messages"), given.get("system")),
             model=given.get("model"),
             fields=protocol.build_fields(fields),
             timeout_s=timeout_s,
-            cache=cache,
+            cache=given.get("cache", True),
             **own,
         )
 
