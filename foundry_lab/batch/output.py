@@ -209,8 +209,13 @@ class BatchOutput:
         force_to_disk(new.fileno())
 
     def _lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        for start, length in places:
-            with self._reading:  # threads may read at once
+        places = iter(places)
+        while True:
+            with self._reading:  # threads may read at once, from one file and one connection to the index
+                place = next(places, None)
+                if place is None:
+                    return
+                start, length = place
                 self._file.seek(start)
                 line = self._file.read(length)
             yield line

@@ -7,8 +7,10 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from other_user import as_nobody, needs_root, public_folder
 from stub_server import CHAT, StubService, chat
 
 from foundry_lab import FoundryAPIClient, SyncFoundryAPIClient
-from foundry_lab.batch.index import BatchOutputError
+from foundry_lab.batch.index import BatchOutputError, Index
 from foundry_lab.batch.items import BatchInputError
+from foundry_lab.batch.output import BatchOutput
 from foundry_lab.batch.report import BatchStoppedError
 from foundry_lab.errors import ConfigurationError
 
@@ -265,3 +268,19 @@ def test_an_output_out_of_reach_is_one_sentence(stub: StubService, tmp_path: Pat
         source = source.rename(folder / "in.txt")
         said = as_nobody(lambda: client.complete_batch(source, output=tmp_path / "out.jsonl"))
     assert said == "BatchOutputError"
+
+
+def test_threads_that_read_at_once_get_every_line() -> None:
+    """On Python 3.13 a step of one reader's query while another began the same one gave no row, or another's."""
+    output = BatchOutput(None, Index())
+    for number in range(50):
+        output.write(f"item-{number:06d}", "f", False, b'{"id":"%04d"}\n' % number)
+    lines = list(output.read())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda _: [list(output.read()) for _ in range(100)], range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(each == lines for reader in found for each in reader)
