@@ -271,7 +271,7 @@ def test_an_output_out_of_reach_is_one_sentence(stub: StubService, tmp_path: Pat
 
 
 def test_threads_that_read_at_once_get_every_line() -> None:
-    """On Python 3.13 a step of one reader's query while another began the same one gave no row, or another's."""
+    """On Python 3.13 a step of one's query while another began the same one gave no row, or another's."""
     output = BatchOutput(None, Index())
     for number in range(50):
         output.write(f"item-{number:06d}", "f", False, b'{"id":"%04d"}\n' % number)
